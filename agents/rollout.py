@@ -1,0 +1,81 @@
+"""Play many arenas in lockstep, every pending prompt in one batch.
+
+One arena is played per problem. At each step the prompts of all arenas go to the policy together,
+which is what makes a population of adapters cheap to decode.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from agents.policy import Policy, Request, ask
+from populora_env.arena import ReasoningArena
+from populora_env.keys import derive_seed
+from populora_env.records import Phase, Problem, Transcript
+
+DEFAULT_LIMITS: Mapping[Phase, int] = MappingProxyType({Phase.SOLVE: 256, Phase.COMPARE: 16})
+
+
+def rollout(
+    policy: Policy,
+    arenas: Sequence[ReasoningArena],
+    problems: Sequence[Problem],
+    *,
+    key: Sequence[str | int] = (),
+    limits: Mapping[Phase, int] = DEFAULT_LIMITS,
+    progress: Callable[[float], None] | None = None,
+) -> list[Transcript]:
+    """Play one episode in each arena and return its transcript.
+
+    Args:
+        policy: Answers for all agents of all arenas.
+        arenas: One arena per problem.
+        problems: What each arena plays.
+        key: Key of all random draws of this rollout, such as ``(run seed, generation)``. With the
+            same key, problems and policy, the transcripts are the same.
+        limits: Reply length by phase, in tokens.
+        progress: Called with the fraction of requests answered so far.
+
+    Raises:
+        ValueError: If there is not one problem per arena.
+        PolicyError: If the policy does not return one text per request.
+    """
+    if len(arenas) != len(problems):
+        raise ValueError(
+            f"problems: got {len(problems)} for {len(arenas)} arenas, expected as many"
+        )
+    pending = {
+        i: arena.reset(
+            seed=derive_seed("arena", *key, i, problem.id), options={"problem": problem}
+        )[0]
+        for i, (arena, problem) in enumerate(zip(arenas, problems, strict=True))
+    }
+    done = 0
+    while pending:
+        asked = [
+            (i, agent, observation)
+            for i, observations in pending.items()
+            for agent, observation in observations.items()
+            if observation["has_task"]
+        ]
+        requests = [
+            Request(
+                agent=agent,
+                phase=Phase(observation["phase"]),
+                prompt=observation["prompt"],
+                max_new_tokens=limits[Phase(observation["phase"])],
+                seed=derive_seed(
+                    "reply", *key, i, problems[i].id, agent, observation["phase"],
+                    int(observation["round"]),
+                ),
+            )
+            for i, agent, observation in asked
+        ]  # fmt: skip
+        actions = {i: dict.fromkeys(arenas[i].agents, "") for i in pending}
+        for (i, agent, _), reply in zip(asked, ask(policy, requests), strict=True):
+            actions[i][agent] = reply
+        done += len(requests)
+        stepped = {i: arenas[i].step(actions[i])[0] for i in pending}
+        pending = {i: observations for i, observations in stepped.items() if arenas[i].agents}
+        if progress is not None:
+            progress(done / (done + sum(len(arenas[i].agents) for i in pending)))
+    return [arena.transcript for arena in arenas]

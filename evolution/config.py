@@ -1,0 +1,234 @@
+"""Settings of a run, their checks, and their TOML form.
+
+A TOML file, a preset and command-line flags all set the fields of one dataclass.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from agents.linear import Products
+from evolution.crossover import CROSSOVERS
+
+
+class Learner(StrEnum):
+    """How agents learn between evolution steps."""
+
+    NONE = "none"
+    POLICY_GRADIENT = "policy-gradient"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it, the value and what is expected."""
+
+
+@dataclass(frozen=True)
+class EvolutionConfig:
+    """What an `EvolutionManager` does in each generation."""
+
+    seed: int = 0
+    """Seed of every random draw of the run."""
+    spread: float = 0.04
+    """Strength of the mutation that turns newborn adapters into the first population."""
+    problems_per_generation: int = 8
+    """Problems each agent solves in a generation; the same for all agents."""
+    judged_problems: int = 2
+    """How many of these problems the agents also judge each other's attempts of."""
+    solve_tokens: int = 24
+    """Length limit of an attempt, in tokens."""
+    judge_tokens: int = 8
+    """Length limit of a judgement, in tokens."""
+    diversity_weight: float = 0.5
+    """What a unit of diversity (cosine distance) adds to fitness, in units of return."""
+    fitness_memory: float = 0.5
+    """Share of an individual's earlier fitness in its present one; 0 forgets, below 1."""
+    evolve_every: int = 1
+    """Generations from one evolution step to the next."""
+    offspring: int = 4
+    """Individuals replaced by children in an evolution step: the least fit ones."""
+    elites: int = 1
+    """Fittest individuals that selection never replaces or changes."""
+    parents: int = 2
+    """Parents of a child."""
+    tournament_size: int = 3
+    """Individuals in a tournament; the fittest of them becomes a parent."""
+    crossover: str = "weighted_average"
+    """How parents are weighted: average or weighted_average."""
+    mutation: float = 0.02
+    """Strength of the Gaussian mutation of each child; 0 for none."""
+    learner: Learner = Learner.POLICY_GRADIENT
+    """How agents learn from their own replies: policy-gradient, or none for evolution alone."""
+    learning_rate: float = 1e-3
+    """AdamW step size of the learner."""
+    sample_fraction: float = 1.0
+    """Share of the replies that the learner uses: those of largest absolute advantage."""
+    temperature: float = 1.0
+    """Sampling temperature of training replies."""
+    keep_generations: int = 2
+    """How many of the latest generations stay on disk."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: On the first value out of range.
+        """
+        for name in _COUNTS:
+            value = getattr(self, name)
+            least = _COUNTS[name]
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigError(f"{name}: got {value!r}, expected a finite number")
+            if not low <= value <= high:
+                raise ConfigError(f"{name}: got {value!r}, expected {low} to {high}")
+        if self.fitness_memory == 1:
+            raise ConfigError("fitness_memory: got 1, expected less, or fitness never changes")
+        if self.crossover not in CROSSOVERS:
+            raise ConfigError(
+                f"crossover: got {self.crossover!r}, expected one of {', '.join(CROSSOVERS)}"
+            )
+        if self.learner not in set(Learner):
+            raise ConfigError(
+                f"learner: got {self.learner!r}, expected one of {', '.join(Learner)}"
+            )
+        if self.judged_problems > self.problems_per_generation:
+            raise ConfigError(
+                f"judged_problems: got {self.judged_problems}, expected at most "
+                f"problems_per_generation = {self.problems_per_generation}"
+            )
+
+    def check_size(self, size: int) -> None:
+        """Check the settings that depend on the population's size.
+
+        Raises:
+            ConfigError: If there are fewer individuals than elites and offspring, or parents.
+        """
+        if self.elites + self.offspring > size:
+            raise ConfigError(
+                f"elites + offspring: got {self.elites} + {self.offspring}, expected at most "
+                f"size = {size}"
+            )
+        if self.parents > size:
+            raise ConfigError(f"parents: got {self.parents}, expected at most size = {size}")
+
+
+_COUNTS = {
+    "seed": 0, "problems_per_generation": 1, "judged_problems": 0, "solve_tokens": 1,
+    "judge_tokens": 1, "evolve_every": 1, "offspring": 0, "elites": 0, "parents": 1,
+    "tournament_size": 1, "keep_generations": 1,
+}  # fmt: skip
+_RANGES = {
+    "spread": (0.0, 10.0), "diversity_weight": (-1e6, 1e6), "fitness_memory": (0.0, 1.0),
+    "mutation": (0.0, 10.0), "learning_rate": (0.0, 1.0), "sample_fraction": (0.0, 1.0),
+    "temperature": (0.0, 10.0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig(EvolutionConfig):
+    """A whole run: model, problems, population, generations, and where it goes."""
+
+    model: str = "embedded"
+    """Base model: embedded, a hub id, a local folder, or a .gguf file."""
+    dtype: str = "float32"
+    """Type of the base's weights: float32, bfloat16 or float16."""
+    products: Products = Products.FLOAT32
+    """Precision of a float32 base's matrix products on a CPU; auto is bfloat16 where that is fast."""
+    device: str = "auto"
+    """Torch device; auto takes the GPU if there is one."""
+    size: int = 8
+    """Agents in the population."""
+    rank: int = 8
+    """Rank of every adapter."""
+    max_rows: int = 64
+    """Rows decoded at once."""
+    problems: str = "procedural:chain_sum(max_terms=2,max_digits=2)+products(max_digits=1)"
+    """Problem spec; see load_problems."""
+    held_out: int = 128
+    """Problems, never trained on, for the table at the end; 0 for no table."""
+    generations: int = 20
+    """Generations in total."""
+    max_minutes: float = 0.0
+    """Start no generation after this many minutes of a call; 0 for no limit."""
+    out: str = ""
+    """Run folder; by default runs/<date>-<time>."""
+
+    def check(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: On the first value out of range.
+        """
+        super().check()
+        for name, least in {
+            "size": 1, "rank": 1, "max_rows": 1, "held_out": 0, "generations": 1
+        }.items():  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
+        if not isinstance(self.max_minutes, int | float) or not self.max_minutes >= 0:
+            raise ConfigError(f"max_minutes: got {self.max_minutes!r}, expected a number >= 0")
+        self.check_size(self.size)
+
+
+def presets() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("evolution") / "presets"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name[-5:] == ".toml")
+
+
+def read_preset(name: str) -> RunConfig:
+    """Read a preset.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in presets():
+        raise ConfigError(f"preset: got {name!r}, expected one of {', '.join(presets())}")
+    text = (resources.files("evolution") / "presets" / f"{name}.toml").read_text()
+    return from_mapping(tomllib.loads(text), f"preset {name}")
+
+
+def read_toml(path: str | Path) -> RunConfig:
+    """Read settings from a TOML file.
+
+    Raises:
+        ConfigError: If the file is missing or no TOML, or sets a field that does not exist.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"config: {path} is not valid TOML ({error})") from error
+    return from_mapping(data, str(path))
+
+
+def from_mapping(data: Mapping[str, Any], where: str) -> RunConfig:
+    """Settings from names and values.
+
+    Raises:
+        ConfigError: If a name is unknown or a value out of range.
+    """
+    known = {field.name for field in fields(RunConfig)}
+    if unknown := sorted(set(data) - known):
+        raise ConfigError(
+            f"{where}: unknown setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}"
+        )
+    typed = dict(data)
+    if "learner" in typed and typed["learner"] in set(Learner):
+        typed["learner"] = Learner(typed["learner"])
+    if "products" in typed and typed["products"] in set(Products):
+        typed["products"] = Products(typed["products"])
+    return RunConfig(**typed)

@@ -1,0 +1,303 @@
+"""The arena: N agents solve the same problem and judge each other's attempts.
+
+`ReasoningArena` is a PettingZoo parallel environment. One episode is one problem: a round in
+which all agents solve it, then, with three agents or more, two rounds for each comparison, one
+for each order in which the two attempts are shown. What happens inside an episode is in
+`episode`, what is shown in `prompts`, what is paid in `rewards`. Scoring, critiques and revision
+are not played yet.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import gymnasium
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from populora_env.episode import Episode, Outcome, Rules
+from populora_env.grading import Grader
+from populora_env.judges import Judge
+from populora_env.keys import derive_seed
+from populora_env.matchmaking import MIN_AGENTS
+from populora_env.problems import ProblemSource, as_source
+from populora_env.records import Phase, Problem, Transcript
+from populora_env.rendering import render_episode
+from populora_env.rewards import RewardWeights
+from populora_env.spaces import UnicodeText
+
+Observation = dict[str, Any]
+
+
+class ArenaError(RuntimeError):
+    """A call that the arena cannot serve in its present state."""
+
+
+class EvaluationForm(StrEnum):
+    """How agents evaluate each other."""
+
+    COMPARE = "compare"
+    NONE = "none"
+
+
+class ReasoningArena(ParallelEnv[str, Observation, str | None]):
+    """Agents ``agent_0`` to ``agent_{N-1}`` solve one problem an episode and compare attempts.
+
+    An observation is a dictionary: ``prompt`` (the text to answer, empty if there is nothing to
+    do), ``phase`` (a `Phase`, as text), ``round`` (0 for solve) and ``has_task`` (0 or 1). An
+    action is a text, and every text is legal; how it could be read is in ``infos[agent]``:
+    ``phase`` (of the action), ``status`` (a `ReplyStatus`, as text) and ``parts`` (what the
+    reward of this step is the weighted sum of; None is unknown).
+
+    Args:
+        problems: A spec for `load_problems`, a `ProblemSource`, or a sequence of `Problem`.
+        num_agents: Number of agents, at least 1.
+        evaluation: ``"compare"`` or ``"none"``; fewer than 3 agents have nothing to compare.
+        judge: Decides correctness where a problem has no known answer; None for the majority.
+        seed: Seed of the sequence of problems and of who judges whom.
+        render_mode: ``"ansi"`` or None.
+        comparisons_per_agent: Number of pairs each agent judges, at least 1.
+        rewards: Weights of the parts of a reward.
+        grader: Used and left open; None for one of the arena's own, closed with it.
+        max_reply_chars: A longer reply is cut for storage and not read, at least 1.
+
+    Raises:
+        ProblemSpecError: If ``problems`` is a spec that cannot be met.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "name": "reasoning_arena_v0",
+        "render_modes": ["ansi"],
+        "is_parallelizable": True,
+        "render_fps": 1,
+    }
+
+    def __init__(
+        self,
+        problems: str | ProblemSource | Sequence[Problem] = "procedural:chain_sum",
+        num_agents: int = 4,
+        evaluation: str = EvaluationForm.COMPARE,
+        judge: Judge | None = None,
+        seed: int = 0,
+        render_mode: str | None = None,
+        *,
+        comparisons_per_agent: int = 1,
+        rewards: RewardWeights | None = None,
+        grader: Grader | None = None,
+        max_reply_chars: int = 100_000,
+    ) -> None:
+        _at_least_one("num_agents", num_agents)
+        _at_least_one("comparisons_per_agent", comparisons_per_agent)
+        _at_least_one("max_reply_chars", max_reply_chars)
+        if evaluation not in set(EvaluationForm):
+            raise ValueError(f"evaluation must be 'compare' or 'none', got {evaluation!r}")
+        if render_mode not in (None, "ansi"):
+            raise ValueError(f"render_mode must be 'ansi' or None, got {render_mode!r}")
+        if judge is not None and not callable(getattr(judge, "judge", None)):
+            raise TypeError(
+                f"judge must have a method judge(comparisons), got {type(judge).__name__}"
+            )
+        self.render_mode = render_mode
+        self.possible_agents = [f"agent_{number}" for number in range(num_agents)]
+        self.agents: list[str] = []
+        self._seed = _seed(seed)
+        self._source = as_source(problems, seed=self._seed)
+        self._owns_grader = grader is None
+        self._rules = Rules(
+            agents=tuple(self.possible_agents),
+            comparisons_per_agent=0 if evaluation == EvaluationForm.NONE else comparisons_per_agent,
+            weights=rewards or RewardWeights(),
+            max_reply_chars=max_reply_chars,
+            grader=grader or Grader(),
+            judge=judge,
+        )
+        rounds = 2 * self._rules.comparisons_per_agent if num_agents >= MIN_AGENTS else 0
+        self._observation_spaces = {
+            agent: _observation_space(rounds) for agent in self.possible_agents
+        }
+        self._action_spaces = {agent: UnicodeText() for agent in self.possible_agents}
+        self._episode: Episode | None = None
+        self._episodes = 0
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        """Return the space of an agent's observations, the same object each time."""
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        """Return the space of an agent's replies, the same object each time."""
+        return self._action_spaces[agent]
+
+    @property
+    def transcript(self) -> Transcript:
+        """The record of the episode that has just ended.
+
+        Raises:
+            ArenaError: If no episode has ended since the last reset.
+        """
+        if self._episode is None or self._episode.transcript is None:
+            raise ArenaError("transcript is available once the episode has ended: step until then")
+        return self._episode.transcript
+
+    @property
+    def judge_failures(self) -> int:
+        """Number of verdicts that ``judge`` failed to give in this episode."""
+        return 0 if self._episode is None else self._episode.judge_failures
+
+    def reset(
+        self, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Observation], dict[str, dict[str, Any]]]:
+        """Begin an episode.
+
+        Args:
+            seed: Restarts the sequence of episodes with this seed; None continues it.
+            options: ``{"problem": Problem}`` sets the problem of this episode; without it, one is
+                drawn from the source. Other options are ignored.
+
+        Returns:
+            Observations and infos of all agents.
+
+        Raises:
+            TypeError: If the seed is not an integer, or ``options["problem"]`` not a `Problem`.
+        """
+        if seed is not None:
+            self._seed = _seed(seed)
+            self._episodes = 0
+        number, self._episodes = self._episodes, self._episodes + 1
+        episode_seed = self._seed if number == 0 else derive_seed("episode", self._seed, number)
+        problem = (options or {}).get("problem")
+        if problem is None:
+            problem = self._source[derive_seed("problem", episode_seed) % len(self._source)]
+        elif not isinstance(problem, Problem):
+            raise TypeError(
+                f"options['problem'] must be a Problem, got {type(problem).__name__}: "
+                "make one with Problem.create(prompt, answer)"
+            )
+        self._episode = Episode(self._rules, problem, episode_seed)
+        self.agents = list(self.possible_agents)
+        infos: dict[str, dict[str, Any]] = {
+            agent: {"phase": None, "status": None, "parts": {}} for agent in self.agents
+        }
+        return self._observations(self._episode), infos
+
+    def step(
+        self, actions: Mapping[str, str | None]
+    ) -> tuple[
+        dict[str, Observation],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        """Take one reply from every agent.
+
+        Args:
+            actions: Agent to reply.
+
+        Returns:
+            Observations, rewards, terminations, truncations and infos of all agents. After the
+            end, an empty ``actions`` gives five empty dictionaries.
+
+        Raises:
+            ArenaError: Before the first reset, or after the end of the episode.
+            ValueError: If an agent is missing or unknown.
+            TypeError: If a reply is not a string.
+        """
+        episode = self._episode
+        if episode is None:
+            raise ArenaError("step was called before reset: call reset first")
+        if not self.agents:
+            if not actions:
+                return {}, {}, {}, {}, {}
+            raise ArenaError("step was called after the end of the episode: call reset first")
+        phase = episode.phase
+        outcomes = episode.advance(self._checked(actions))
+        ended = episode.phase is Phase.DONE
+        result = (
+            self._observations(episode),
+            {agent: outcome.reward for agent, outcome in outcomes.items()},
+            dict.fromkeys(self.agents, ended),
+            dict.fromkeys(self.agents, False),
+            {agent: _info(phase, outcome) for agent, outcome in outcomes.items()},
+        )
+        if ended:
+            self.agents = []
+        return result
+
+    def render(self) -> str | None:
+        """Return the episode so far as text, in render mode ``"ansi"``; else None.
+
+        Raises:
+            ArenaError: Before the first reset.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn("render was called without a render_mode: set it to 'ansi'")
+            return None
+        if self._episode is None:
+            raise ArenaError("render was called before reset: call reset first")
+        return render_episode(self._episode)
+
+    def close(self) -> None:
+        """End the worker processes of the arena's own grader. May be called twice."""
+        if self._owns_grader:
+            self._rules.grader.close()
+
+    def _observations(self, episode: Episode) -> dict[str, Observation]:
+        return {
+            agent: {
+                "prompt": episode.prompts[agent],
+                "phase": episode.phase.value,
+                "round": episode.round,
+                "has_task": int(episode.phase is not Phase.DONE),
+            }
+            for agent in self.agents
+        }
+
+    def _checked(self, actions: Mapping[str, Any]) -> dict[str, str]:
+        """Return the actions, or say what is wrong with them."""
+        live = set(self.agents)
+        missing = [agent for agent in self.agents if agent not in actions]
+        unknown = [agent for agent in actions if agent not in live]
+        if missing or unknown:
+            said = [f"missing {', '.join(missing)}"] if missing else []
+            said += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
+            raise ValueError(
+                f"actions must hold one text for each of {len(live)} agents "
+                f"({self.agents[0]} to {self.agents[-1]}): {'; '.join(said)}"
+            )
+        for agent, action in actions.items():
+            if not isinstance(action, str):
+                raise TypeError(
+                    f"the action of {agent} must be a string, got {type(action).__name__}: "
+                    "an agent with nothing to say answers with an empty string"
+                )
+        return {agent: actions[agent] for agent in self.agents}
+
+
+def _info(phase: Phase, outcome: Outcome) -> dict[str, Any]:
+    status = None if outcome.status is None else outcome.status.value
+    return {"phase": phase.value, "status": status, "parts": dict(outcome.parts)}
+
+
+def _observation_space(rounds: int) -> spaces.Dict:
+    return spaces.Dict(
+        {
+            "prompt": UnicodeText(),
+            "phase": UnicodeText(max_length=16),
+            "round": spaces.Discrete(rounds + 1),
+            "has_task": spaces.Discrete(2),
+        }
+    )
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+def _seed(value: Any) -> int:
+    try:
+        return int(value.__index__())
+    except AttributeError:
+        raise TypeError(f"seed must be an integer, got {value!r}") from None

@@ -1,0 +1,6 @@
+"""Checking replies against known answers."""
+
+from populora_env.grading.grader import Grader
+from populora_env.grading.worker import WorkerError
+
+__all__ = ["Grader", "WorkerError"]

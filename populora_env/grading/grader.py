@@ -1,0 +1,146 @@
+"""Grading replies.
+
+A reply's final answer is read by `replies`; numbers and texts are compared in this process,
+exactly and in bounded time. Only a mathematical expression that is not settled so goes to a
+worker process, started when the first such answer comes and killed when it takes too long.
+Answers that have many right forms (a puzzle with several solutions) are compared with the one
+known form and no other.
+"""
+
+import math
+import queue
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+from populora_env.grading.notation import to_latex
+from populora_env.grading.worker import MathWorker
+from populora_env.numerals import parse_number
+from populora_env.records import AnswerKind, Grade, GradeStatus, Problem, ReplyStatus
+from populora_env.replies import ANSWER_LIMIT, AnswerReading, canonical_answer, read_answer
+
+
+class Grader:
+    """Grades replies; a context manager that ends its worker processes.
+
+    May be used from several threads at once.
+
+    Args:
+        workers: Largest number of worker processes; at least 1.
+        timeout: Longest time one mathematical check may take, in seconds, above 0. A check on
+            the edge of it may be graded differently on a slower machine.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, workers: int = 1, timeout: float = 2.0) -> None:
+        if not isinstance(workers, int) or workers < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"workers must be an integer >= 1, got {workers!r}")
+        if not (timeout > 0 and math.isfinite(timeout)):
+            raise ValueError(f"timeout must be a finite number of seconds > 0, got {timeout!r}")
+        self._size = workers
+        self._closed = False
+        self._workers: queue.LifoQueue[MathWorker] = queue.LifoQueue()
+        for _ in range(workers):
+            self._workers.put(MathWorker(timeout))
+
+    def grade(self, problem: Problem, reply: str) -> Grade:
+        """Grade one reply.
+
+        Args:
+            problem: The problem; without a known answer, the grade holds only what was read.
+            reply: Any text.
+
+        Raises:
+            ValueError: If the problem's own answer is not of its kind.
+            WorkerError: If a worker process is needed and does not start.
+        """
+        return self.grade_reading(problem, read_answer(reply, problem.answer_kind))
+
+    def grade_reading(self, problem: Problem, reading: AnswerReading) -> Grade:
+        """Grade an answer that has been read already; see `grade`."""
+        start = time.perf_counter()
+        status = self._status(problem, reading)
+        correct = None if status is GradeStatus.UNGRADED else status is GradeStatus.CORRECT
+        return Grade(correct, reading.answer, status, time.perf_counter() - start)
+
+    def grade_many(self, pairs: Iterable[tuple[Problem, str]]) -> list[Grade]:
+        """Grade several replies, with all workers at once; see `grade`.
+
+        Returns:
+            One grade for each pair, in their order.
+        """
+        listed = list(pairs)
+        if self._size == 1 or not any(
+            problem.answer_kind is AnswerKind.MATH for problem, _ in listed
+        ):
+            return [self.grade(problem, reply) for problem, reply in listed]
+        with ThreadPoolExecutor(self._size) as threads:
+            return list(threads.map(self.grade, *zip(*listed, strict=True)))
+
+    def close(self) -> None:
+        """End the worker processes, after the checks that are under way. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        workers = [self._workers.get() for _ in range(self._size)]
+        for worker in workers:
+            worker.close()
+            self._workers.put(worker)
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _status(self, problem: Problem, reading: AnswerReading) -> GradeStatus:
+        if problem.answer is None:
+            return GradeStatus.UNGRADED
+        gold = canonical_answer(problem.answer, problem.answer_kind)
+        if gold is None:
+            raise ValueError(
+                f"the answer of problem {problem.id} must be a {problem.answer_kind}, got "
+                f"{problem.answer[:80]!r}: correct it, or set another answer_kind"
+            )
+        if reading.answer is None:
+            unreadable = reading.status is ReplyStatus.UNREADABLE
+            return GradeStatus.UNREADABLE if unreadable else GradeStatus.NO_ANSWER
+        if gold == reading.answer:
+            return GradeStatus.CORRECT
+        if problem.answer_kind is not AnswerKind.MATH or _both_numbers(gold, reading.answer):
+            return GradeStatus.WRONG
+        return self._check(gold, reading.answer)
+
+    def _check(self, gold: str, answer: str) -> GradeStatus:
+        if len(answer) >= ANSWER_LIMIT:
+            return GradeStatus.UNREADABLE
+        gold, answer = to_latex(gold), to_latex(answer)
+        if gold == answer:
+            return GradeStatus.CORRECT
+        worker = self._workers.get()
+        try:
+            if self._closed:
+                raise RuntimeError("the grader is closed: make a new Grader")
+            equal = worker.check(gold, answer)
+        except BaseException:
+            worker.close()  # an interrupted worker's next line would answer the wrong question
+            raise
+        finally:
+            self._workers.put(worker)
+        if equal is None:
+            return GradeStatus.TIMED_OUT
+        return GradeStatus.CORRECT if equal else GradeStatus.WRONG
+
+
+def _both_numbers(gold: str, answer: str) -> bool:
+    return parse_number(gold, units=False) is not None and (
+        parse_number(answer, units=False) is not None
+    )

@@ -1,0 +1,22 @@
+"""Where problems come from."""
+
+from populora_env.problems.loading import as_source, load_problems
+from populora_env.problems.source import (
+    ProblemSource,
+    ProblemSpecError,
+    SequenceSource,
+    Split,
+    check_disjoint,
+    split_of,
+)
+
+__all__ = [
+    "ProblemSource",
+    "ProblemSpecError",
+    "SequenceSource",
+    "Split",
+    "as_source",
+    "check_disjoint",
+    "load_problems",
+    "split_of",
+]

@@ -1,0 +1,291 @@
+"""What happened in an episode, as frozen records.
+
+Every stage of the arena reads and writes these: problems, attempts, comparisons and verdicts,
+turns, and the transcript of a whole episode, which turns into JSON and back. Records hold data
+and say what it means; how replies are read, graded, matched and rewarded lives elsewhere
+(`replies`, `grading`, `matchmaking`, `rewards`).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """Return the text with every lone surrogate replaced by U+FFFD.
+
+    Lone surrogates cannot be written as UTF-8, and tokenizers refuse them; everything else,
+    control characters included, is kept.
+    """
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+class Phase(StrEnum):
+    """What an agent is asked to do."""
+
+    SOLVE = "solve"
+    COMPARE = "compare"
+    DONE = "done"
+
+
+class AnswerKind(StrEnum):
+    """How the answer of a problem is compared with a reply."""
+
+    NUMBER = "number"  # one exact number
+    MATH = "math"  # a mathematical expression, up to equivalence
+    TEXT = "text"  # a text, up to case, spacing and a final period
+
+
+class GradeStatus(StrEnum):
+    """How a grade came about."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"  # the reply holds no final answer
+    UNREADABLE = "unreadable"  # a final answer was given, but not one of the kind asked for
+    TIMED_OUT = "timed_out"  # the check was stopped for its time or memory
+    UNGRADED = "ungraded"  # the problem has no known answer
+
+
+class ReplyStatus(StrEnum):
+    """How a reply could be read."""
+
+    OK = "ok"  # by a strict rule
+    LENIENT = "lenient"  # by a lenient rule only
+    EMPTY = "empty"  # nothing but white space
+    NO_ANSWER = "no_answer"  # no final answer found
+    UNREADABLE = "unreadable"  # no single preference found, or a judge that failed
+    TOO_LONG = "too_long"  # over the length limit: cut for storage and not read
+
+
+class Preference(StrEnum):
+    """Which of two attempts is better."""
+
+    A = "A"
+    B = "B"
+    TIE = "tie"
+
+    @property
+    def mirrored(self) -> "Preference":
+        """The same preference when the two attempts change places."""
+        swap = {Preference.A: Preference.B, Preference.B: Preference.A}
+        return swap.get(self, Preference.TIE)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        id: Content hash, 16 hexadecimal characters (`Problem.create` computes it).
+        prompt: The problem as the agents read it.
+        answer: The known answer, or None.
+        answer_kind: How replies are compared with the answer.
+        source: Where the problem comes from, such as ``procedural:chain_sum``.
+        metadata: Anything else worth keeping, JSON-like.
+    """
+
+    id: str
+    prompt: str
+    answer: str | None
+    answer_kind: AnswerKind = AnswerKind.NUMBER
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+
+    @classmethod
+    def create(
+        cls,
+        prompt: str,
+        answer: str | None = None,
+        answer_kind: AnswerKind | str = AnswerKind.NUMBER,
+        source: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Problem":
+        """Return a problem whose id is the hash of its prompt, answer and answer kind.
+
+        Raises:
+            TypeError: If ``prompt`` is not a string, or ``answer`` neither a string nor None.
+            ValueError: If ``answer_kind`` is none of `AnswerKind`.
+        """
+        if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"prompt must be a string, got {type(prompt).__name__}")
+        if answer is not None and not isinstance(answer, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"answer must be a string or None, got {type(answer).__name__}: write str(answer)"
+            )
+        try:
+            kind = AnswerKind(answer_kind)
+        except ValueError:
+            accepted = ", ".join(AnswerKind)
+            raise ValueError(
+                f"answer_kind must be one of {accepted}, got {answer_kind!r}"
+            ) from None
+        content = json.dumps([prompt, answer, kind.value])
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return cls(digest, prompt, answer, kind, source, dict(metadata or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The outcome of checking one reply against one problem.
+
+    Attributes:
+        correct: Whether the reply is right; None where the problem has no known answer.
+        extracted: The final answer in canonical form, or None where none was read.
+        status: How the grade came about.
+        seconds: Wall-clock time of the check. Not part of equality nor of `Transcript.to_dict`,
+            so that two runs with the same seed compare equal.
+    """
+
+    correct: bool | None
+    extracted: str | None
+    status: GradeStatus
+    seconds: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One agent's reply to the problem, as stored, with its final answer and grade."""
+
+    agent: str
+    problem_id: str
+    text: str
+    answer: str | None
+    status: ReplyStatus
+    grade: Grade | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two attempts as shown to a judge, the first as A and the second as B.
+
+    Attributes:
+        problem: The problem both attempts are about.
+        first: Text of the attempt shown as A.
+        second: Text of the attempt shown as B.
+        judge: The agent that judges; None for a judge outside the population.
+        first_author: Author of the attempt shown as A; judges that read it can cheat.
+        second_author: Author of the attempt shown as B.
+        swapped: Whether this is the second showing of a pair, in reversed order.
+    """
+
+    problem: Problem
+    first: str
+    second: str
+    judge: str | None = None
+    first_author: str | None = None
+    second_author: str | None = None
+    swapped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's reply to one comparison; ``preference`` None means that it abstained."""
+
+    preference: Preference | None
+    status: ReplyStatus = ReplyStatus.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One judge's verdicts on one pair of attempts, shown in both orders.
+
+    Attributes:
+        judge: The agent that judged; None for a judge outside the population.
+        first_author: Shown as A in the first order and as B in the second.
+        second_author: The other author.
+        verdicts: The two verdicts as given, each in the order in which it was shown.
+        preference: The result, where A means ``first_author``. A win needs both orders to agree;
+            two readable verdicts that differ are a tie; None if either could not be read.
+        flipped: Whether the two readable verdicts differ.
+    """
+
+    judge: str | None
+    first_author: str
+    second_author: str
+    verdicts: tuple[Verdict, Verdict]
+    preference: Preference | None
+    flipped: bool
+
+    @classmethod
+    def from_verdicts(
+        cls, judge: str | None, first_author: str, second_author: str, shown: Verdict, back: Verdict
+    ) -> "Evaluation":
+        """Combine the verdict on (first, second) with the one on (second, first)."""
+        preference, flipped = None, False
+        if shown.preference is not None and back.preference is not None:
+            flipped = shown.preference is not back.preference.mirrored
+            preference = Preference.TIE if flipped else shown.preference
+        return cls(judge, first_author, second_author, (shown, back), preference, flipped)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One action of one agent and what this very reply earned.
+
+    Attributes:
+        agent: Who acted.
+        phase: What it was asked to do.
+        round: 0 for solve, then 1, 2, ... for the rounds of comparison.
+        prompt: The text it was shown.
+        reply: The text it answered, as stored.
+        status: How the reply could be read.
+        reward: Weighted sum of the known parts.
+        parts: Part name to value; None is unknown and left out of the sum. The skill shown on a
+            pair is credited to both of its turns, one for each order.
+    """
+
+    agent: str
+    phase: Phase
+    round: int
+    prompt: str
+    reply: str
+    status: ReplyStatus
+    reward: float
+    parts: Mapping[str, float | None] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One whole episode.
+
+    Attributes:
+        problem: The problem of the episode.
+        agents: All agents, in order.
+        attempts: One for each agent, in the same order.
+        evaluations: All judged pairs.
+        turns: All actions, by round, then by agent.
+        rewards: Agent to its return over the episode.
+        seed: With the same problem and replies, ``reset(seed=seed)`` plays the same episode.
+    """
+
+    problem: Problem
+    agents: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+    evaluations: tuple[Evaluation, ...]
+    turns: tuple[Turn, ...]
+    rewards: Mapping[str, float] = field(hash=False)
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the transcript as plain JSON types that any JSON writer can store as UTF-8."""
+        from populora_env.storage import plain
+
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Transcript":
+        """Read back what `to_dict` wrote.
+
+        Raises:
+            ValueError: If an entry is missing or an unknown value is found.
+        """
+        from populora_env.storage import read_transcript
+
+        return read_transcript(data)

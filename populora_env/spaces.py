@@ -1,0 +1,81 @@
+"""A space of texts.
+
+`UnicodeText` holds any Python string, where `gymnasium.spaces.Text` holds only strings over a
+fixed, by default alphanumeric, character set. What a text means is not the space's concern.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+
+_WORDS = (
+    "A", "B", "tie", "the", "answer", "is", "because", "so", "x", "=", "+", "≤", "π", "½", "né",
+    "答え", "\\boxed{7}", "####", "Answer:", "Verdict:", "\n",
+)  # fmt: skip
+
+
+class UnicodeText(Space[str]):
+    """All strings of at most ``max_length`` characters.
+
+    Spaces, newlines, control characters and lone surrogates are characters like any other.
+
+    Args:
+        max_length: Largest number of characters (code points), at least 0; None for no limit.
+        seed: Seed of the generator that `sample` draws from.
+
+    Raises:
+        ValueError: If ``max_length`` is neither None nor an integer of at least 0.
+    """
+
+    def __init__(
+        self, max_length: int | None = None, seed: int | np.random.Generator | None = None
+    ):
+        if max_length is not None and (not isinstance(max_length, int) or max_length < 0):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"max_length must be None or an integer >= 0, got {max_length!r}")
+        self.max_length = max_length
+        super().__init__(shape=(), dtype=str, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: a text has no fixed size."""
+        return False
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
+        """Return one to eight words, numbers and letters, drawn from the space's own generator.
+
+        Args:
+            mask: Accepted for compatibility; a text space has nothing to mask.
+            probability: Accepted for compatibility, ignored as well.
+        """
+        del mask, probability
+        rng = self.np_random
+        words = [
+            str(rng.integers(-99, 1000))
+            if rng.random() < 0.3
+            else _WORDS[rng.integers(len(_WORDS))]
+            for _ in range(rng.integers(1, 9))
+        ]
+        return " ".join(words)[: self.max_length]
+
+    def contains(self, x: Any) -> bool:
+        """Return whether ``x`` is a string within the length limit."""
+        return isinstance(x, str) and (self.max_length is None or len(x) <= self.max_length)
+
+    def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
+        """Return the samples as a list: strings are JSON already."""
+        return list(sample_n)
+
+    def from_jsonable(self, sample_n: Iterable[str]) -> list[str]:
+        """Return what `to_jsonable` wrote as a list of samples."""
+        return list(sample_n)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnicodeText) and self.max_length == other.max_length
+
+    def __hash__(self) -> int:
+        return hash((UnicodeText, self.max_length))
+
+    def __repr__(self) -> str:
+        return f"UnicodeText(max_length={self.max_length})"

@@ -1,0 +1,163 @@
+"""Grading, in this process and in a worker that can be killed."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from populora_env.grading import Grader, WorkerError, worker
+from populora_env.records import AnswerKind, GradeStatus, Problem
+
+
+def problem(answer, kind=AnswerKind.NUMBER):
+    return Problem.create("?", answer, kind)
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader(workers=2, timeout=2.0) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("gold", "reply", "status"),
+    [
+        ("18", "18.00", GradeStatus.CORRECT),
+        ("18", "Answer: 18 dollars", GradeStatus.CORRECT),
+        ("1,234", "1234", GradeStatus.CORRECT),
+        ("0.5", "1/2", GradeStatus.CORRECT),
+        ("0.333", "1/3", GradeStatus.WRONG),
+        ("50", "50%", GradeStatus.CORRECT),
+        ("0.5", "50%", GradeStatus.WRONG),
+        ("18", "118", GradeStatus.WRONG),
+        ("18", "#### 18 #### 17", GradeStatus.WRONG),
+        ("18", "17 or 18 or 19", GradeStatus.WRONG),
+        ("3", "12/4", GradeStatus.UNREADABLE),
+        ("18", "", GradeStatus.NO_ANSWER),
+        ("18", "I do not know", GradeStatus.NO_ANSWER),
+        ("18", "1e999", GradeStatus.UNREADABLE),
+        ("18", "\uff11\uff18", GradeStatus.CORRECT),
+    ],
+)
+def test_numbers(grader, gold, reply, status):
+    grade = grader.grade(problem(gold), reply)
+    assert grade.status is status
+    assert grade.correct is (status is GradeStatus.CORRECT)
+    assert grade.seconds >= 0
+
+
+def test_without_a_known_answer_the_grade_is_open_but_the_answer_is_read(grader):
+    grade = grader.grade(problem(None), "Answer: 18.0")
+    assert (grade.correct, grade.extracted, grade.status) == (None, "18", GradeStatus.UNGRADED)
+
+
+@pytest.mark.parametrize(
+    ("gold", "reply", "correct"),
+    [("New  York.", "Answer: new york", True), ("New York", "Answer: York", False)],
+)
+def test_texts(grader, gold, reply, correct):
+    assert grader.grade(problem(gold, AnswerKind.TEXT), reply).correct is correct
+
+
+def test_a_known_answer_that_is_no_number_is_the_problems_fault(grader):
+    with pytest.raises(ValueError, match="must be a number, got 'seven'"):
+        grader.grade(problem("seven"), "7")
+
+
+@pytest.mark.parametrize(
+    ("gold", "reply", "correct"),
+    [
+        (r"\sqrt{2}", "Answer: \u221a2", True),
+        ("x^2+1", "\\boxed{1+x\u00b2}", True),
+        (r"2\sqrt{3}", r"\boxed{\sqrt{12}}", True),
+        (r"\pi", "Answer: 3", False),
+        ("5", r"\boxed{5x}", False),
+        (r"\frac{1}{2}", r"\boxed{0.5}", True),
+        ("(1,2)", r"\boxed{(2, 1)}", False),
+        ("7", r"\boxed{\unknown{" + "}" * 5, False),
+        ("x", "\\boxed{x\ud800}", False),
+    ],
+)
+def test_mathematics(grader, gold, reply, correct):
+    assert grader.grade(problem(gold, AnswerKind.MATH), reply).correct is correct
+
+
+def test_plain_numbers_and_equal_texts_start_no_process(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(worker.subprocess, "Popen", refuse)
+    with Grader() as made:
+        assert made.grade(problem("7", AnswerKind.MATH), r"\boxed{7.0}").correct is True
+        assert made.grade(problem("7", AnswerKind.MATH), r"\boxed{8}").correct is False
+        assert made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{x+1}").correct is True
+        with pytest.raises(AssertionError, match="a process was started"):
+            made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}")
+
+
+def test_a_hanging_check_is_killed_and_the_next_one_works():
+    with Grader(timeout=1.0) as made:
+        assert made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}").correct is True
+        process = made._workers.queue[0]._process
+        start = time.perf_counter()
+        grade = made.grade(problem("2", AnswerKind.MATH), r"\boxed{9^{9^{9^9}}}")
+        assert time.perf_counter() - start < 1.0 + 1.5
+        assert (grade.correct, grade.status) == (False, GradeStatus.TIMED_OUT)
+        assert process.poll() is not None
+        assert made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}").correct is True
+        last = made._workers.queue[0]._process
+    assert last.poll() is not None
+    with pytest.raises(RuntimeError, match="the grader is closed"):
+        made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}")
+
+
+def test_threads_get_the_verdicts_that_one_thread_gets(grader):
+    pairs = [
+        (problem("x+1", AnswerKind.MATH), rf"\boxed{{{number}+x}}") for number in (1, 2, 1, 3)
+    ] + [(problem("18"), "18")]
+    expected = [True, False, True, False, True]
+    assert [grade.correct for grade in grader.grade_many(pairs)] == expected
+    seen: dict[int, list] = {}
+
+    def run(name):
+        seen[name] = [grader.grade(*pair).correct for pair in pairs]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(seen.values()) == [expected] * 4
+
+
+def test_a_script_without_a_main_guard_may_grade_mathematics():
+    script = (
+        "print('once')\n"
+        "from populora_env.grading import Grader\n"
+        "from populora_env.records import Problem\n"
+        "grader = Grader()\n"
+        "print(grader.grade(Problem.create('?', 'x+1', 'math'), r'\\boxed{1+x}').correct)\n"
+        "grader.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["once", "True"]
+
+
+def test_a_worker_that_does_not_start_says_so(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit(1)")
+    monkeypatch.setattr(worker, "_PROGRAM", broken)
+    with Grader() as made, pytest.raises(WorkerError, match="did not start"):
+        made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [({"workers": 0}, "workers"), ({"timeout": float("nan")}, "timeout")]
+)
+def test_bad_arguments_are_named(arguments, name):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        Grader(**arguments)

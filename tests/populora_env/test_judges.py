@@ -1,0 +1,62 @@
+"""Asking judges that may fail."""
+
+import pytest
+
+from populora_env.judges import Judge, ask, round_robin
+from populora_env.records import Attempt, Comparison, Preference, Problem, ReplyStatus, Verdict
+
+PROBLEM = Problem.create("1 + 1 =", None)
+PAIR = Comparison(PROBLEM, "2", "3")
+
+
+class Returns:
+    def __init__(self, returned):
+        self.returned = returned
+
+    def judge(self, comparisons):
+        if isinstance(self.returned, Exception):
+            raise self.returned
+        return self.returned
+
+
+@pytest.mark.parametrize(
+    ("returned", "failures", "said"),
+    [
+        (OSError("no\nroute"), 2, "judge raised OSError: no route"),
+        ([Verdict(Preference.A)], 2, "must return 2 verdicts, got 1"),
+        (None, 2, "judge raised TypeError"),
+        (["A", Verdict(Preference.B)], 1, "must return Verdict objects, got str"),
+        ([Verdict("A"), Verdict(Preference.B)], 1, "must return Verdict objects"),
+    ],
+)
+def test_a_judge_that_fails_abstains_and_says_why(returned, failures, said):
+    judgement = ask(Returns(returned), [PAIR, PAIR])
+    assert judgement.failures == failures
+    assert said in judgement.error
+    abstained = [verdict.preference is None for verdict in judgement.verdicts]
+    assert (len(abstained), sum(abstained)) == (2, failures)
+
+
+def test_an_abstention_is_not_a_failure():
+    judgement = ask(Returns([Verdict(None, ReplyStatus.UNREADABLE)]), [PAIR])
+    assert (judgement.failures, judgement.error) == (0, None)
+
+
+def test_a_round_robin_shows_every_pair_in_both_orders():
+    seen = []
+
+    class Notes:
+        def judge(self, comparisons):
+            seen.extend((entry.first, entry.second, entry.swapped) for entry in comparisons)
+            return [
+                Verdict(Preference.B if entry.swapped else Preference.A) for entry in comparisons
+            ]
+
+    attempts = [Attempt(name, PROBLEM.id, name, None, ReplyStatus.OK) for name in "xyz"]
+    evaluations, _ = round_robin(Notes(), PROBLEM, attempts)
+    assert [pair[:2] for pair in seen] == [
+        ("x", "y"), ("y", "x"), ("x", "z"), ("z", "x"), ("y", "z"), ("z", "y"),
+    ]  # fmt: skip
+    assert [pair[2] for pair in seen] == [False, True] * 3
+    assert {evaluation.preference for evaluation in evaluations} == {Preference.A}
+    assert isinstance(Notes(), Judge)

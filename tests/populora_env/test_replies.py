@@ -1,0 +1,128 @@
+"""Reading final answers and preferences."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from populora_env.records import AnswerKind, Preference, ReplyStatus
+from populora_env.replies import Rule, read_answer, read_preference
+
+OK, LENIENT = ReplyStatus.OK, ReplyStatus.LENIENT
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "rule", "status"),
+    [
+        (r"so \boxed{18}", "18", Rule.BOXED, OK),
+        (r"\boxed{1} or rather \boxed{2}", "2", Rule.BOXED, OK),
+        (r"\boxed{\frac{3}{4}}", "0.75", Rule.BOXED, OK),
+        (r"\boxed{{18}}", "18", Rule.BOXED, LENIENT),
+        (r"\boxed{\boxed{7}}", "7", Rule.BOXED, LENIENT),
+        (r"\boxed{7} and \boxed{8", "7", Rule.BOXED, OK),
+        (r"\boxed{18} #### 5", "18", Rule.BOXED, OK),
+        ("work\n#### 72", "72", Rule.HASHES, OK),
+        ("#### 72\nAnswer: 5", "72", Rule.HASHES, OK),
+        ("Answer: 18 dollars", "18", Rule.PHRASE, OK),
+        ("**Answer:** $1,234.50", "1234.5", Rule.PHRASE, OK),
+        ("The answer is 18. Because 3+4=7.", "18", Rule.PHRASE, OK),
+        ("The answer is 5 + 3 = 8.", "8", Rule.PHRASE, OK),
+        ("The answer is:\n\n42\n", "42", Rule.PHRASE, OK),
+        ("Answer: 12 or 13", "12", Rule.PHRASE, LENIENT),
+        ("Answer: 1\nAnswer: 2", "2", Rule.PHRASE, OK),
+        ("-4", "-4", Rule.BARE, OK),
+        ("4 - 1 - 7 = -4", "-4", Rule.LAST_NUMBER, LENIENT),
+        ("I have 3 and then 5 apples", "5", Rule.LAST_NUMBER, LENIENT),
+        (r"\boxed{x} with 5", "5", Rule.LAST_NUMBER, LENIENT),
+    ],
+)
+def test_numbers_are_read_by_the_first_rule_that_applies(reply, answer, rule, status):
+    reading = read_answer(reply, AnswerKind.NUMBER)
+    assert (reading.answer, reading.rule, reading.status) == (answer, rule, status)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        ("", ReplyStatus.EMPTY),
+        (" \n\t", ReplyStatus.EMPTY),
+        ("no idea", ReplyStatus.NO_ANSWER),
+        ("Answer: 1e999", ReplyStatus.UNREADABLE),
+        ("1/0", ReplyStatus.UNREADABLE),
+        ("12/4", ReplyStatus.UNREADABLE),
+        ("9" * 10**6, ReplyStatus.UNREADABLE),
+    ],
+)
+def test_what_holds_no_number_says_why(reply, status):
+    reading = read_answer(reply, AnswerKind.NUMBER)
+    assert (reading.answer, reading.rule, reading.status) == (None, None, status)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "status"),
+    [
+        ("Answer:  The  QUICK fox.", "the quick fox", OK),
+        (r"\boxed{Paris}", "paris", OK),
+        ("thinking\nParis.", "paris", LENIENT),
+    ],
+)
+def test_texts_are_read_without_case_spacing_and_final_period(reply, answer, status):
+    reading = read_answer(reply, AnswerKind.TEXT)
+    assert (reading.answer, reading.status) == (answer, status)
+
+
+def test_mathematics_falls_back_to_the_last_formula():
+    reading = read_answer("we get $x+1$ and then $x+2$ .", AnswerKind.MATH)
+    assert (reading.answer, reading.rule) == ("x+2", Rule.LAST_MATH)
+
+
+@pytest.mark.parametrize(
+    ("reply", "preference", "status"),
+    [
+        ("A", Preference.A, OK),
+        ("b.", Preference.B, OK),
+        (" TIE\n", Preference.TIE, OK),
+        ("[[B]]", Preference.B, OK),
+        ("**A**", Preference.A, OK),
+        ("\uff22", Preference.B, OK),
+        ("A is worse than B. Verdict: B", Preference.B, OK),
+        ("Verdict: A\nno, Verdict: tie", Preference.TIE, OK),
+        ("I think B is better", Preference.B, LENIENT),
+        ("It is a tie", Preference.TIE, LENIENT),
+        ("A tie", Preference.TIE, OK),
+        ("A and B", None, ReplyStatus.UNREADABLE),
+        ("Verdict: A and B", None, ReplyStatus.UNREADABLE),
+        ("a good attempt", None, ReplyStatus.UNREADABLE),
+        ("ABBA", None, ReplyStatus.UNREADABLE),
+        ("1", None, ReplyStatus.UNREADABLE),
+        ("", None, ReplyStatus.EMPTY),
+        ("\ud800", None, ReplyStatus.UNREADABLE),
+    ],
+)
+def test_preferences(reply, preference, status):
+    reading = read_preference(reply)
+    assert (reading.preference, reading.status) == (preference, status)
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=300), st.sampled_from(list(AnswerKind)))
+def test_any_text_gives_a_reading_with_an_answer_exactly_if_it_was_read(text, kind):
+    reading = read_answer(text, kind)
+    assert (reading.answer is not None) == (reading.status in (OK, LENIENT))
+    preference = read_preference(text)
+    assert (preference.preference is not None) == (preference.status in (OK, LENIENT))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["answer is ", r"\boxed{", "}{", "####", "a ", "A ", " ", "verdict:", "9", "$", "(",
+     "Answer:\n", "a\u0301\u0316", "\ufdfa"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", list(AnswerKind))
+def test_a_megabyte_is_read_in_bounded_time(piece, kind):
+    text = piece * (10**6 // len(piece))
+    start = time.perf_counter()
+    read_answer(text, kind)
+    read_preference(text)
+    assert time.perf_counter() - start < 1.0
