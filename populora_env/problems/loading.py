@@ -20,7 +20,7 @@ def load_problems(
     Args:
         spec: ``procedural:NAME[(parameter=value, ...)][+NAME...]``, where NAME is a generator of
             reasoning-gym, and ``2*NAME`` draws it twice as often.
-        split: ``"train"`` or ``"test"``, disjoint whatever the seeds (80 % and 20 % of all
+        split: ``"train"`` or ``"test"``, disjoint whatever the seeds (half of all
             problems, by content); None for all.
         seed: Which items a virtual source holds.
         limit: Number of items; None for all there are.

@@ -12,7 +12,7 @@ from enum import StrEnum
 from populora_env.records import Problem
 
 EXHAUSTED_AFTER = 500  # repeats in a row after which a part of a source counts as exhausted
-TEST_PERCENT = 20
+TEST_PERCENT = 50
 
 
 class ProblemSpecError(ValueError):
@@ -27,7 +27,7 @@ class Split(StrEnum):
 
 
 def split_of(problem: Problem) -> Split:
-    """Return the part a problem belongs to, by its id alone: 20 % of all ids are test.
+    """Return the part a problem belongs to, by its id alone: half of all ids are test.
 
     The same problem is in the same part in every source, with every seed.
 
