@@ -1,7 +1,7 @@
 """Who acts in the arena: policies, and a population of LoRA adapters on one frozen base model.
 
-`Policy`, `FunctionPolicy` and the other policies without a model need no torch; `LoraPopulation` and
-what belongs to it are imported when first used.
+`Policy`, `FunctionPolicy` and the other policies without a model need no torch; `LoraPopulation`
+and what belongs to it are imported when first used.
 """
 
 import importlib

@@ -41,10 +41,11 @@ class _Routing:
 
 
 class _SharedInput(nn.Module):
-    """Factors of the layers that read one input: ``A [N, G*r, in]`` and per layer ``B [N, out, r]``.
+    """Factors of the layers that read one input.
 
-    ``G`` is the number of layers in the group. The down-projection of the input is computed when
-    the first layer of the group is called and kept for its siblings.
+    ``A`` is ``[N, G*r, in]``, and there is a ``B [N, out, r]`` for each of the G layers. The
+    down-projection of the input is computed when the first layer of the group is called and kept
+    for its siblings.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Policy-gradient learning of all adapters in one backward pass.
 
 The factors of different agents are disjoint slices of the same tensors, so the gradient of the sum
-of all agents' losses is every agent's own gradient. Each agent has its own step count, gradient norm
-and clipping; only agents that have samples pay or move.
+of all agents' losses is every agent's own gradient. Each agent has its own step count, gradient
+norm and clipping; only agents that have samples pay or move.
 
 The estimator is REINFORCE (Williams, 1992) with the mean reward of the other agents on the same
 problem as baseline (leave-one-out over the group, as RLOO) and advantages scaled by their standard

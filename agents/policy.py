@@ -56,8 +56,8 @@ def ask(policy: Policy, requests: Sequence[Request]) -> list[str]:
     name = type(policy).__name__
     if len(replies) != len(requests):
         raise PolicyError(
-            f"{name}.act returned {len(replies)} replies for {len(requests)} requests; expected one "
-            "text per request, in order"
+            f"{name}.act returned {len(replies)} replies for {len(requests)} requests; expected "
+            "one text per request, in order"
         )
     for request, reply in zip(requests, replies, strict=True):
         if not isinstance(reply, str):  # pyright: ignore[reportUnnecessaryIsInstance]

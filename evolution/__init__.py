@@ -1,4 +1,4 @@
-"""The outer loop: fitness with diversity, selection, crossover, mutation, learning, runs on disk."""
+"""The outer loop: fitness with diversity, selection, crossover, mutation, learning, runs."""
 
 from evolution.checkpoint import CheckpointError
 from evolution.config import ConfigError, EvolutionConfig, Learner, RunConfig

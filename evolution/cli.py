@@ -1,7 +1,7 @@
 """The command ``populora``.
 
-Each subcommand's options are the fields of a dataclass. Whatever the user got wrong ends in one line
-on standard error and exit status 2, without a traceback; Ctrl-C ends with 130.
+Each subcommand's options are the fields of a dataclass. Whatever the user got wrong ends in one
+line on standard error and exit status 2, without a traceback; Ctrl-C ends with 130.
 """
 
 import contextlib

@@ -144,7 +144,7 @@ class RunConfig(EvolutionConfig):
     dtype: str = "float32"
     """Type of the base's weights: float32, bfloat16 or float16."""
     products: Products = Products.FLOAT32
-    """Precision of a float32 base's matrix products on a CPU; auto is bfloat16 where that is fast."""
+    """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
     size: int = 8

@@ -1,7 +1,7 @@
 """Where a run tells what it does.
 
-A logger is told of every generation once it is complete. `history.jsonl` and the transcripts are not
-loggers: they are part of the run's state and are written by the manager.
+A logger is told of every generation once it is complete. `history.jsonl` and the transcripts are
+not loggers: they are part of the run's state and are written by the manager.
 """
 
 from collections.abc import Sequence

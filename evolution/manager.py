@@ -1,9 +1,9 @@
 """EvolutionManager: evolution wrapped around the episode loop.
 
-``ask`` says which problems the population is to play next; ``tell`` takes the transcripts, scores the
-individuals, lets them learn and saves the generation; ``run`` does both with the built-in rollout.
-Children are made at the start of a generation, from what the last one measured, so every individual
-alive at the end of a run has been measured.
+``ask`` says which problems the population is to play next; ``tell`` takes the transcripts, scores
+the individuals, lets them learn and saves the generation; ``run`` does both with the built-in
+rollout. Children are made at the start of a generation, from what the last one measured, so every
+individual alive at the end of a run has been measured.
 
 No random state is kept: every draw is keyed by the run's seed and what it is for, so a run that was
 killed and resumed continues as if nothing had happened.

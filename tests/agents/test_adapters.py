@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from peft import PeftModel
 
 from agents.adapters import Layout, StackedLora
 from agents.population import LoraPopulation
-
-sys.path.insert(0, str(Path(__file__).parent))
-from helpers import randomise
+from tests.agents.helpers import randomise
 
 
 def relative_error(a, b):

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from agents.adapters import StackedLora
 from agents.generation import Job, common_prefix, generate, pad_right
-
-sys.path.insert(0, str(Path(__file__).parent))
-from helpers import randomise
+from tests.agents.helpers import randomise
 
 PROMPTS = ["short", "a rather longer prompt", "x", "yet another one, the longest of them all"]
 

