@@ -188,7 +188,7 @@ def generate(
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts share from the first, leaving each at least one of its own."""
-    low, high = min(prompts), max(prompts)
+    low, high = min(prompts, key=list), max(prompts, key=list)
     limit = min(len(ids) for ids in prompts) - 1
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 

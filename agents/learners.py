@@ -13,7 +13,7 @@ Not covered here: several epochs over one batch, a KL penalty, rejection fine-tu
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ class LearnerConfig:
         weight_decay: Decoupled weight decay per step, times the learning rate.
         temperature: Softmax temperature the replies were sampled at; the gradient is that of the
             tempered policy.
+        negative_weight: Factor on negative advantages. Pushing a reply down spreads its
+            probability over everything else, so a small model learns more steadily below 1; at 0 it
+            learns from better-than-expected replies alone, at half the cost.
         sample_fraction: Share of the replies that carry a gradient, those of largest absolute
             advantage (as PODS, Xu et al., 2025, with another criterion); saves time.
         tokens_per_batch: Padded tokens in one forward and backward pass; bounds memory.
@@ -65,6 +68,7 @@ class LearnerConfig:
     beta2: float = 0.99
     weight_decay: float = 0.0
     temperature: float = 1.0
+    negative_weight: float = 1.0
     sample_fraction: float = 1.0
     tokens_per_batch: int = 2048
 
@@ -136,7 +140,11 @@ class PolicyGradient:
             samples: Replies of any agents.
             progress: Called with the fraction done after each forward and backward pass.
         """
-        useful = [s for s in samples if s.advantage != 0 and len(s.reply_ids) > 0]
+        factor = self.config.negative_weight
+        weighted = [
+            s if s.advantage > 0 else replace(s, advantage=factor * s.advantage) for s in samples
+        ]
+        useful = [s for s in weighted if s.advantage != 0 and len(s.reply_ids) > 0]
         useful.sort(key=lambda sample: -abs(sample.advantage))
         useful = useful[: math.ceil(self.config.sample_fraction * len(samples))]
         tokens = np.zeros(self.lora.size)

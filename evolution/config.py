@@ -47,11 +47,11 @@ class EvolutionConfig:
     """What a unit of diversity (cosine distance) adds to fitness, in units of return."""
     fitness_memory: float = 0.5
     """Share of an individual's earlier fitness in its present one; 0 forgets, below 1."""
-    evolve_every: int = 1
-    """Generations from one evolution step to the next."""
-    offspring: int = 4
-    """Individuals replaced by children in an evolution step: the least fit ones."""
-    elites: int = 1
+    evolve_every: int | None = None
+    """Generations from one evolution step to the next; default 5 with a learner, 1 without."""
+    offspring: int | None = None
+    """Least fit individuals, replaced in an evolution step; default 1 in 4, or all but elites."""
+    elites: int = 2
     """Fittest individuals that selection never replaces or changes."""
     parents: int = 2
     """Parents of a child."""
@@ -59,21 +59,49 @@ class EvolutionConfig:
     """Individuals in a tournament; the fittest of them becomes a parent."""
     crossover: str = "weighted_average"
     """How parents are weighted: average or weighted_average."""
-    mutation: float = 0.02
-    """Strength of the Gaussian mutation of each child; 0 for none."""
+    mutation: float | None = None
+    """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.03 without."""
     learner: Learner = Learner.POLICY_GRADIENT
     """How agents learn from their own replies: policy-gradient, or none for evolution alone."""
     learning_rate: float = 1e-3
     """AdamW step size of the learner."""
+    negative_weight: float = 0.0
+    """Factor on negative advantages; 0 learns from better-than-expected replies alone."""
     sample_fraction: float = 1.0
     """Share of the replies that the learner uses: those of largest absolute advantage."""
-    temperature: float = 1.0
-    """Sampling temperature of training replies."""
+    temperature: float | None = None
+    """Sampling temperature of training replies; default 0.8 with a learner, 0 (greedy) without."""
     keep_generations: int = 2
     """How many of the latest generations stay on disk."""
 
     def __post_init__(self) -> None:
         self.check()
+
+    def resolved(self, size: int) -> "Settings":
+        """What the settings left open come to for a population of this size.
+
+        Raises:
+            ConfigError: If there are fewer individuals than elites and offspring, or parents.
+        """
+        learns = self.learner is not Learner.NONE
+        most = max(size - self.elites, 0)
+        usual = min(max(size // 4, 1), most) if learns else most
+        settings = Settings(
+            evolve_every=_or(self.evolve_every, 5 if learns else 1),
+            offspring=_or(self.offspring, usual),
+            mutation=_or(self.mutation, 0.01 if learns else 0.03),
+            temperature=_or(self.temperature, 0.8 if learns else 0.0),
+        )
+        if self.elites + settings.offspring > size:
+            raise ConfigError(
+                f"elites + offspring: got {self.elites} + {settings.offspring}, expected at most "
+                f"size = {size}"
+            )
+        if self.parents > size:
+            raise ConfigError(f"parents: got {self.parents}, expected at most size = {size}")
+        if learns and settings.temperature == 0:
+            raise ConfigError("temperature: got 0, expected more: a learner needs sampled replies")
+        return settings
 
     def check(self) -> None:
         """Check every field.
@@ -81,13 +109,16 @@ class EvolutionConfig:
         Raises:
             ConfigError: On the first value out of range.
         """
-        for name in _COUNTS:
+        for name, least in _COUNTS.items():
             value = getattr(self, name)
-            least = _COUNTS[name]
+            if value is None and name in _OPEN:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
+            if value is None and name in _OPEN:
+                continue
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"{name}: got {value!r}, expected a finite number")
             if not low <= value <= high:
@@ -108,21 +139,18 @@ class EvolutionConfig:
                 f"problems_per_generation = {self.problems_per_generation}"
             )
 
-    def check_size(self, size: int) -> None:
-        """Check the settings that depend on the population's size.
 
-        Raises:
-            ConfigError: If there are fewer individuals than elites and offspring, or parents.
-        """
-        if self.elites + self.offspring > size:
-            raise ConfigError(
-                f"elites + offspring: got {self.elites} + {self.offspring}, expected at most "
-                f"size = {size}"
-            )
-        if self.parents > size:
-            raise ConfigError(f"parents: got {self.parents}, expected at most size = {size}")
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings that depend on the learner and the population's size; see `EvolutionConfig`."""
+
+    evolve_every: int
+    offspring: int
+    mutation: float
+    temperature: float
 
 
+_OPEN = frozenset(field.name for field in fields(Settings))
 _COUNTS = {
     "seed": 0, "problems_per_generation": 1, "judged_problems": 0, "solve_tokens": 1,
     "judge_tokens": 1, "evolve_every": 1, "offspring": 0, "elites": 0, "parents": 1,
@@ -131,6 +159,7 @@ _COUNTS = {
 _RANGES = {
     "spread": (0.0, 10.0), "diversity_weight": (-1e6, 1e6), "fitness_memory": (0.0, 1.0),
     "mutation": (0.0, 10.0), "learning_rate": (0.0, 1.0), "sample_fraction": (0.0, 1.0),
+    "negative_weight": (0.0, 1.0),
     "temperature": (0.0, 10.0),
 }  # fmt: skip
 
@@ -177,9 +206,13 @@ class RunConfig(EvolutionConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
-        if not isinstance(self.max_minutes, int | float) or not self.max_minutes >= 0:
+        if not self.max_minutes >= 0:
             raise ConfigError(f"max_minutes: got {self.max_minutes!r}, expected a number >= 0")
-        self.check_size(self.size)
+        self.resolved(self.size)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def presets() -> list[str]:

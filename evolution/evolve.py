@@ -149,7 +149,11 @@ def _run_toml(options: RunConfig) -> str:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    plain = {k: str(v) if isinstance(v, str) else v for k, v in config.items()}
+    plain = {
+        name: str(value) if isinstance(value, str) else value
+        for name, value in config.items()
+        if value is not None
+    }
     return tomli_w.dumps({"config": plain, "versions": versions, "presets": presets()})
 
 

@@ -6,7 +6,7 @@ with, so a copy and its original are seen to agree.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agents.adapters import StackedLora
@@ -56,7 +56,8 @@ class Lineage:
         """Read back what `to_list` wrote."""
         lineage = cls()
         for entry in data:
-            lineage.add(Individual(**{**entry, "parents": tuple(entry["parents"])}))
+            parents: tuple[str, ...] = tuple(entry["parents"])
+            lineage.add(replace(Individual(**entry), parents=parents))
         return lineage
 
 

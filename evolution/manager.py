@@ -113,7 +113,7 @@ class EvolutionManager:
         exclude: Collection[Problem] = (),
     ) -> None:
         self.config = config or EvolutionConfig()
-        self.config.check_size(population.size)
+        self.settings = self.config.resolved(population.size)
         self.population = population
         self.problems = as_source(problems, seed=self.config.seed)
         self.loggers = list(loggers)
@@ -126,14 +126,15 @@ class EvolutionManager:
         self._started = 0.0
         self._lineage = Lineage()
         self._learner: PolicyGradient | None = None
-        population.temperature = self.config.temperature
+        population.temperature = self.settings.temperature
         if self.config.learner is Learner.POLICY_GRADIENT:
-            settings = LearnerConfig(
+            learning = LearnerConfig(
                 learning_rate=self.config.learning_rate,
-                temperature=self.config.temperature or 1.0,
+                temperature=self.settings.temperature,
+                negative_weight=self.config.negative_weight,
                 sample_fraction=self.config.sample_fraction,
             )
-            self._learner = PolicyGradient(population.base, population.lora, settings)
+            self._learner = PolicyGradient(population.base, population.lora, learning)
 
     @property
     def lineage(self) -> Sequence[Individual]:
@@ -166,7 +167,7 @@ class EvolutionManager:
                     f"out: {self.folder.path} already holds a run; resume it or choose another"
                 )
             born = self._spread()
-        elif generation % config.evolve_every == 0:
+        elif generation % self.settings.evolve_every == 0:
             born = self._breed()
         else:
             born = ()
@@ -327,7 +328,7 @@ class EvolutionManager:
         """Replace the least fit by children of the fittest."""
         config, lora = self.config, self.population.lora
         order = selection.ranking(self._standing)
-        slots = order[::-1][: config.offspring]
+        slots = order[::-1][: self.settings.offspring]
         if not len(slots):
             return ()
         fathers: list[np.ndarray] = []
@@ -346,8 +347,8 @@ class EvolutionManager:
             torch.tensor(np.stack(fathers), device=device),
             torch.tensor(np.stack(weights), device=device, dtype=torch.float32),
         )
-        if config.mutation:
-            mutation.gaussian(lora, slots, config.mutation, config.seed, self.generation)
+        if strength := self.settings.mutation:
+            mutation.gaussian(lora, slots, strength, config.seed, self.generation)
         if self._learner is not None:
             self._learner.reset(slots.tolist())
         parents = dict(self._lineage.living)
@@ -359,7 +360,7 @@ class EvolutionManager:
                 tuple(parents[p].name for p in chosen.tolist()),
                 {
                     "weights": [round(w, 6) for w in share.tolist()],
-                    "mutation": config.mutation,
+                    "mutation": strength,
                 },
             )
             for slot, chosen, share in zip(slots.tolist(), fathers, weights, strict=True)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+
+from agents.evaluate import evaluate
+from agents.policy import Policy, Request
+from agents.population import AdapterError, LoraPopulation
+from agents.rollout import rollout
+from populora_env import Problem, ReasoningArena
+from populora_env.records import Phase
+from tests.agents.helpers import randomise
+
+
+@pytest.fixture
+def population(tiny_base):
+    population = LoraPopulation(tiny_base, 3, 4)
+    randomise(population.lora)
+    return population
+
+
+def requests(*agents, prompt="2 + 2 ="):
+    return [Request(agent, Phase.SOLVE, prompt, 6, seed) for seed, agent in enumerate(agents)]
+
+
+def test_it_is_a_policy_and_agents_differ(population):
+    assert isinstance(population, Policy)
+    replies = population.greedy().act(requests("agent_0", "agent_1", "agent_2", "base"))
+    assert len(set(replies)) == 4
+    population.lora.detach()
+
+
+def test_the_seed_decides_the_reply(population):
+    first = population.act(requests("agent_0", "agent_0"))
+    assert first == population.act(requests("agent_0", "agent_0"))
+    assert first[0] != first[1]
+
+
+def test_recall_gives_the_tokens_back(population):
+    (request,) = requests("agent_1")
+    (reply,) = population.act([request])
+    known = population.recall("agent_1", request.prompt, reply)
+    assert known is not None
+    assert population.base.tokenizer.decode(known.reply_ids, skip_special_tokens=True) == reply
+    assert list(known.prompt_ids) == population.base.chat_ids(request.prompt)
+    population.forget()
+    assert population.recall("agent_1", request.prompt, reply) is None
+
+
+def test_unknown_agent(population):
+    with pytest.raises(ValueError, match=r"agent: got 'agent_3', expected 'base' or one of"):
+        population.act(requests("agent_3"))
+
+
+def test_adapters_survive_the_round_trip_to_disk(population, tmp_path):
+    population.lora.set_alpha(1, 2.5)
+    wanted = [(layer.A.clone(), layer.B.clone()) for layer in population.lora.layers()]
+    folders = population.save_adapters(tmp_path)
+    assert [f.name for f in folders] == ["agent_0", "agent_1", "agent_2"]
+    assert sorted(p.name for p in folders[0].iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    for layer in population.lora.layers():
+        layer.A.zero_()
+        layer.B.zero_()
+    population.lora.set_alpha(1, 8.0)
+    population.load_adapters(tmp_path)
+    for layer, (A, B) in zip(population.lora.layers(), wanted, strict=True):
+        assert torch.equal(layer.A, A)
+        assert torch.equal(layer.B, B)
+    assert population.lora.alpha.tolist() == [8.0, 2.5, 8.0]
+
+
+def test_an_adapter_of_smaller_rank_made_by_peft_is_a_member(tiny_base, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", init_lora_weights=False)
+    peft = get_peft_model(tiny_base.model, config)
+    peft.save_pretrained(tmp_path)
+    ids = torch.tensor([tiny_base.chat_ids("hello")])
+    with torch.no_grad():
+        wanted = peft(ids).logits
+    peft.unload()
+    from agents.adapters import Layout
+
+    population = LoraPopulation(tiny_base, 2, 4)
+    population.load_adapter("agent_1", tmp_path)
+    with torch.no_grad(), population.lora.active(Layout((1,), 1)):
+        got = tiny_base.model(ids).logits
+    assert ((got - wanted).norm() / wanted.norm()).item() <= 1e-5
+
+
+def _edit_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"use_dora": True}, "use_dora is set"),
+        ({"use_rslora": True}, "use_rslora is set"),
+        ({"r": 5}, "rank 5 is above the population's 4"),
+        ({"r": 3}, "expected shape"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_refused_and_nothing_changes(
+    population, tmp_path, changes, said
+):
+    population.save_adapters(tmp_path)
+    _edit_config(tmp_path / "agent_2", **changes)
+    before = [layer.B.clone() for layer in population.lora.layers()]
+    randomised = randomise(population.lora, seed=9)
+    after = [layer.B.clone() for layer in randomised.layers()]
+    with pytest.raises(AdapterError, match=said):
+        population.load_adapters(tmp_path)
+    assert all(torch.equal(x.B, y) for x, y in zip(randomised.layers(), after, strict=True))
+    assert not torch.equal(before[0], after[0])
+
+
+def test_missing_folder_and_values_that_are_not_finite(population, tmp_path):
+    with pytest.raises(AdapterError, match="not a readable PEFT adapter folder"):
+        population.load_adapter("agent_0", tmp_path / "nowhere")
+    next(population.lora.layers()).B[0, 0, 0] = float("nan")
+    with pytest.raises(AdapterError, match="are not finite; not saved"):
+        population.save_adapters(tmp_path)
+
+
+def test_plain_peft_generates_the_same(population, tmp_path):
+    folder = population.save_adapter("agent_2", tmp_path / "one")
+    (request,) = requests("agent_2")
+    (ours,) = population.generate([request], temperature=0)
+    population.lora.detach()
+    peft = PeftModel.from_pretrained(population.base.model, folder)
+    ids = torch.tensor([ours.prompt_ids])
+    end = population.base.tokenizer.eos_token_id
+    with torch.no_grad():
+        out = peft.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False,
+            pad_token_id=end,
+        )  # fmt: skip
+    assert out[0, ids.shape[1] :].tolist() == list(ours.reply_ids)
+
+
+def test_rollout_of_a_population(population):
+    problems = [Problem.create(f"{i} + 1 =", str(i + 1)) for i in range(3)]
+    transcripts = []
+    for _ in range(2):
+        arenas = [ReasoningArena([p], num_agents=3) for p in problems]
+        limits = {Phase.SOLVE: 5, Phase.COMPARE: 3}
+        transcripts.append(
+            [t.to_dict() for t in rollout(population, arenas, problems, key=(1,), limits=limits)]
+        )
+    assert transcripts[0] == transcripts[1]
+    assert {turn["phase"] for turn in transcripts[0][0]["turns"]} == {"solve", "compare"}
+
+
+def test_evaluate_a_population_and_its_base(population):
+    problems = [Problem.create(f"{i} + 1 =", str(i + 1)) for i in range(4)]
+    result = evaluate(population, problems, agents=("base", "agent_0"), max_new_tokens=4)
+    assert set(result.scores) == {"base", "agent_0"}
+    assert all(len(score.replies) == 4 for score in result.scores.values())
+
+
+def test_real_model_stays_a_working_model_after_the_spread(smollm):
+    from evolution.config import EvolutionConfig
+    from evolution.mutation import spread
+
+    population = LoraPopulation(smollm, 3, 8)
+    try:
+        spread(population.lora, EvolutionConfig().spread, seed=0)
+        problems = [
+            Problem.create(
+                f"Solve the following multiplication: {a} * {b}. Give only the result as your "
+                "final answer.",
+                str(a * b),
+            )
+            for a in range(2, 6)
+            for b in range(2, 6)
+        ]
+        names = ("base", *population.agents)
+        result = evaluate(population.greedy(), problems, agents=names, max_new_tokens=24)
+    finally:
+        population.lora.detach()
+    accuracy = {name: score.accuracy for name, score in result.scores.items()}
+    assert accuracy["base"] >= 0.4
+    assert min(accuracy.values()) >= 0.5 * accuracy["base"]
+    replies = {name: score.replies for name, score in result.scores.items()}
+    assert len({replies[name] for name in names}) == 4

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+
+from evolution.cli import main
+from evolution.config import presets, read_preset
+from tests.conftest import make_tiny_base
+
+QUICK = [
+    "--size", "3", "--rank", "2", "--problems-per-generation", "2", "--judged-problems", "1",
+    "--solve-tokens", "4", "--judge-tokens", "2", "--offspring", "1", "--held-out", "5",
+    "--problems", "procedural:chain_sum(max_terms=2,max_digits=1)",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    base = make_tiny_base()
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def one_line_error(capsys, arguments):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("populora: error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evlove"], "unknown command 'evlove'; expected one of evolve"),
+        (["evolve", "--generation", "3"], "--generations"),
+        (["evolve", "--generations", "many"], "many"),
+        (["evolve", "--generations", "0"], "generations: got 0, expected an integer >= 1"),
+        (["evolve", "--learner", "magic"], "policy-gradient"),
+        (["evolve", "--model", "/no/such/folder"], "neither an existing folder"),
+        (["evolve", "--model", "nowhere.gguf"], "no file 'nowhere.gguf'"),
+        (["evolve", "--problems", "procedural:chain_sun"], "chain_sum"),
+        (["evolve", "--problems", "procedural:chain_sum(max_term=2)"], "max_terms"),
+        (["evolve", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["evolve", "--resume", "/no/run"], "is no run folder"),
+        (["evolve", "--config", "/no/file.toml"], "cannot be read"),
+        (["evolve", "--preset", "nope"], "expected one of quick"),
+        (["evolve", "--offspring", "9"], "elites + offspring"),
+        (["evolve", "--dtype", "int3"], "dtype: got 'int3'"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in one_line_error(capsys, arguments)
+
+
+def test_unknown_setting_in_a_file(capsys, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("generatoins = 3\n")
+    said = one_line_error(capsys, ["evolve", "--config", str(file)])
+    assert "unknown setting 'generatoins'" in said
+
+
+def test_help_lists_commands_and_options(capsys):
+    assert main(["--help"]) == 0
+    assert "evolve" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["evolve", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--diversity-weight" in text
+    assert "A unit" not in text
+
+
+def test_presets_can_be_read():
+    assert "quick" in presets()
+    for name in presets():
+        assert read_preset(name).generations >= 1
+
+
+def evolve(folder, model_folder, *more):
+    return main(["evolve", "--model", model_folder, "--out", str(folder), *QUICK, *more])
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
+    folder = tmp_path / "run"
+    assert evolve(folder, model_folder, "--generations", "2") == 0
+    said = capsys.readouterr().out
+    assert f"--resume {folder} --generations 4" in " ".join(said.split())
+    assert "majority vote" in said
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary) == {"held_out", "seconds", "generations"}
+    assert set(summary["held_out"]) == {
+        "problems", "base", "best", "mean", "vote", "standard_error"
+    }  # fmt: skip
+    assert summary["generations"] == 2
+    assert summary["held_out"]["problems"] == 5
+    config = tomllib.loads((folder / "run.toml").read_text())
+    assert config["config"]["size"] == 3
+    assert config["versions"]["torch"]
+    assert (folder / "best" / "adapter_model.safetensors").exists()
+    assert list((folder / "tensorboard").iterdir())
+    trained = {json.loads(line)["problem"]["id"] for line in (folder / "transcripts.jsonl").open()}
+    prompts = {json.loads(line)["problem"] for line in (folder / "held_out.jsonl").open()}
+    seen = {json.loads(line)["problem"]["prompt"] for line in (folder / "transcripts.jsonl").open()}
+    assert trained
+    assert not prompts & seen
+
+
+def test_a_folder_in_use_and_a_changed_option(tmp_path, model_folder, capsys):
+    folder = tmp_path / "run"
+    assert evolve(folder, model_folder, "--generations", "1", "--held-out", "0") == 0
+    capsys.readouterr()
+    arguments = ["evolve", "--model", model_folder, "--out", str(folder), *QUICK]
+    assert "already holds a run" in one_line_error(capsys, arguments)
+    said = one_line_error(capsys, ["evolve", "--resume", str(folder), "--rank", "3"])
+    assert "--rank cannot change in a saved run" in said
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "evolution.cli", "evolve", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def wait_for(path, process, seconds=120):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_killed_and_resumed_equals_never_killed(tmp_path, model_folder):
+    common = ["--model", model_folder, "--generations", "5", *QUICK]
+    whole = start("--out", str(tmp_path / "whole"), *common)
+    said, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, said
+    folder = tmp_path / "killed"
+    process = start("--out", str(folder), *common)
+    for generation in (0, 2):
+        wait_for(folder / f"generation_{generation:04d}", process)
+        time.sleep(0.03 * generation)  # somewhere within the next generation
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = start("--resume", str(folder))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    for name in ("history.jsonl", "transcripts.jsonl", "lineage.json", "held_out.jsonl"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_interrupt_ends_at_once_and_says_how_to_resume(tmp_path, model_folder):
+    folder = tmp_path / "run"
+    common = ["--model", model_folder, "--generations", "10000", *QUICK]
+    process = start("--out", str(folder), *common)
+    wait_for(folder / "generation_0001", process)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 30
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert f"populora evolve --resume {folder}" in " ".join(said.split())
+    done = sorted(folder.glob("generation_*"))[-1]
+    assert (done / "manifest.json").exists()
