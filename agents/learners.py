@@ -62,7 +62,7 @@ class LearnerConfig:
         tokens_per_batch: Padded tokens in one forward and backward pass; bounds memory.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     max_grad_norm: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.99
@@ -323,8 +323,13 @@ def _batches(samples: Sequence[Sample], tokens_per_batch: int) -> list[list[Samp
     while queues:
         longest = max(_length(queue[-1]) for queue in queues.values())
         each = max(1, tokens_per_batch // (longest * len(queues)))
-        batches.append([sample for queue in queues.values() for sample in queue[-each:]])
-        queues = {agent: queue[:-each] for agent, queue in queues.items() if len(queue) > each}
+        batch: list[Sample] = []
+        for queue in queues.values():
+            taken = [s for s in queue[-each:] if _length(s) * 4 >= longest * 3]
+            batch += taken
+            del queue[len(queue) - len(taken) :]
+        batches.append(batch)
+        queues = {agent: queue for agent, queue in queues.items() if queue}
     return batches
 
 

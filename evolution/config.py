@@ -63,7 +63,9 @@ class EvolutionConfig:
     """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.03 without."""
     learner: Learner = Learner.POLICY_GRADIENT
     """How agents learn from their own replies: policy-gradient, or none for evolution alone."""
-    learning_rate: float = 1e-3
+    learn_judging: bool = True
+    """Whether agents also learn from what their judgements earned, not only their attempts."""
+    learning_rate: float = 3e-4
     """AdamW step size of the learner."""
     negative_weight: float = 0.0
     """Factor on negative advantages; 0 learns from better-than-expected replies alone."""
@@ -180,7 +182,7 @@ class RunConfig(EvolutionConfig):
     """Agents in the population."""
     rank: int = 8
     """Rank of every adapter."""
-    max_rows: int = 64
+    max_rows: int = 96
     """Rows decoded at once."""
     problems: str = "procedural:chain_sum(max_terms=2,max_digits=2)+products(max_digits=1)"
     """Problem spec; see load_problems."""

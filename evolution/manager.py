@@ -395,13 +395,14 @@ class EvolutionManager:
     def _learn(
         self, transcripts: Sequence[Transcript], progress: Progress | None
     ) -> LearnerStats | None:
-        """One gradient step on all turns, each against the same turns of the other agents."""
+        """One gradient step on turns, each against the same turn of the other agents."""
         if self._learner is None:
             return None
         turns = [
             (f"{transcript.problem.id} {turn.phase} {turn.round}", turn)
             for transcript in transcripts
             for turn in transcript.turns
+            if self.config.learn_judging or turn.phase is Phase.SOLVE
         ]
         advantages = group_advantages([t.reward for _, t in turns], [group for group, _ in turns])
         samples: list[Sample] = []

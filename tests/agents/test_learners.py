@@ -123,6 +123,18 @@ def test_a_gradient_that_is_not_finite_moves_nothing(tiny_base):
     assert all(torch.equal(p, before[n]) for n, p in lora.named_parameters())
 
 
+def test_negative_weight_scales_only_what_is_pushed_down(tiny_base, monkeypatch):
+    lora = randomise(StackedLora(tiny_base.model, 3, 2))
+    samples = samples_for(tiny_base)
+    alone = PolicyGradient(tiny_base, lora, LearnerConfig(negative_weight=0))
+    assert alone.step(samples).samples == 4
+    learner = PolicyGradient(tiny_base, lora, LearnerConfig(negative_weight=0.5))
+    seen = []
+    monkeypatch.setattr(learner, "_backward", lambda batch, _: seen.extend(batch))
+    learner.step(samples)
+    assert sorted(s.advantage for s in seen) == [-0.5, -0.25, 0.3, 0.7, 1.0, 2.0]
+
+
 def test_sample_fraction_keeps_the_largest_advantages(tiny_base):
     lora = randomise(StackedLora(tiny_base.model, 3, 2))
     learner = PolicyGradient(tiny_base, lora, LearnerConfig(sample_fraction=0.5))

@@ -63,7 +63,7 @@ def test_the_first_population_is_a_recorded_mutation_of_the_base():
 
 
 def test_only_the_least_fit_are_replaced_and_elites_stay_as_they_are():
-    manager = make(settings=config(learner=Learner.NONE, offspring=3))
+    manager = make(settings=config(learner=Learner.NONE, offspring=3, elites=1))
     manager.run(1)
     standing = manager.standing
     hashes = [content_hash(manager.population.lora, i) for i in range(4)]
@@ -161,8 +161,21 @@ def test_held_out_problems_are_never_trained_on():
 
 
 def test_settings_that_do_not_fit_the_population():
-    with pytest.raises(ConfigError, match=r"elites \+ offspring: got 1 \+ 4"):
+    with pytest.raises(ConfigError, match=r"elites \+ offspring: got 2 \+ 4"):
         make(settings=config(offspring=4))
+
+
+def test_what_is_left_open_follows_the_learner_and_the_size():
+    learns = EvolutionConfig().resolved(8)
+    assert (learns.evolve_every, learns.offspring, learns.temperature) == (5, 2, 0.8)
+    alone = EvolutionConfig(learner=Learner.NONE).resolved(8)
+    assert (alone.evolve_every, alone.offspring, alone.temperature) == (1, 6, 0.0)
+    assert EvolutionConfig(offspring=3).resolved(8).offspring == 3
+    assert EvolutionConfig().resolved(2).offspring == 0
+    with pytest.raises(ConfigError, match="temperature: got 0"):
+        EvolutionConfig(temperature=0).resolved(8)
+    with pytest.raises(ConfigError, match="parents: got 2, expected at most size = 1"):
+        EvolutionConfig(elites=1).resolved(1)
 
 
 @pytest.mark.parametrize(
