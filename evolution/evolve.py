@@ -210,8 +210,7 @@ def _evolve(
                 f"generation {result.generation + 1:3d}/{options.generations}  "
                 f"return {scores.returns.mean():5.2f} (best {scores.returns.max():5.2f})  "
                 f"accuracy {scores.accuracy.mean():4.2f}  "
-                f"diversity {scores.diversity.mean():.3f}  "
-                f"length {scores.length.mean():4.0f}  {result.seconds:5.1f} s"
+                f"diversity {scores.diversity.mean():.3f}  {result.seconds:5.1f} s"
             )
 
         return manager.run(
