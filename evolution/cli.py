@@ -4,21 +4,15 @@ Each subcommand's options are the fields of a dataclass. Whatever the user got w
 line on standard error and exit status 2, without a traceback; Ctrl-C ends with 130.
 """
 
-import contextlib
 import importlib
-import io
 import os
-import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+
+from evolution.usage import UsageError, one_line
 
 # What each subcommand is for, and the module whose `main(arguments)` runs it.
 COMMANDS = {"evolve": ("evolve a population of adapters", "evolution.evolve")}
-
-
-class UsageError(ValueError):
-    """A command line that cannot be used."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,41 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[arguments[0]][1])
         return module.main(arguments[1:])
     except _user_errors() as error:
-        print(f"populora: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"populora: error: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("populora: interrupted", file=sys.stderr)
         return 130
-
-
-def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) -> Any:
-    """Read options with tyro.
-
-    Args:
-        options: The dataclass type.
-        arguments: Command-line words.
-        default: Values of options that are not given.
-        prog: How the command is called.
-
-    Raises:
-        UsageError: If the words do not fit the dataclass; in one line.
-        SystemExit: After ``--help``.
-    """
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(options, args=list(arguments), default=default, prog=prog)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        words = re.sub(r"[\u2500-\u257f]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))
-        raise UsageError(f"{_one_line(words)} (see {prog} --help)") from None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

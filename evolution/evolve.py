@@ -20,10 +20,10 @@ from agents.evaluate import EvaluationResult, evaluate
 from agents.models import load_base
 from agents.population import BASE, LoraPopulation
 from evolution.checkpoint import CheckpointError, RunFolder
-from evolution.cli import parse
 from evolution.config import RunConfig, from_mapping, presets, read_preset, read_toml
 from evolution.loggers import TensorBoardLogger
 from evolution.manager import EvolutionManager, GenerationResult
+from evolution.usage import parse
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
 from populora_env.records import Problem

@@ -175,19 +175,18 @@ def test_real_model_stays_a_working_model_after_the_spread(smollm):
         spread(population.lora, EvolutionConfig().spread, seed=0)
         problems = [
             Problem.create(
-                f"Solve the following multiplication: {a} * {b}. Give only the result as your "
-                "final answer.",
-                str(a * b),
+                f"State the final answer to the following arithmetic problem: {a} {sign} {b} =",
+                str(a + b if sign == "+" else a - b),
             )
-            for a in range(2, 6)
-            for b in range(2, 6)
+            for a in (5, 6, 7, 9)
+            for b in (1, 3, 4)
+            for sign in "+-"
         ]
         names = ("base", *population.agents)
         result = evaluate(population.greedy(), problems, agents=names, max_new_tokens=24)
     finally:
         population.lora.detach()
     accuracy = {name: score.accuracy for name, score in result.scores.items()}
-    assert accuracy["base"] >= 0.4
+    assert accuracy["base"] >= 0.25
     assert min(accuracy.values()) >= 0.5 * accuracy["base"]
-    replies = {name: score.replies for name, score in result.scores.items()}
-    assert len({replies[name] for name in names}) == 4
+    assert len({score.replies for score in result.scores.values()}) == 4, accuracy

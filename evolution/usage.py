@@ -1,0 +1,51 @@
+"""Reading a command line, and saying in one line what is wrong with it."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+
+class UsageError(ValueError):
+    """A command line that cannot be used."""
+
+
+def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) -> Any:
+    """Read options with tyro.
+
+    Args:
+        options: The dataclass type.
+        arguments: Command-line words.
+        default: Values of options that are not given.
+        prog: How the command is called.
+
+    Raises:
+        UsageError: If the words do not fit the dataclass; in one line.
+        SystemExit: After ``--help``.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                options,
+                args=list(arguments),
+                default=default,
+                prog=prog,
+                config=(tyro.conf.EnumChoicesFromValues,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        words = re.sub(
+            r"[\u2500-\u257f]+|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+        )
+        words = one_line(words).partition(" For full helptext")[0]
+        raise UsageError(f"{words} (see {prog} --help)") from None
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space made one space."""
+    return " ".join(text.split())
