@@ -160,7 +160,7 @@ def _resolve(name: str) -> str:
                 "save_pretrained"
             )
         return str(path)
-    if name.count("/") != 1 or name.startswith((".", "~")):
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise ModelError(
             f"model: {name!r} is neither an existing folder, a .gguf file, nor a hub id such as "
             "'Qwen/Qwen2.5-0.5B-Instruct'"

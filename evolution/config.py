@@ -60,7 +60,7 @@ class EvolutionConfig:
     crossover: str = "weighted_average"
     """How parents are weighted: average or weighted_average."""
     mutation: float | None = None
-    """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.03 without."""
+    """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.08 without."""
     learner: Learner = Learner.POLICY_GRADIENT
     """How agents learn from their own replies: policy-gradient, or none for evolution alone."""
     learn_judging: bool = True
@@ -91,7 +91,7 @@ class EvolutionConfig:
         settings = Settings(
             evolve_every=_or(self.evolve_every, 5 if learns else 1),
             offspring=_or(self.offspring, usual),
-            mutation=_or(self.mutation, 0.01 if learns else 0.03),
+            mutation=_or(self.mutation, 0.01 if learns else 0.08),
             temperature=_or(self.temperature, 0.8 if learns else 0.0),
         )
         if self.elites + settings.offspring > size:
@@ -184,7 +184,7 @@ class RunConfig(EvolutionConfig):
     """Rank of every adapter."""
     max_rows: int = 96
     """Rows decoded at once."""
-    problems: str = "procedural:chain_sum(max_terms=2,max_digits=2)+products(max_digits=1)"
+    problems: str = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
     """Problem spec; see load_problems."""
     held_out: int = 128
     """Problems, never trained on, for the table at the end; 0 for no table."""

@@ -63,10 +63,10 @@ def main(arguments: Sequence[str]) -> int:
             f"out: {folder.path} already holds a run; continue it with --resume {folder.path} or "
             "choose another folder"
         )
-    console.print(f"base model {options.model}, problems {options.problems}", soft_wrap=True)
     base = load_base(
         options.model, dtype=options.dtype, device=options.device, products=options.products
     )
+    console.print(f"base model {options.model}, problems {options.problems}", soft_wrap=True)
     population = LoraPopulation(base, options.size, options.rank, max_rows=options.max_rows)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
     with Grader() as grader:
@@ -210,7 +210,8 @@ def _evolve(
                 f"generation {result.generation + 1:3d}/{options.generations}  "
                 f"return {scores.returns.mean():5.2f} (best {scores.returns.max():5.2f})  "
                 f"accuracy {scores.accuracy.mean():4.2f}  "
-                f"diversity {scores.diversity.mean():.3f}  {result.seconds:5.1f} s"
+                f"diversity {scores.diversity.mean():.3f}  {result.seconds:4.1f} s",
+                soft_wrap=True,
             )
 
         return manager.run(
