@@ -8,10 +8,10 @@ read the same input (query, key, value; gate, up) share the first product. The s
 Not covered here: adapters on embeddings or on the output layer, DoRA, adapter dropout.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +53,13 @@ class _SharedInput(nn.Module):
     ) -> None:
         super().__init__()
         weight = linears[0].weight
-        make = dict(
-            device=weight.device, dtype=weight.dtype if weight.is_floating_point() else None
-        )
+        # A 4-bit weight is stored as integers; its adapters are float32.
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32
         width = linears[0].in_features
-        self.A = nn.Parameter(torch.zeros(size, len(linears) * rank, width, **make))
+        self.A = nn.Parameter(weight.new_zeros(size, len(linears) * rank, width, dtype=dtype))
         self.B = nn.ParameterList(
-            nn.Parameter(torch.zeros(size, linear.out_features, rank, **make)) for linear in linears
+            nn.Parameter(weight.new_zeros(size, linear.out_features, rank, dtype=dtype))
+            for linear in linears
         )
         self.rank = rank
         self._scale = scale  # [N], owned by the StackedLora
@@ -183,7 +183,7 @@ class StackedLora(nn.Module):
         self._scale[agent] = alpha / self.rank
 
     @contextmanager
-    def active(self, layout: Layout | None) -> Iterator[None]:
+    def active(self, layout: Layout | None) -> Generator[None, None, None]:
         """Serve a batch with this layout inside the block; ``None`` is the bare base.
 
         Raises:
@@ -211,7 +211,8 @@ class StackedLora(nn.Module):
 
 
 def _target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    get_head: Any = getattr(model, "get_output_embeddings", None)
+    head = get_head() if get_head is not None else None
     linears: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():
         if isinstance(module, _StackedLinear):

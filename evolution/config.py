@@ -45,8 +45,8 @@ class EvolutionConfig:
     """Length limit of a judgement, in tokens."""
     diversity_weight: float = 0.5
     """What a unit of diversity (cosine distance) adds to fitness, in units of return."""
-    fitness_memory: float = 0.5
-    """Share of an individual's earlier fitness in its present one; 0 forgets, below 1."""
+    fitness_memory: float = 0.7
+    """Share of earlier fitness, one's own or one's parents', in the present one; below 1."""
     evolve_every: int | None = None
     """Generations from one evolution step to the next; default 5 with a learner, 1 without."""
     offspring: int | None = None

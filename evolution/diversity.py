@@ -14,7 +14,7 @@ def cosine_distance(features: np.ndarray) -> np.ndarray:
         Mean over problems of ``1 - cos(feature, mean feature)``, ``[N]``, from 0 to 2; 0 where
         nothing is known.
     """
-    known: np.ndarray = np.isfinite(features).all(axis=-1)
+    known = np.asarray(np.isfinite(features).all(axis=-1))
     safe = np.where(known[..., None], features, 0.0)
     count = np.maximum(known.sum(1, keepdims=True), 1)[..., None]
     average = safe.sum(1, keepdims=True) / count

@@ -352,7 +352,12 @@ class EvolutionManager:
         if self._learner is not None:
             self._learner.reset(slots.tolist())
         parents = dict(self._lineage.living)
-        self._standing[slots] = np.nan
+        # A child starts from its parents' standing: one lucky generation, or easy problems in its
+        # first, must not put it above individuals that have proved themselves over several.
+        self._standing[slots] = [
+            float(self._standing[chosen] @ share)
+            for chosen, share in zip(fathers, weights, strict=True)
+        ]
         return tuple(
             self._birth(
                 slot,

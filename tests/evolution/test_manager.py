@@ -73,7 +73,10 @@ def test_only_the_least_fit_are_replaced_and_elites_stay_as_they_are():
     after = [content_hash(manager.population.lora, i) for i in range(4)]
     assert after[best] == hashes[best]
     assert all(after[i] != hashes[i] for i in range(4) if i != best)
-    assert all(np.isnan(manager.standing[i.slot]) for i in born)
+    for child in born:  # starts from its parents' standing
+        parents = [int(name.split("-")[1]) for name in child.parents]
+        share = np.array(child.parameters["weights"])
+        assert manager.standing[child.slot] == pytest.approx(standing[parents] @ share, abs=1e-4)
     names = {i.name for i in manager.lineage}
     assert all(set(i.parents) <= names and len(i.parents) == 2 for i in born)
 
