@@ -45,8 +45,8 @@ class EvolutionConfig:
     """Length limit of a judgement, in tokens."""
     diversity_weight: float = 0.5
     """What a unit of diversity (cosine distance) adds to fitness, in units of return."""
-    fitness_memory: float = 0.7
-    """Share of earlier fitness, one's own or one's parents', in the present one; below 1."""
+    fitness_memory: float = 0.8
+    """Weight of an individual's earlier generations in its standing, per generation; below 1."""
     evolve_every: int | None = None
     """Generations from one evolution step to the next; default 5 with a learner, 1 without."""
     offspring: int | None = None
@@ -60,7 +60,7 @@ class EvolutionConfig:
     crossover: str = "weighted_average"
     """How parents are weighted: average or weighted_average."""
     mutation: float | None = None
-    """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.08 without."""
+    """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.05 without."""
     learner: Learner = Learner.POLICY_GRADIENT
     """How agents learn from their own replies: policy-gradient, or none for evolution alone."""
     learn_judging: bool = True
@@ -91,7 +91,7 @@ class EvolutionConfig:
         settings = Settings(
             evolve_every=_or(self.evolve_every, 5 if learns else 1),
             offspring=_or(self.offspring, usual),
-            mutation=_or(self.mutation, 0.01 if learns else 0.08),
+            mutation=_or(self.mutation, 0.01 if learns else 0.05),
             temperature=_or(self.temperature, 0.8 if learns else 0.0),
         )
         if self.elites + settings.offspring > size:

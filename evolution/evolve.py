@@ -283,7 +283,7 @@ def _table(
         f"({manager.generation} generations)"
     )
     table.add_column("who")
-    for name in ("accuracy", "± s.e.", "vs base", "training fitness"):
+    for name in ("accuracy", "± s.e.", "vs base", "standing"):
         table.add_column(name, justify="right")
     start = base.scores[BASE].accuracy
 
@@ -302,7 +302,7 @@ def _table(
         row(agent, score.accuracy, score.standard_error, fitness)
     table.add_section()
     row(
-        f"best by training fitness ({best})",
+        f"best by standing ({best})",
         agents.scores[best].accuracy,
         agents.scores[best].standard_error,
         float(manager.standing.max()),

@@ -70,7 +70,7 @@ class GenerationResult:
     Attributes:
         generation: Its number.
         scores: Of each agent, in the population's order, before learning.
-        standing: Fitness averaged over an individual's life as configured, ``[N]``.
+        standing: Lead over the population across an individual's life, ``[N]``; see the manager.
         best: Agent of highest standing.
         learning: What the learner did, if there is one.
         seconds: Wall-clock time from ``ask`` to the end of ``tell``.
@@ -121,7 +121,10 @@ class EvolutionManager:
         self.folder = None if folder is None else RunFolder(folder)
         self._grader, self._owns_grader = grader or Grader(), grader is None
         self._excluded = {problem.id for problem in exclude}
-        self._standing = np.full(population.size, np.nan)
+        # Of each individual's life, older generations counting less: how far its fitness was
+        # above the population's mean, and how many generations that rests on.
+        self._lead = np.zeros(population.size)
+        self._evidence = np.zeros(population.size)
         self._plan: EpisodePlan | None = None
         self._started = 0.0
         self._lineage = Lineage()
@@ -143,13 +146,18 @@ class EvolutionManager:
 
     @property
     def standing(self) -> np.ndarray:
-        """Fitness averaged over each individual's life, ``[N]``; NaN where not yet measured."""
-        return self._standing.copy()
+        """How far each individual is above the mean of its generations, ``[N]``; 0 is average.
+
+        Generations differ in how hard their problems are, so only fitness within a generation is
+        compared. The mean over an individual's life is shrunk towards 0 as if it had also played
+        one average generation: a newborn's one lucky generation does not beat a proven lead.
+        """
+        return self._lead / (self._evidence + 1)
 
     @property
     def best(self) -> str:
         """Agent of highest standing, measured on training problems alone."""
-        return self.population.agents[int(selection.ranking(self._standing)[0])]
+        return self.population.agents[int(selection.ranking(self.standing)[0])]
 
     def ask(self) -> EpisodePlan:
         """Make the children that are due and say what to play; asking again changes nothing.
@@ -238,9 +246,9 @@ class EvolutionManager:
             )
         diversity = cosine_distance(self._features(transcripts))
         scores = score(transcripts, diversity, self.config.diversity_weight)
-        memory = np.where(np.isfinite(self._standing), self.config.fitness_memory, 0.0)
-        before = np.where(np.isfinite(self._standing), self._standing, 0.0)
-        self._standing = memory * before + (1 - memory) * scores.fitness
+        memory = self.config.fitness_memory
+        self._lead = memory * self._lead + scores.fitness - scores.fitness.mean()
+        self._evidence = memory * self._evidence + 1
         learning = self._learn(transcripts, progress)
         self.population.forget()
         self._plan = None
@@ -291,10 +299,10 @@ class EvolutionManager:
         """
         self.folder = RunFolder(folder)
         saved = self.folder.load(self.population)
-        standing = saved.state["standing"]
-        if len(standing) != self.population.size:
+        lead, evidence = saved.state["lead"], saved.state["evidence"]
+        if len(lead) != self.population.size:
             raise CheckpointError(
-                f"resume: the run has {len(standing)} agents, the population {self.population.size}"
+                f"resume: the run has {len(lead)} agents, the population {self.population.size}"
             )
         if self._learner is not None:
             try:
@@ -303,7 +311,7 @@ class EvolutionManager:
                 raise CheckpointError(
                     f"resume: the learner's state does not fit: {error}"
                 ) from error
-        self._standing = np.array([math.nan if v is None else v for v in standing])
+        self._lead, self._evidence = np.array(lead), np.array(evidence)
         self._lineage = Lineage.from_list(saved.state["lineage"])
         self.generation = saved.generation + 1
         self._plan = None
@@ -327,7 +335,8 @@ class EvolutionManager:
     def _breed(self) -> tuple[Individual, ...]:
         """Replace the least fit by children of the fittest."""
         config, lora = self.config, self.population.lora
-        order = selection.ranking(self._standing)
+        standing = self.standing
+        order = selection.ranking(standing)
         slots = order[::-1][: self.settings.offspring]
         if not len(slots):
             return ()
@@ -335,11 +344,9 @@ class EvolutionManager:
         weights: list[np.ndarray] = []
         for slot in slots.tolist():
             rng = generator("breed", config.seed, self.generation, slot)
-            chosen = selection.tournament(
-                self._standing, config.parents, config.tournament_size, rng
-            )
+            chosen = selection.tournament(standing, config.parents, config.tournament_size, rng)
             fathers.append(chosen)
-            weights.append(CROSSOVERS[config.crossover](self._standing[chosen], rng))
+            weights.append(CROSSOVERS[config.crossover](standing[chosen], rng))
         device = lora.alpha.device
         recombine(
             lora,
@@ -352,12 +359,7 @@ class EvolutionManager:
         if self._learner is not None:
             self._learner.reset(slots.tolist())
         parents = dict(self._lineage.living)
-        # A child starts from its parents' standing: one lucky generation, or easy problems in its
-        # first, must not put it above individuals that have proved themselves over several.
-        self._standing[slots] = [
-            float(self._standing[chosen] @ share)
-            for chosen, share in zip(fathers, weights, strict=True)
-        ]
+        self._lead[slots] = self._evidence[slots] = 0.0
         return tuple(
             self._birth(
                 slot,
@@ -450,7 +452,7 @@ class EvolutionManager:
                     "length": _number(scores.length[i]),
                     "diversity": _number(scores.diversity[i]),
                     "fitness": _number(scores.fitness[i]),
-                    "standing": _number(self._standing[i]),
+                    "standing": _number(self.standing[i]),
                     "best": agent == self.best,
                     "grad_norm": None if learning is None else _number(learning.grad_norms[i]),
                 }
@@ -462,7 +464,11 @@ class EvolutionManager:
                 ({"generation": plan.generation, **t.to_dict()} for t in transcripts),
             )
             lineage = self._lineage.to_list()
-            state = {"standing": [_number(v) for v in self._standing], "lineage": lineage}
+            state = {
+                "lead": self._lead.tolist(),
+                "evidence": self._evidence.tolist(),
+                "lineage": lineage,
+            }
             optimizer = {} if self._learner is None else self._learner.state()
             self.folder.save(
                 plan.generation, self.population, optimizer, state, self.config.keep_generations

@@ -52,6 +52,16 @@ def test_fitness_is_return_plus_weighted_diversity():
     assert scores.fitness == pytest.approx(scores.returns + 2 * scores.diversity)
 
 
+def test_a_newborns_lucky_generation_does_not_beat_a_proven_lead():
+    manager = make()
+    results = [manager.run(1)[0] for _ in range(2)]
+    lead = sum(0.8 ** (1 - i) * (r.scores.fitness - r.scores.fitness.mean())
+               for i, r in enumerate(results))  # fmt: skip
+    settled = [i for i in range(4) if manager._evidence[i] > 1]
+    assert settled
+    assert manager.standing[settled] == pytest.approx(lead[settled] / (1.8 + 1))
+
+
 def test_the_first_population_is_a_recorded_mutation_of_the_base():
     manager = make()
     lora = manager.population.lora
@@ -73,10 +83,7 @@ def test_only_the_least_fit_are_replaced_and_elites_stay_as_they_are():
     after = [content_hash(manager.population.lora, i) for i in range(4)]
     assert after[best] == hashes[best]
     assert all(after[i] != hashes[i] for i in range(4) if i != best)
-    for child in born:  # starts from its parents' standing
-        parents = [int(name.split("-")[1]) for name in child.parents]
-        share = np.array(child.parameters["weights"])
-        assert manager.standing[child.slot] == pytest.approx(standing[parents] @ share, abs=1e-4)
+    assert all(manager.standing[i.slot] == 0 for i in born)
     names = {i.name for i in manager.lineage}
     assert all(set(i.parents) <= names and len(i.parents) == 2 for i in born)
 
