@@ -115,8 +115,7 @@ class EvolutionConfig:
             value = getattr(self, name)
             if value is None and name in _OPEN:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
+            _check_count(name, value, least)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is None and name in _OPEN:
@@ -205,12 +204,15 @@ class RunConfig(EvolutionConfig):
         for name, least in {
             "size": 1, "rank": 1, "max_rows": 1, "held_out": 0, "generations": 1
         }.items():  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
+            _check_count(name, getattr(self, name), least)
         if not self.max_minutes >= 0:
             raise ConfigError(f"max_minutes: got {self.max_minutes!r}, expected a number >= 0")
         self.resolved(self.size)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
 
 
 def _or(value: Any, default: Any) -> Any:

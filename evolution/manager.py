@@ -9,6 +9,7 @@ No random state is kept: every draw is keyed by the run's seed and what it is fo
 killed and resumed continues as if nothing had happened.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -487,6 +488,4 @@ def _number(value: Any) -> float | None:
 
 
 def _json_rows(rows: Sequence[dict[str, Any]]) -> str:
-    import json
-
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
