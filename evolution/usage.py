@@ -51,7 +51,8 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
 class Interrupts:
     """Remembers Ctrl-C, which Python drops when it comes during a clean-up of its own.
 
-    A context manager; elsewhere than in the main thread it does nothing.
+    A context manager. Elsewhere than in the main thread it does nothing, and neither does it where
+    Ctrl-C is ignored, as in a background job.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,8 @@ class Interrupts:
         self._before: Any = None
 
     def __enter__(self) -> "Interrupts":
-        if threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
 

@@ -1,11 +1,13 @@
 r"""Exact numbers in text.
 
-Reads a plain number as people and language models write it (``1,234``, ``-0.50``, ``3/4``,
-``1 1/2``, ``\frac{3}{4}``, ``$18``, ``18 dollars``, ``1.2e3``, ``1.2 \times 10^3``, full-width
-and other Unicode digits) into an exact fraction. Units are dropped, and a percent sign is a unit
-like any other: ``50%`` equals ``50``, never ``0.5``. Work and memory are bounded whatever the
-text: a number of more than `MAX_DIGITS` digits, or with an exponent beyond `MAX_EXPONENT`, is not
-read. Expressions to be worked out (``2+3``, ``\sqrt{2}``) are not covered.
+Reads a plain number as people and language models write it (``1,234``, ``10 000``, ``-0.50``,
+``3/4``, ``1 1/2``, ``\frac{3}{4}``, ``$18``, ``18 dollars``, ``2 million``, ``1.2e3``,
+``1.2 \times 10^3``, full-width and other Unicode digits) into an exact fraction. Units are
+dropped, and a percent sign is a unit like any other: ``50%`` equals ``50``, never ``0.5``. Work
+and memory are bounded whatever the text: a number of more than `MAX_DIGITS` digits, or with an
+exponent beyond `MAX_EXPONENT`, is not read. Expressions to be worked out (``2+3``, ``\sqrt{2}``)
+and numbers in words (``eighteen``) are not covered; which of several numbers a sentence is about
+is decided in `statements`.
 """
 
 import re
@@ -30,27 +32,44 @@ _AFTER_NFKC: dict[int, str] = {
     0x66B: ".",
 }
 _SPACES = re.compile(r"\s+|\\[,!;: ]|~")
+_THOUSANDS_MARK = re.compile(r"(?<=[0-9]),\\! ?(?=[0-9]{3})")  # "10,\!080"
 _SPACED_MARKS = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[()\[\]]|\*\*|__|`")
 _WORDED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s?\{([^{}]*)\}")
+_SHORT_FRACTION = re.compile(r"\\frac ?(?:\{([^{}]*)\}|([0-9])) ?(?:\{([^{}]*)\}|([0-9]))")
 _POWER_OF_TEN = re.compile(
     r" ?(?:\u00d7|\\times|\\cdot|\*) ?10 ?(?:\^|\*\*) ?\{? ?([+-]?[0-9]{1,5}) ?\}?"
 )
+_PLAIN_ASCII = re.compile(r"[0-9A-Za-z ,.$%:;!?'\"()=+/*-]*")
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+# Thousands in threes, or as in India: the last three, then twos.
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
 _SCIENTIFIC = rf"{_DECIMAL}(?:[eE][+-]?[0-9]+(?![0-9A-Za-z]))?"
-_NUMBER = (
+NUMBER_PATTERN = (
     rf"(?:\\frac ?\{{ ?-?{_DECIMAL} ?\}} ?\{{ ?{_DECIMAL} ?\}}"
+    rf"|[0-9]+ \\frac ?\{{ ?[0-9]+ ?\}} ?\{{ ?[0-9]+ ?\}}"
     rf"|[0-9]+ [0-9]+ ?/ ?[0-9]+|{_DECIMAL} ?/ ?{_DECIMAL}|{_SCIENTIFIC})"
 )
-_IN_TEXT = re.compile(rf"(?:(?<![\w)\]}}.])[-+])?(?:[$€£¥] ?)?{_NUMBER}")
+NUMBER_IN_TEXT = re.compile(rf"(?:(?<![\w)\]}}.%])[-+])?(?:[$€£¥] ?-?)?{NUMBER_PATTERN}")
+_SPACED_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(rf" ?({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
+_NEGATIVE = re.compile(r"(?:negative|minus) (?=[$€£¥]?[0-9.\\])", re.IGNORECASE)
 _CURRENCY = r"(?:[$€£¥]|USD|EUR|GBP)"
-_UNIT = r"(?:%|°|\^ ?\{? ?\\circ ?\}?|[A-Za-z]{2,}[.]?|(?<=[ /])[A-Za-z])(?: ?\^ ?\{?[23]\}?)?"
-_PLAIN = re.compile(rf"([-+]? ?){_CURRENCY}? ?([-+]?)({_NUMBER}) ?(?:%|{_CURRENCY})?")
-_WITH_UNIT = re.compile(
-    rf"([-+]? ?){_CURRENCY}? ?([-+]?)({_NUMBER})(?: ?{_UNIT}(?:[ /]{_UNIT}){{0,5}})?"
+_UNIT = (
+    r"(?:%|°|\^ ?\{? ?\\circ ?\}?|[A-Za-z]{2,}(?:['\u2019]s?|-[A-Za-z]+)?[.]?|(?<=[ /])[A-Za-z])"
+    r"(?: ?\^ ?\{?[23]\}?)?"
 )
-_FRACTION = re.compile(r"\\frac ?\{ ?(-?)([^{}]*)\} ?\{([^{}]*)\}")
+_SCALED = rf"(?: ?({'|'.join(_SCALES)})s?(?![A-Za-z]))?"
+_PLAIN = re.compile(rf"([-+]? ?)(?:{_CURRENCY} ?)?([-+]?)({NUMBER_PATTERN})() ?(?:%|{_CURRENCY})?")
+_WITH_UNIT = re.compile(
+    rf"([-+]? ?)(?:{_CURRENCY} ?)?([-+]?)({NUMBER_PATTERN}){_SCALED} ?(?:{_CURRENCY}|"
+    rf"(?: ?-?{_UNIT}(?:[ /-]{_UNIT}){{0,5}})?)",
+    re.IGNORECASE,
+)
+_SIMPLE = re.compile(r"(-?)\$?([0-9]{1,18}|[0-9]{1,3}(?:,[0-9]{3}){1,5})(?:\.0{0,9})?\.?")
+_FRACTION = re.compile(r"(?:([0-9]+) )?\\frac ?\{ ?(-?)([^{}]*)\} ?\{([^{}]*)\}")
+_DIVISION = re.compile(r"[0-9] ?/ ?[0-9.]|frac")
 _MIXED = re.compile(r"([0-9]+) ([0-9]+) ?/ ?([0-9]+)")
 
 
@@ -60,15 +79,21 @@ def plain_text(text: str) -> str:
     Unicode is brought to NFKC, all decimal digits to ASCII, runs of white space to one space.
     Texts longer than `WINDOW` characters are cut to their end.
     """
-    text = text[-WINDOW:].translate(_BEFORE_NFKC)
-    text = unicodedata.normalize("NFKC", text).translate(_AFTER_NFKC)[-WINDOW:]
+    text = text[-WINDOW:]
     if not text.isascii():
+        text = text.translate(_BEFORE_NFKC)
+        text = unicodedata.normalize("NFKC", text).translate(_AFTER_NFKC)[-WINDOW:]
         text = "".join(
             str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text
         )
-    text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%")
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    text = _SPACED_MARKS.sub(" ", _WORDED.sub(r" \1", text))
+    if "\\" in text or "{" in text:
+        text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%")
+        text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+        text = _WORDED.sub(r" \1", _THOUSANDS_MARK.sub(",", text))
+        text = _SHORT_FRACTION.sub(_written_out, text)
+    elif _PLAIN_ASCII.fullmatch(text) and "*" not in text:
+        return " ".join(text.split())
+    text = _SPACED_MARKS.sub(" ", text)
     return _POWER_OF_TEN.sub(r"e\1", _SPACES.sub(" ", text)).strip()
 
 
@@ -77,22 +102,43 @@ def parse_number(text: str, *, units: bool = True) -> Fraction | None:
 
     Args:
         text: Such as ``"$1,234.50"``; a final period and surrounding marks are allowed.
-        units: Whether words after the number, as in ``18 dollars``, are allowed.
+        units: Whether words after the number, as in ``18 dollars``, are allowed. Only then is
+            ``2 million`` read.
     """
     if len(text) > WINDOW:
         return None
-    cleaned = plain_text(text).strip(" \"'").rstrip(".!?,;:").strip(" \"'")
+    # "5!" may be a factorial where words may be variables.
+    marks = ".!?,;:" if units else ".,;:"
+    cleaned = plain_text(text).strip(" \"'*").rstrip(marks).strip(" \"'")
     if cleaned[:1] == "(" and cleaned[-1:] == ")":
         cleaned = cleaned[1:-1].strip()
     if cleaned[:1] == "$" and cleaned[-1:] == "$":
         cleaned = cleaned[1:-1].strip()
+    cleaned = _SPACED_THOUSANDS.sub(lambda match: match[0].replace(" ", ","), cleaned)
+    cleaned = _NEGATIVE.sub("-", cleaned)
     match = (_WITH_UNIT if units else _PLAIN).fullmatch(cleaned)
     match = match or _PLAIN.fullmatch(cleaned)
     if match is None or (match[1].strip() and match[2]):
         return None
     value = _value(match[3])
-    negative = "-" in (match[1].strip(), match[2])
-    return -value if negative and value is not None else value
+    if value is None:
+        return None
+    if match[4]:
+        value *= 10 ** _SCALES[match[4].lower()]
+    return -value if "-" in (match[1].strip(), match[2]) else value
+
+
+def canonical_number(text: str, *, units: bool = True) -> str | None:
+    """Return the canonical form of the number that the whole text states, or None.
+
+    The same as `parse_number` and `canonical`, and faster for a plain integer.
+    """
+    simple = _SIMPLE.fullmatch(text)
+    if simple is not None:
+        number = int(simple[2].replace(",", ""))
+        return str(-number if simple[1] else number)
+    value = parse_number(text, units=units)
+    return None if value is None else canonical(value)
 
 
 def last_number(text: str) -> str | None:
@@ -100,30 +146,12 @@ def last_number(text: str) -> str | None:
 
     A hyphen counts as a sign only where nothing it could be subtracted from comes before it.
     """
-    found = None
-    for match in _IN_TEXT.finditer(plain_text(text)):
-        found = match[0]
+    found: str | None = None
+    cleaned = plain_text(text)
+    for match in NUMBER_IN_TEXT.finditer(cleaned):
+        scale = _SCALE.match(cleaned, match.end())
+        found = match[0] + (f" {scale[1]}" if scale else "")
     return found
-
-
-def read_stated(text: str) -> tuple[str | None, bool]:
-    """Find the number that a stated answer such as ``x = 18 apples`` is about.
-
-    Args:
-        text: What follows "the answer is", or stands in a box.
-
-    Returns:
-        The number as written, or None if there is none; and whether it is all that the text
-        states. Of an equation, the last side counts. Otherwise a leading number that no
-        operator follows counts, and failing that the last number.
-    """
-    side = re.split("[=≈]", text)[-1]
-    if parse_number(side) is not None:
-        return side, True
-    leading = re.match(rf"[-+]?(?:[$€£¥] ?)?{_NUMBER}(?! ?[-+*/^\u00d7(\\])", plain_text(side))
-    if leading is not None and len(side) <= WINDOW:
-        return leading[0], False
-    return last_number(text), False
 
 
 def is_undone_division(text: str) -> bool:
@@ -131,8 +159,11 @@ def is_undone_division(text: str) -> bool:
 
     To write it is to repeat a problem, not to answer it.
     """
+    if text.isascii() and not _DIVISION.search(text):
+        return False
     value = parse_number(text)
-    return value is not None and value.denominator == 1 and ("/" in text or "\\frac" in text)
+    divided = value is not None and value.denominator == 1
+    return divided and _DIVISION.search(plain_text(text)) is not None
 
 
 def canonical(value: Fraction) -> str:
@@ -151,14 +182,22 @@ def canonical(value: Fraction) -> str:
     return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
 
 
+def _written_out(match: re.Match[str]) -> str:
+    r"""Return ``\frac12`` as ``\frac{1}{2}``, with a space before it if a whole part is there."""
+    top, bottom = match[1] or match[2] or "", match[3] or match[4] or ""
+    before = match.string[max(0, match.start() - 1) : match.start()]
+    return f"{' ' if before.isdigit() else ''}\\frac{{{top}}}{{{bottom}}}"
+
+
 def _value(token: str) -> Fraction | None:
-    """Return the value of one match of ``_NUMBER``; None if it is too large or undefined."""
+    """Return the value of one match of `NUMBER_PATTERN`; None if too large or undefined."""
     if sum(char.isdigit() for char in token) > MAX_DIGITS:
         return None
     token = token.replace(",", "")
     if fraction := _FRACTION.fullmatch(token):
-        value = _quotient(fraction[2], fraction[3])
-        return -value if fraction[1] and value is not None else value
+        value = _quotient(fraction[3], fraction[4])
+        value = -value if fraction[2] and value is not None else value
+        return value if value is None or not fraction[1] else int(fraction[1]) + value
     if mixed := _MIXED.fullmatch(token):
         part = _quotient(mixed[2], mixed[3])
         return None if part is None else int(mixed[1]) + part

@@ -51,6 +51,7 @@ class GradeStatus(StrEnum):
     CORRECT = "correct"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"  # the reply holds no final answer
+    SEVERAL = "several"  # several different answers were offered as the final one
     UNREADABLE = "unreadable"  # a final answer was given, but not one of the kind asked for
     TIMED_OUT = "timed_out"  # the check was stopped for its time or memory
     UNGRADED = "ungraded"  # the problem has no known answer
@@ -63,6 +64,7 @@ class ReplyStatus(StrEnum):
     LENIENT = "lenient"  # by a lenient rule only
     EMPTY = "empty"  # nothing but white space
     NO_ANSWER = "no_answer"  # no final answer found
+    SEVERAL = "several"  # several different final answers, such as "12 or 13"
     UNREADABLE = "unreadable"  # what was asked for is not there, or stated in several ways
     TOO_LONG = "too_long"  # over the length limit: cut for storage and not read
     FAILED = "failed"  # no reply: whoever was asked raised, hung, or returned something else
@@ -169,12 +171,17 @@ class Grade:
         status: How the grade came about.
         seconds: Wall-clock time of the check. Not part of equality nor of `Transcript.to_dict`,
             so that two runs with the same seed compare equal.
+        rule: Name of the rule that found the answer (`replies.Rule`), or None.
+        strict: Whether the reply is right by strict rules alone, which implies ``correct``; None
+            where ``correct`` is.
     """
 
     correct: bool | None
     extracted: str | None
     status: GradeStatus
     seconds: float = field(default=0.0, compare=False)
+    rule: str | None = None
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@ r"""Reading the final answer of a reply.
 
 A table of named rules from strict to lenient; the first that applies wins, and its name and the
 resulting `ReplyStatus` say how the reply was read. Every rule takes time linear in the text.
-Whether an answer is right is not decided here (`grading`); judgements are read in `judgements`.
+What a number's sentence states is decided in `statements`, whether an answer is right in
+`grading`; judgements are read in `judgements`, and the rules of other projects are in
+`extraction`.
 """
 
 import re
@@ -10,30 +12,28 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
-from populora_env.numerals import (
-    canonical,
-    is_undone_division,
-    last_number,
-    parse_number,
-    read_stated,
-)
+from populora_env.numerals import canonical_number, is_undone_division, last_number, parse_number
 from populora_env.records import AnswerKind, ReplyStatus
+from populora_env.statements import read_last, read_stated
 
 READ_WINDOW = 50_000  # characters from the end of a reply in which answers are looked for
 ANSWER_LIMIT = 4_000  # longest answer, in characters
 _BARE_LIMIT = 200  # longest reply that can be nothing but an answer
+_BOX_LIST = 64  # most boxes that are read as one list
 
 
 class Rule(StrEnum):
     r"""Names of the reading rules."""
 
-    BOXED = "boxed"  # the last \boxed{...}
-    HASHES = "hashes"  # what follows the last ####
-    PHRASE = "phrase"  # what follows the last "Answer:" or "The answer is"
+    BOXED = "boxed"  # the last \boxed{...}, or the last boxes if only commas are between them
+    HASHES = "hashes"  # what follows the last #### that is no heading
+    PHRASE = "phrase"  # what follows the last "Answer:", "The answer is" or "A:"
     BARE = "bare"  # the reply is nothing but the number
+    BOLD = "bold"  # the last **number** in the last line that has a number
     LAST_MATH = "last_math"  # the last $...$
-    LAST_NUMBER = "last_number"
+    LAST_NUMBER = "last_number"  # the number that the last sentence with one is about
     LAST_LINE = "last_line"
 
 
@@ -54,23 +54,84 @@ class _AnswerRule:
     find: Callable[[str], str | None]
 
 
-_PHRASE = re.compile(r"\banswer\*{0,3}\s{0,2}(?:is\b|:|=)[\s:*]{0,6}", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\n|[.;!?](?=\s)")
+_PHRASE = re.compile(
+    r"\banswer\*{0,3}\s{0,2}(?:is\b(?! not\b)|:|=)[\s:*]{0,6}"
+    r"|\bfinal answer\*{0,3}\s{0,2}\n[\s:*]{0,6}",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"(?:^|\n)[ *]{0,4}A\*{0,2}:[\s:*]{0,6}")
+_SENTENCE_END = re.compile(r"\n|(?<!\\)[.;!?](?=\s)")
+_DISPLAY = re.compile(r"(?:\\\[|\\\(|\$\$)(.*?)(?:\\\]|\\\)|\$\$)", re.DOTALL)
+_INLINE = re.compile(r"\$((?:\\.|[^$\\])+)\$|\\\(((?:(?!\\\)).)+)\\\)")
 _BRACES = re.compile(r"\\boxed\s?\{|\\[{}\\]|[{}]")
+_BOXES_JOINED = re.compile(
+    r"(?:[\s,;&$]|\\(?:quad|qquad|[,;:!() \[\]])|\\text\s?\{\s?(?:and|or)\s?\}|\b(?:and|or)\b)*",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"\W*(?:(?:step|part|case|section|stage|problem|question|example|exercise|solution|calculat"
+    r"\w+)\b[^=]*|.{0,200}:\W*)",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"\W*[0-9]{1,2}[.)] +[A-Za-z]")  # a heading if more lines follow
+_NO_ANSWER = frozenset(
+    [
+        "none", "n/a", "na", "nan", "null", "unknown", "undefined", "invalid", "[invalid]", "?",
+        "no answer", "no solution", "not enough information", "cannot be determined",
+        "can't be determined", "i don't know", "i do not know",
+    ]
+)  # fmt: skip
+# Where a base model that was not stopped goes on with something else.
+_STOPS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>")
+_MARKER = re.compile(r"####|\\boxed|\banswer\*{0,3}\s{0,2}(?:is\b|:)", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(
+    r"\n\s{0,9}(?:\*{0,2}(?:Question|Problem|Q)(?: ?[0-9]{1,4})?\*{0,2}:|### Instruction)"
+)
+_ANNOTATION = re.compile(r"<<[^<>\n]{0,200}?=?([^<>=\n]{0,60})>>(?=([-$.]{0,2}[0-9])?)")
+
+
+def relevant_text(text: str) -> str:
+    """Return the part of a reply in which its answer is looked for.
+
+    That is the last `READ_WINDOW` characters, from the end of a ``<think>`` block to the end
+    marker of a chat turn or to the next question that the reply asks itself after having stated
+    an answer. Calculator annotations such as ``<<16-3=13>>`` become the result that they hold,
+    unless it follows them.
+    """
+    text = text[-READ_WINDOW:]
+    if "<" in text:
+        thought, tag, said = text.rpartition("</think>")
+        text = said if said.strip() or not tag else thought
+        for stop in _STOPS:
+            before = text.partition(stop)[0]
+            text = before if before.strip() else text
+        if "<<" in text:
+            text = _ANNOTATION.sub(lambda match: "" if match[2] else match[1], text)
+    asks = any(word in text for word in ("Q", "Problem", "### Instruction"))
+    marker = _MARKER.search(text) if asks else None
+    if marker is not None:
+        following = _NEXT_QUESTION.search(text, marker.end())
+        if following is not None:
+            text = text[: following.start()]
+    return text
 
 
 def _boxed(text: str) -> str | None:
-    r"""Return the content of the last outermost ``\boxed{}`` whose braces close."""
+    r"""Return the content of the last outermost ``\boxed{}`` whose braces close.
+
+    Boxes with nothing but commas, "and" or "or" between them are one list.
+    """
     if "\\boxed" not in text:
         return None
-    opened: list[int | None] = []  # where each open box begins; None for other braces
+    opened: list[tuple[int, int] | None] = []  # where each box and its content begin
     boxes = 0
-    outermost: str | None = None
+    outermost: list[str] = []
+    last_end = 0
     innermost: str | None = None
     for match in _BRACES.finditer(text):
         token = match[0]
         if token.startswith("\\boxed"):
-            opened.append(match.end())
+            opened.append((match.start(), match.end()))
             boxes += 1
         elif token == "{":
             opened.append(None)
@@ -78,23 +139,47 @@ def _boxed(text: str) -> str | None:
             begin = opened.pop()
             if begin is not None:
                 boxes -= 1
-                content = text[begin : min(match.start(), begin + ANSWER_LIMIT)]
-                innermost, outermost = content, outermost if boxes else content
-    return innermost if boxes else outermost
+                content = text[begin[1] : min(match.start(), begin[1] + ANSWER_LIMIT)]
+                innermost = content
+                if not boxes:
+                    if not outermost or not _BOXES_JOINED.fullmatch(text, last_end, begin[0]):
+                        outermost.clear()
+                    if len(outermost) < _BOX_LIST and content not in outermost:
+                        outermost.append(content)
+                    last_end = match.end()
+    return innermost if boxes else (", ".join(outermost) or None)
 
 
 def _hashes(text: str) -> str | None:
-    start = text.rfind("####")
-    return None if start < 0 else first_line(text[start + 4 : start + 4 + ANSWER_LIMIT])
+    end = len(text)
+    for _ in range(20):
+        start = text.rfind("####", 0, end)
+        if start < 0:
+            return None
+        line = first_line(text[start + 4 : start + 4 + ANSWER_LIMIT].lstrip("#"))
+        after = text[start : start + ANSWER_LIMIT].lstrip("# \t").rstrip()
+        heads = _HEADING.fullmatch(line[:300]) or (_NUMBERED.match(line) and "\n" in after)
+        if line and not heads:
+            return line
+        end = start
+    return None
 
 
 def _phrase(text: str) -> str | None:
-    found = None
-    for match in _PHRASE.finditer(text):
-        found = match
-    if found is None:
+    # The tests for plain strings are much faster than the patterns.
+    end = -1
+    if "answer" in text.lower():
+        for match in _PHRASE.finditer(text):
+            end = match.end()
+    if "A:" in text or "A*" in text:
+        for match in _LETTER.finditer(text):
+            end = max(end, match.end())
+    if end < 0:
         return None
-    rest = text[found.end() : found.end() + ANSWER_LIMIT]
+    rest = text[end : end + ANSWER_LIMIT]
+    display = _DISPLAY.match(rest)
+    if display is not None:
+        return display[1].strip()
     return _SENTENCE_END.split(rest, maxsplit=1)[0].strip()
 
 
@@ -104,17 +189,55 @@ def _bare(text: str) -> str | None:
 
 
 def _last_math(text: str) -> str | None:
-    end = text.rfind("$")
-    start = text.rfind("$", 0, end) if end > 0 else -1
-    return None if start < 0 else text[start + 1 : min(end, start + 1 + ANSWER_LIMIT)].strip()
+    found: str | None = None
+    end = text.rfind("\\)")
+    if end > 0 and "$" not in text[end:]:
+        start = text.rfind("\\(", 0, end)
+        found = text[start + 2 : end] if start >= 0 else None
+    end = text.rfind("\\]") if found is None else -1
+    if end > 0 and "$" not in text[end:]:
+        start = text.rfind("\\[", 0, end)
+        found = text[start + 2 : end] if start >= 0 else None
+    if found is None:
+        end = text.rfind("$")
+        if end > 0 and text[end - 1] == "$":  # "$$" closes a display
+            end -= 1
+        start = text.rfind("$", 0, end) if end > 0 else -1
+        found = None if start < 0 else text[start + 1 : end]
+    return None if found is None else found.strip()[:ANSWER_LIMIT]
 
 
-def _last_number(text: str) -> str | None:
+def _number_line(text: str) -> str | None:
+    """Return what surrounds the last digit: its line, 400 characters before it at most."""
     digit = re.search(r"\d|[¼-¾⅐-⅞]", text[::-1])
     if digit is None:
         return None
     end = len(text) - digit.start()
-    return last_number(text[max(0, end - 400) : end + 100])
+    before = text[max(0, end - 400) : end].rpartition("\n")[2]
+    return before + text[end : end + 100].partition("\n")[0]
+
+
+def _bold(text: str) -> str | None:
+    line = _number_line(text) if "**" in text else None
+    if line is None:
+        return None
+    stated = [part for part in line.split("**")[1::2] if parse_number(part) is not None]
+    return stated[-1] if stated else None
+
+
+def _last_number(text: str) -> str | None:
+    line = _number_line(text)
+    if line is None:
+        return None
+    # "... 4 - 1 = 3. So 7." is about 7, "3." after a break is a number, "3.5" is one.
+    sentences = [part for part in re.split(r"(?<=[.!?])\s", line) if re.search(r"\d|[¼-⅞]", part)]
+    read = read_last(sentences[-1])
+    return sentences[-1] if read.several else read.number
+
+
+def _last_number_of_math(text: str) -> str | None:
+    line = _number_line(text)
+    return None if line is None else last_number(line)
 
 
 def _last_line(text: str) -> str | None:
@@ -128,15 +251,16 @@ def first_line(text: str) -> str:
 
 
 _ALL = frozenset(AnswerKind)
+_NUMBER, _MATH = frozenset({AnswerKind.NUMBER}), frozenset({AnswerKind.MATH})
 ANSWER_RULES = (
     _AnswerRule(Rule.BOXED, True, _ALL, _boxed),
     _AnswerRule(Rule.HASHES, True, _ALL, _hashes),
     _AnswerRule(Rule.PHRASE, True, _ALL, _phrase),
-    _AnswerRule(Rule.BARE, True, frozenset({AnswerKind.NUMBER, AnswerKind.MATH}), _bare),
-    _AnswerRule(Rule.LAST_MATH, False, frozenset({AnswerKind.MATH}), _last_math),
-    _AnswerRule(
-        Rule.LAST_NUMBER, False, frozenset({AnswerKind.NUMBER, AnswerKind.MATH}), _last_number
-    ),
+    _AnswerRule(Rule.BARE, True, _NUMBER | _MATH, _bare),
+    _AnswerRule(Rule.BOLD, False, _NUMBER, _bold),
+    _AnswerRule(Rule.LAST_MATH, False, _MATH, _last_math),
+    _AnswerRule(Rule.LAST_NUMBER, False, _NUMBER, _last_number),
+    _AnswerRule(Rule.LAST_NUMBER, False, _MATH, _last_number_of_math),
     _AnswerRule(Rule.LAST_LINE, False, frozenset({AnswerKind.TEXT}), _last_line),
 )
 
@@ -145,21 +269,25 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
     """Return the final answer of a reply.
 
     A rule applies if it finds an answer of the right kind; a number is read from what a strict
-    rule found even if words surround it, which makes the reading lenient. ``12/4`` is a division
-    left undone, not the number 3.
+    rule found even if words surround it, which makes the reading lenient. ``12/4`` or ``16 - 3``
+    is a problem left undone, not a number. What a strict rule finds to be several numbers, a
+    problem left undone or a refusal such as ``#### None`` ends the search: nothing more lenient
+    can be what the reply means. A corrected answer reads as the last one.
 
     Args:
-        text: The reply. Only its last `READ_WINDOW` characters are looked at.
+        text: The reply. Only its `relevant_text` is looked at.
         kind: What the answer has to be.
 
     Returns:
         The answer in canonical form (see `canonical_answer`), the rule that found it, and OK for
-        a strict reading, LENIENT for another, EMPTY, NO_ANSWER, or UNREADABLE where all that was
-        found is not of the kind asked for.
+        a strict reading, LENIENT for another. Without an answer EMPTY, NO_ANSWER, SEVERAL where
+        several different numbers are offered, or UNREADABLE where all that was found is not of
+        the kind asked for. Whether a mathematical answer is several ones depends on the known
+        answer, so that is decided in grading.
     """
     if not text.strip():
         return AnswerReading(None, None, ReplyStatus.EMPTY)
-    window = text[-READ_WINDOW:]
+    window = relevant_text(text)
     found = False
     for rule in ANSWER_RULES:
         if kind not in rule.kinds:
@@ -170,10 +298,23 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
         found = True
         exact = True
         if kind is AnswerKind.NUMBER:
-            candidate, exact = read_stated(candidate)
-            if candidate is not None and is_undone_division(candidate):
+            short = canonical_number(candidate)
+            if short is not None and not is_undone_division(candidate):
+                status = ReplyStatus.OK if rule.strict else ReplyStatus.LENIENT
+                return AnswerReading(short, rule.name, status)
+            stated = read_stated(candidate)
+            if stated.several:
+                return AnswerReading(None, None, ReplyStatus.SEVERAL)
+            if stated.undone and rule.strict:
+                return AnswerReading(None, None, ReplyStatus.UNREADABLE)
+            if rule.strict and _is_refusal(candidate):
+                return AnswerReading(None, None, ReplyStatus.NO_ANSWER)
+            if stated.number is None or is_undone_division(stated.number):
                 continue
-        answer = None if candidate is None else canonical_answer(candidate, kind)
+            candidate, exact = stated.number, stated.exact
+        elif kind is AnswerKind.MATH and rule.name in (Rule.HASHES, Rule.PHRASE):
+            candidate = _formula(candidate)
+        answer = canonical_answer(candidate, kind)
         if answer is not None:
             status = ReplyStatus.OK if rule.strict and exact else ReplyStatus.LENIENT
             return AnswerReading(answer, rule.name, status)
@@ -189,8 +330,34 @@ def canonical_answer(text: str, kind: AnswerKind) -> str | None:
     """
     if kind is AnswerKind.TEXT:
         folded = unicodedata.normalize("NFKC", text[:ANSWER_LIMIT]).casefold()
+        wrapped = re.fullmatch(r"\s*\\(?:text|mathrm|textbf|mbox)\s?\{([^{}]*)\}\s*", folded)
+        folded = wrapped[1] if wrapped else folded
         return " ".join(folded.split()).strip("*_`\"' ").rstrip(".").rstrip() or None
-    value = parse_number(text, units=kind is AnswerKind.NUMBER)
-    if value is not None:
-        return canonical(value)
-    return None if kind is AnswerKind.NUMBER else text.strip().strip("$").strip() or None
+    number = canonical_number(text, units=kind is AnswerKind.NUMBER)
+    if number is not None or kind is AnswerKind.NUMBER:
+        return number
+    return text.strip().strip("$*").strip().rstrip(".,;").rstrip() or None
+
+
+def _is_refusal(text: str) -> bool:
+    return text.strip(" .*_`\"'$").casefold() in _NO_ANSWER
+
+
+def _formula(text: str) -> str:
+    r"""Return the formula of a sentence such as ``the value of $x$ is $5$``; the text if none.
+
+    Formulas that begin the sentence and are joined by commas or "and" are one list; otherwise
+    one that begins it counts, and failing that the last.
+    """
+    found = list(_INLINE.finditer(text))
+    if not found:
+        return text
+    formulas = [match[1] or match[2] for match in found]
+    if text[: found[0].start()].strip(" *_:"):
+        return formulas[-1]
+    joined = [formulas[0]]
+    for left, right in pairwise(found):
+        if not re.fullmatch(r"\s*(?:,|;|and|or|, and|, or)\s*", text[left.end() : right.start()]):
+            break
+        joined.append(right[1] or right[2])
+    return ", ".join(joined)

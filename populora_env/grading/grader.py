@@ -1,24 +1,37 @@
 """Grading replies.
 
-A reply's final answer is read by `replies`; numbers and texts are compared in this process,
-exactly and in bounded time. Only a mathematical expression that is not settled so goes to a
-worker process, started when the first such answer comes and killed when it takes too long.
+A reply's final answer is read by `replies`; numbers, texts and what `forms` settles are compared
+in this process, exactly and in bounded time. Only the other mathematical expressions go to a
+worker process, started when the first of them comes and killed when one takes too long.
 Answers that have many right forms (a puzzle with several solutions) are compared with the one
 known form and no other.
 """
 
 import math
 import queue
+import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from types import TracebackType
 
+from populora_env.grading.forms import elements, settle, without_estimate, without_unit
 from populora_env.grading.notation import to_latex
-from populora_env.grading.worker import MathWorker
+from populora_env.grading.worker import MathWorker, Outcome
 from populora_env.numerals import parse_number
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem, ReplyStatus
 from populora_env.replies import ANSWER_LIMIT, AnswerReading, canonical_answer, read_answer
+
+_UNANSWERED = {
+    ReplyStatus.UNREADABLE: GradeStatus.UNREADABLE,
+    ReplyStatus.SEVERAL: GradeStatus.SEVERAL,
+}
+_INCONCLUSIVE = {
+    Outcome.EXHAUSTED: GradeStatus.TIMED_OUT,
+    Outcome.UNREADABLE: GradeStatus.UNREADABLE,
+}
+_UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class Grader:
@@ -63,8 +76,12 @@ class Grader:
         """Grade an answer that has been read already; see `grade`."""
         start = time.perf_counter()
         status = self._status(problem, reading)
-        correct = None if status is GradeStatus.UNGRADED else status is GradeStatus.CORRECT
-        return Grade(correct, reading.answer, status, time.perf_counter() - start)
+        correct = strict = None
+        if status is not GradeStatus.UNGRADED:
+            correct = status is GradeStatus.CORRECT
+            strict = correct and reading.status is ReplyStatus.OK
+        seconds = time.perf_counter() - start
+        return Grade(correct, reading.answer, status, seconds, reading.rule, strict)
 
     def grade_many(self, pairs: Iterable[tuple[Problem, str]]) -> list[Grade]:
         """Grade several replies, with all workers at once; see `grade`.
@@ -104,43 +121,52 @@ class Grader:
     def _status(self, problem: Problem, reading: AnswerReading) -> GradeStatus:
         if problem.answer is None:
             return GradeStatus.UNGRADED
-        gold = canonical_answer(problem.answer, problem.answer_kind)
+        gold = _canonical_gold(problem.answer, problem.answer_kind)
         if gold is None:
             raise ValueError(
                 f"the answer of problem {problem.id} must be a {problem.answer_kind}, got "
                 f"{problem.answer[:80]!r}: correct it, or set another answer_kind"
             )
         if reading.answer is None:
-            unreadable = reading.status is ReplyStatus.UNREADABLE
-            return GradeStatus.UNREADABLE if unreadable else GradeStatus.NO_ANSWER
+            return _UNANSWERED.get(reading.status, GradeStatus.NO_ANSWER)
         if gold == reading.answer:
             return GradeStatus.CORRECT
-        if problem.answer_kind is not AnswerKind.MATH or _both_numbers(gold, reading.answer):
+        if problem.answer_kind is not AnswerKind.MATH:
             return GradeStatus.WRONG
         return self._check(gold, reading.answer)
 
     def _check(self, gold: str, answer: str) -> GradeStatus:
-        if len(answer) >= ANSWER_LIMIT:
+        if parse_number(gold, units=False) is not None and (
+            parse_number(answer, units=False) is not None
+        ):
+            return GradeStatus.WRONG
+        if max(len(gold), len(answer)) >= ANSWER_LIMIT or _UNPRINTABLE.search(answer):
             return GradeStatus.UNREADABLE
-        gold, answer = to_latex(gold), to_latex(answer)
-        if gold == answer:
+        gold, answer = to_latex(gold), without_estimate(to_latex(answer))
+        equal = settle(gold, answer)
+        if equal is None:
+            outcome = self._ask_worker(without_unit(gold), without_unit(answer))
+            if outcome in _INCONCLUSIVE:
+                return _INCONCLUSIVE[outcome]
+            equal = outcome is Outcome.EQUAL
+        if equal:
             return GradeStatus.CORRECT
+        several = len(elements(answer)) > 1 and len(elements(gold)) == 1 and "\\pm" not in gold
+        return GradeStatus.SEVERAL if several else GradeStatus.WRONG
+
+    def _ask_worker(self, gold: str, answer: str) -> Outcome:
         worker = self._workers.get()
         try:
             if self._closed:
                 raise RuntimeError("the grader is closed: make a new Grader")
-            equal = worker.check(gold, answer)
+            return worker.check(gold, answer)
         except BaseException:
             worker.close()  # an interrupted worker's next line would answer the wrong question
             raise
         finally:
             self._workers.put(worker)
-        if equal is None:
-            return GradeStatus.TIMED_OUT
-        return GradeStatus.CORRECT if equal else GradeStatus.WRONG
 
 
-def _both_numbers(gold: str, answer: str) -> bool:
-    return parse_number(gold, units=False) is not None and (
-        parse_number(answer, units=False) is not None
-    )
+@lru_cache(4096)
+def _canonical_gold(answer: str, kind: AnswerKind) -> str | None:
+    return canonical_answer(answer, kind)

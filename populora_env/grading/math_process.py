@@ -1,16 +1,113 @@
 """The program that a worker process runs: mathematical equivalence by math-verify.
 
-Started as a script by `worker.MathWorker`, so it imports nothing of this project. It reads one
-JSON object a line from standard input, ``{"gold": ..., "answer": ..., "seconds": ...}``, and
-writes one, ``{"equal": true}``. Its memory is limited, and an alarm with no handler ends it soon
-after the caller's own limit, so that it cannot outlive a caller that was killed. Stopping a check
-in time is the caller's task: an alarm alone does not interrupt every computation.
+Started as a script by `worker.MathWorker`, so it imports nothing of this project. It imports the
+mathematics once and then forks: its child reads one JSON object a line from standard input,
+``{"gold": ..., "answer": ..., "seconds": ...}``, and writes one, ``{"outcome": "equal"}``. SIGUSR1
+asks the parent to kill the child; whenever a child has died, the parent forks another within
+milliseconds and writes ``ready``. SIGTERM ends both. The child's memory is limited, and an alarm
+with no handler ends it soon after the caller's own limit, so that it cannot outlive a caller that
+was killed. Stopping a check in time is the caller's task: an alarm alone does not interrupt every
+computation. Where there is no fork, the program answers requests itself.
 """
 
+import contextlib
 import json
+import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
+
+Check = Callable[[str, str], str]
+
+
+def load() -> Check:
+    """Import the mathematics and return the check."""
+    logging.disable(logging.CRITICAL)
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    # Only LaTeX: the other extraction picks some number out of what it cannot parse.
+    latex = [LatexExtractionConfig()]
+
+    def compare(gold: str, answer: str) -> str:
+        # parsing_timeout and timeout_seconds off: both raise alarms and exceptions of their own.
+        left = parse(f"${gold}$", latex, "no_fallback", parsing_timeout=None)  # type: ignore[arg-type]
+        right = parse(f"${answer}$", latex, "no_fallback", parsing_timeout=None)  # type: ignore[arg-type]
+        if not right:
+            return "unreadable"
+        equal = bool(left) and verify(
+            left, right, allow_set_relation_comp=True, timeout_seconds=None
+        )
+        return "equal" if equal else "different"
+
+    # Loads what is loaded lazily, before the first timed request.
+    for gold, answer in (("\\frac{1}{2}", "0.5"), ("(1,\\sqrt{2})", "(1,2)"), ("x+1=y", "1+x")):
+        compare(gold, answer)
+    return compare
+
+
+def serve(check: Check, memory: int) -> None:
+    """Answer requests until standard input ends."""
+    _limit_memory(memory)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"] + 5)
+        try:
+            outcome = check(request["gold"], request["answer"])
+        except MemoryError:
+            outcome = "exhausted"
+        except Exception:
+            outcome = "unreadable"
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        say(json.dumps({"outcome": outcome}))
+
+
+def supervise(check: Check, memory: int) -> None:
+    """Keep one child that answers requests until standard input ends or SIGTERM comes."""
+    child = 0
+
+    def kill_child(_signal: int, _frame: FrameType | None) -> None:
+        if child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        if child:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        os._exit(0)
+
+    ours = {signal.SIGUSR1, signal.SIGTERM}
+    while True:
+        # Blocked while `child` is not yet known, so that neither signal can miss it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+        child = os.fork()
+        if child == 0:
+            for number in ours:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+            serve(check, memory)
+            os._exit(0)
+        signal.signal(signal.SIGUSR1, kill_child)
+        signal.signal(signal.SIGTERM, end)
+        say("ready")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+        _, status = os.waitpid(child, 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+        child = 0
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return  # the child saw the end of its input
+
+
+def say(line: str) -> None:
+    """Write a line to the caller."""
+    os.write(_CALLER, f"{line}\n".encode("ascii"))
 
 
 def _limit_memory(extra_bytes: int) -> None:
@@ -25,39 +122,12 @@ def _limit_memory(extra_bytes: int) -> None:
         return  # no such limits on this system: the time limit still holds
 
 
-def main() -> None:
-    """Answer requests until standard input ends."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
-    sys.stdout = sys.stderr  # what a library prints is not a reply
-
-    from math_verify import parse, verify
-
-    def equal(gold: str, answer: str) -> bool:
-        # parsing_timeout and timeout_seconds off: both raise alarms and exceptions of their own.
-        left = parse(f"${gold}$", parsing_timeout=None)  # type: ignore[arg-type]
-        right = parse(f"${answer}$", parsing_timeout=None)  # type: ignore[arg-type]
-        return bool(left and right and verify(left, right, timeout_seconds=None))
-
-    equal("\\frac{1}{2}", "0.5")  # loads what is loaded lazily, before the first timed request
-    _limit_memory(int(sys.argv[1]))
-    replies.write("ready\n")
-    replies.flush()
-    for line in sys.stdin:
-        request = json.loads(line)
-        if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"] + 5)
-        try:
-            reply = {"equal": equal(request["gold"], request["answer"])}
-        except MemoryError:
-            reply = {"exhausted": "memory"}
-        except Exception as error:
-            reply = {"equal": False, "error": f"{type(error).__name__}"}
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-
-
 if __name__ == "__main__":
-    main()
+    _CALLER = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not a reply
+    mathematics = load()
+    if hasattr(os, "fork"):
+        supervise(mathematics, int(sys.argv[1]))
+    else:
+        say("ready")
+        serve(mathematics, int(sys.argv[1]))

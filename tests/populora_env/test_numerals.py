@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from populora_env.numerals import (
     MAX_DIGITS,
     canonical,
+    canonical_number,
     is_undone_division,
     last_number,
     parse_number,
@@ -53,6 +54,18 @@ from populora_env.numerals import (
         ("\u0663\u0664", "34"),  # Arabic-Indic
         ("**18**.", "18"),
         ("(18)", "18"),
+        ("10 000", "10000"),
+        ("1,00,000", "100000"),
+        ("2 million dollars", "2000000"),
+        ("1.5 thousand", "1500"),
+        ("negative 5", "-5"),
+        ("minus $5", "-5"),
+        (r"\frac12", "0.5"),
+        (r"1\frac{1}{2}", "1.5"),
+        (r"10,\!080", "10080"),
+        ("18 m/s", "18"),
+        ("18-hour shift", "18"),
+        ("$18 USD", "18"),
     ],
 )
 def test_a_plain_number_has_one_canonical_form(text, value):
@@ -71,6 +84,17 @@ def test_what_is_not_one_plain_number_is_not_read(text):
     assert parse_number(text) is None
 
 
+def test_an_exclamation_mark_is_a_factorial_where_words_are_variables():
+    assert parse_number("5!") == 5
+    assert parse_number("5!", units=False) is None
+
+
+@given(st.from_regex(r"-?\$?[0-9]{1,20}(,[0-9]{3}){0,2}(\.[0-9]{0,3})?", fullmatch=True))
+def test_the_fast_path_reads_what_the_slow_one_reads(text):
+    value = parse_number(text)
+    assert canonical_number(text) == (None if value is None else canonical(value))
+
+
 def test_units_are_refused_where_a_word_may_be_a_variable():
     assert parse_number("18 dollars", units=False) is None
     assert parse_number("18", units=False) == 18
@@ -85,7 +109,10 @@ def test_the_last_number_of_a_text(text, last):
     assert last_number(text) == last
 
 
-@pytest.mark.parametrize(("text", "undone"), [("12/4", True), ("3/4", False), ("3", False)])
+@pytest.mark.parametrize(
+    ("text", "undone"),
+    [("12/4", True), ("3/4", False), ("3", False), ("3 eggs/day", False), (r"\frac{12}{4}", True)],
+)
 def test_a_division_that_comes_out_whole_is_left_undone(text, undone):
     assert is_undone_division(text) is undone
 

@@ -29,7 +29,23 @@ OK, LENIENT = ReplyStatus.OK, ReplyStatus.LENIENT
         ("The answer is 18. Because 3+4=7.", "18", Rule.PHRASE, OK),
         ("The answer is 5 + 3 = 8.", "8", Rule.PHRASE, OK),
         ("The answer is:\n\n42\n", "42", Rule.PHRASE, OK),
-        ("Answer: 12 or 13", "12", Rule.PHRASE, LENIENT),
+        ("####18", "18", Rule.HASHES, OK),
+        ("#### Step 2: add\nso 18", "18", Rule.LAST_NUMBER, LENIENT),
+        ("#### 18. That is all.", "18", Rule.HASHES, LENIENT),
+        ("#### 2. Add them up\nso 18", "18", Rule.LAST_NUMBER, LENIENT),
+        ("####", None, None, ReplyStatus.NO_ANSWER),
+        ("9 + 9 = 18\n####", "18", Rule.LAST_NUMBER, LENIENT),
+        ("A: 18", "18", Rule.PHRASE, OK),
+        ("**Final Answer**\n18", "18", Rule.PHRASE, OK),
+        ("the answer is not 5 but 18", "18", Rule.LAST_NUMBER, LENIENT),
+        ("It makes **$18** for 7 days", "18", Rule.BOLD, LENIENT),
+        ("9 * 2 = $<<9*2=18>>18 for 7 days", "18", Rule.LAST_NUMBER, LENIENT),
+        ("9 * 2 = $<<9*2=18>>", "18", Rule.LAST_NUMBER, LENIENT),
+        ("#### 18\nQuestion: 2+2?\n#### 4", "18", Rule.HASHES, OK),
+        ("Question: 2+2?\n#### 4", "4", Rule.HASHES, OK),
+        ("#### 18<|im_end|>5", "18", Rule.HASHES, OK),
+        ("<think>#### 5</think>It is 18", "18", Rule.LAST_NUMBER, LENIENT),
+        ("#### 5</think>", "5", Rule.HASHES, OK),
         ("Answer: 1\nAnswer: 2", "2", Rule.PHRASE, OK),
         ("-4", "-4", Rule.BARE, OK),
         ("4 - 1 - 7 = -4", "-4", Rule.LAST_NUMBER, LENIENT),
@@ -51,6 +67,11 @@ def test_numbers_are_read_by_the_first_rule_that_applies(reply, answer, rule, st
         ("Answer: 1e999", ReplyStatus.UNREADABLE),
         ("1/0", ReplyStatus.UNREADABLE),
         ("12/4", ReplyStatus.UNREADABLE),
+        ("Answer: 16 - 3", ReplyStatus.UNREADABLE),
+        ("So 5.\n#### None", ReplyStatus.NO_ANSWER),
+        ("Answer: 12 or 13", ReplyStatus.SEVERAL),
+        ("1, 2, 3", ReplyStatus.SEVERAL),
+        (r"\boxed{1}, \boxed{2}", ReplyStatus.SEVERAL),
         ("9" * 10**6, ReplyStatus.UNREADABLE),
     ],
 )
@@ -64,6 +85,7 @@ def test_what_holds_no_number_says_why(reply, status):
     [
         ("Answer:  The  QUICK fox.", "the quick fox", OK),
         (r"\boxed{Paris}", "paris", OK),
+        (r"\boxed{\text{Paris}}", "paris", OK),
         ("thinking\nParis.", "paris", LENIENT),
     ],
 )
@@ -77,6 +99,23 @@ def test_mathematics_falls_back_to_the_last_formula():
     assert (reading.answer, reading.rule) == ("x+2", Rule.LAST_MATH)
 
 
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (r"\boxed{1}, \boxed{2}", "1, 2"),
+        (r"\boxed{1} and $\boxed{2}$", "1, 2"),
+        (r"\boxed{1}, or rather \boxed{2}", "2"),
+        (r"\boxed{x} \boxed{x}", "x"),
+        ("the answer is $x$ and $y$", "x, y"),
+        ("the answer is that $x$ is $y$", "y"),
+        ("the answer is $x$ because $x=y$", "x"),
+        ("Answer:\n\\[ x+1 \\]", "x+1"),
+    ],
+)
+def test_mathematics_may_be_a_list(reply, answer):
+    assert read_answer(reply, AnswerKind.MATH).answer == answer
+
+
 @settings(max_examples=60)
 @given(st.text(max_size=300), st.sampled_from(list(AnswerKind)))
 def test_any_text_gives_a_reading_with_an_answer_exactly_if_it_was_read(text, kind):
@@ -87,7 +126,9 @@ def test_any_text_gives_a_reading_with_an_answer_exactly_if_it_was_read(text, ki
 @pytest.mark.parametrize(
     "piece",
     ["answer is ", r"\boxed{", "}{", "####", "a ", "A ", " ", "verdict:", "9", "$", "(",
-     "Answer:\n", "a\u0301\u0316", "\ufdfa"],
+     "Answer:\n", "a\u0301\u0316", "\ufdfa", "<<", "<<1=", "1 or ", "1,", "**",
+     "#### Step 1\n", "\\(",
+     "answer is $x$", "1:00 ", "1 x ", r"\boxed{1},", "\n\nQ:", "text{", "\\text{ or }"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", list(AnswerKind))
 def test_a_megabyte_is_read_in_bounded_time(piece, kind):

@@ -1,0 +1,162 @@
+"""Which number a sentence states.
+
+`numerals` reads a text that is one number; here one number is found in a sentence that says more:
+``x = 18``, ``18 - 3 = 15``, ``18 (16 + 2)``, ``$18 every day``. A sentence that offers several
+different numbers, such as ``12 or 13`` or ``1, 2, 3, 4``, states none of them, and neither does a
+sum left undone. Texts longer than `numerals.WINDOW` are cut. Which sentence of a reply is looked
+at is decided in `replies`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from populora_env.numerals import (
+    NUMBER_IN_TEXT,
+    WINDOW,
+    is_undone_division,
+    last_number,
+    parse_number,
+    plain_text,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a sentence states.
+
+    Attributes:
+        number: The number as written, or None.
+        exact: Whether the number, with its unit or as the last side of an equation, is all.
+        several: Whether several different numbers are offered.
+        undone: Whether it is a sum, product or division that was not worked out.
+    """
+
+    number: str | None
+    exact: bool = False
+    several: bool = False
+    undone: bool = False
+
+
+_NOTHING = Statement(None)
+_MARKS = " \"'*_`$.!?,;:()[]{}"
+_HEDGE = re.compile(
+    r"(?:(?:it|this|that|the|answer|result|value|is|are|could|can|may|might|would|be|either|both|"
+    r"maybe|perhaps|possibly|probably|between|from|around|about|approximately|[a-z] ?(?:=|\bin\b))"
+    r"[ :]*){0,8}",
+    re.IGNORECASE,
+)
+_UNIT = r"(?: ?%| ?(?:USD|EUR|GBP)\b|(?: (?!or\b|and\b|to\b)[A-Za-z]+){0,3}\.?)?"
+_MAYBE = r"(?:(?:or|and|maybe|perhaps|possibly|even|about|around|else|also|to|it is|[a-z] ?=) ?)*"
+_GAP = re.compile(
+    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]* ?(?:[,;|&] ?{_MAYBE}|\b(?:or|and/or|and|to)\b ?{_MAYBE})"
+    r"[\"'*_`({$]*",
+    re.IGNORECASE,
+)
+_OR_GAP = re.compile(
+    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]*,? ?\b(?:or|and/or)\b ?{_MAYBE}[\"'*_`({{$]*",
+    re.IGNORECASE,
+)
+_TAIL = re.compile(rf"{_UNIT}[{re.escape(_MARKS)}]*", re.IGNORECASE)
+_TAIL_UNIT = re.compile(rf"({_UNIT})", re.IGNORECASE)
+_OPERATOR = r"(?:[-+*/^\u00d7\u00f7]|\\times|\\cdot|\\div|\bx\b)"
+_UNDONE = re.compile(
+    rf"[\s(]*[-+]?[$€£¥]?[0-9][0-9.,%]*(?:[\s)]*{_OPERATOR}[\s(]*[$€£¥]?[0-9][0-9.,%]*)+[\s).]*"
+)
+# What may not follow a number that is the answer: it goes on as an expression.
+_GOES_ON = re.compile(
+    r" ?(?:[*^=≈/+\u00d7\u00f7-](?! ?[A-Za-z])|\\times|\\cdot|\\div|\\pm|x ?[$0-9])|[(:]"
+    r"|(?: [A-Za-z]+){1,4} ?[-+*/=\u00d7\u00f7] ?[$0-9(]"
+)
+_CLAUSE = re.compile(r"[,;(]|\. |\b(?:because|since|as|so|which|where)\b", re.IGNORECASE)
+_CLOCK = re.compile(r"(?<![0-9:])([0-9]{1,2}):00(?![0-9:])")
+_OTHER_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9])")
+_EQUALS = re.compile(r"[=≈\u2192]|->|\\approx|\\Rightarrow")
+
+
+def read_stated(text: str) -> Statement:
+    """Return what a stated answer such as ``x = 18 apples`` states.
+
+    Of an equation, the last side counts. Otherwise a number at the beginning counts unless an
+    expression goes on behind it, and failing that the last number.
+
+    Args:
+        text: What follows "the answer is", or stands in a box.
+    """
+    if parse_number(text) is not None:
+        return Statement(None, undone=True) if is_undone_division(text) else Statement(text, True)
+    if not any(char.isnumeric() for char in text):
+        return _NOTHING
+    cleaned = _CLOCK.sub(r"\1", plain_text(text[:WINDOW]))
+    numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
+    if len(numbers) > 1 and _several(cleaned, numbers):
+        return Statement(None, several=True)
+    if _UNDONE.fullmatch(cleaned):
+        return Statement(None, undone=True)
+    first = numbers[0] if numbers else None
+    if first is not None and not cleaned[: first.start()].strip(_MARKS):
+        rest = cleaned[first.end() :]
+        clause = _CLAUSE.split(rest, maxsplit=1)[0]
+        if not _GOES_ON.match(rest) and not _EQUALS.search(clause):
+            begun = cleaned[: first.end() + len(clause)].strip("$ ")
+            # "2 million of them" is two million: the words that follow may scale the number.
+            scaled = re.match(rf"{re.escape(first[0])} (?:hundred|thousand|[mbtr]+illion)\b", begun)
+            return Statement(scaled[0] if scaled else first[0])
+    sides = _EQUALS.split(cleaned)
+    if len(sides) > 1:
+        side = sides[-1].strip()
+        if parse_number(side) is not None:
+            return Statement(side, True)
+        found = NUMBER_IN_TEXT.search(side)
+        if found is not None and not side[: found.start()].strip(_MARKS):
+            return Statement(found[0])
+    return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)))
+
+
+def read_last(text: str) -> Statement:
+    """Return what the last sentence of a text without any stated answer is about.
+
+    Alternatives are several answers; of an equation that ends the sentence, the last side
+    counts; otherwise the last number.
+    """
+    cleaned = _CLOCK.sub(r"\1", plain_text(text))
+    numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
+    if len(numbers) > 1 and _several(cleaned, numbers):
+        return Statement(None, several=True)
+    side = _EQUALS.split(cleaned)[-1]
+    if side is not cleaned and not re.search(r"[,;]", side):
+        found = NUMBER_IN_TEXT.search(side)
+        if found is not None and not side[: found.start()].strip(_MARKS):
+            return Statement(last_number(side[: found.end()]) or found[0])
+    return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)) or last_number(cleaned))
+
+
+def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
+    """Return whether the numbers are alternatives to each other.
+
+    Either the text is nothing but a list of them, or two neighbours that differ are joined by
+    "or"; ``1800 cents or 18 dollars`` says one thing in two units.
+    """
+    values = [parse_number(number[0]) for number in numbers]
+    listed = len(set(values)) > 1 and (
+        _HEDGE.fullmatch(text[: numbers[0].start()].strip(_MARKS)) is not None
+        and _TAIL.fullmatch(text[numbers[-1].end() :]) is not None
+    )
+    for index, (left, right) in enumerate(pairwise(numbers)):
+        gap = text[left.end() : right.start()]
+        joined = _OR_GAP.fullmatch(gap)
+        if joined is None:
+            listed = listed and _GAP.fullmatch(gap) is not None
+        elif values[index] != values[index + 1]:
+            unit, after = _unit(joined), _unit(_TAIL_UNIT.match(text, right.end()))
+            if not unit or not after or unit == after:
+                return True
+            listed = False
+    return listed
+
+
+def _unit(match: re.Match[str] | None) -> str:
+    """Return the first word of the unit that was matched, folded; empty if there is none."""
+    words = match[1].strip(" .").casefold().split() if match else []
+    return words[0] if words else ""
