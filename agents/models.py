@@ -69,6 +69,17 @@ class BaseModel:
             return self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self.tokenizer(text)["input_ids"]
 
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text to be completed as it is, without a chat template.
+
+        The tokenizer opens it the way it opens any text, which for some models is a token of its
+        own; a text that begins with that token's name gets no second one.
+        """
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        opening = self.tokenizer.bos_token
+        opened = bool(opening) and text.startswith(opening)
+        return self.tokenizer(text, add_special_tokens=not opened)["input_ids"]
+
     def stop_ids(self) -> frozenset[int]:
         """Ids of the tokens that end a reply."""
         configured = self.model.generation_config.eos_token_id

@@ -124,18 +124,21 @@ class LoraPopulation:
             )
         return int(agent.removeprefix("agent_"))
 
-    def act(self, requests: Sequence[Request], *, temperature: float | None = None) -> list[str]:
-        """Answer all requests in mixed batches; see `Policy`."""
-        return [reply.text for reply in self.generate(requests, temperature=temperature)]
+    def act(
+        self, requests: Sequence[Request], *, temperature: float | None = None, raw: bool = False
+    ) -> list[str]:
+        """Answer all requests in mixed batches; see `Policy` and `generate`."""
+        return [reply.text for reply in self.generate(requests, temperature=temperature, raw=raw)]
 
     def generate(
-        self, requests: Sequence[Request], *, temperature: float | None = None
+        self, requests: Sequence[Request], *, temperature: float | None = None, raw: bool = False
     ) -> list[Generated]:
         """Answer all requests and keep tokens and features, for `recall` and for learning.
 
         Args:
             requests: What to answer.
             temperature: Overrides the population's own.
+            raw: Whether prompts are texts to be completed, without a chat template.
 
         Raises:
             ValueError: If an agent is unknown or a prompt does not fit the model's context.
@@ -143,7 +146,8 @@ class LoraPopulation:
         encoded: dict[str, list[int]] = {}
         for request in requests:
             if request.prompt not in encoded:
-                encoded[request.prompt] = self.base.chat_ids(request.prompt)
+                encode = self.base.text_ids if raw else self.base.chat_ids
+                encoded[request.prompt] = encode(request.prompt)
         jobs = [
             Job(self.index(r.agent), encoded[r.prompt], r.max_new_tokens, r.seed) for r in requests
         ]
@@ -163,6 +167,10 @@ class LoraPopulation:
     def greedy(self) -> "GreedyPolicy":
         """This population as a policy that always takes the likeliest token."""
         return GreedyPolicy(self)
+
+    def decoding(self, *, temperature: float, raw: bool = False) -> "DecodingPolicy":
+        """This population as a policy that decodes in a fixed way; see `generate`."""
+        return DecodingPolicy(self, temperature, raw)
 
     def recall(self, agent: str, prompt: str, reply: str) -> Generated | None:
         """Tokens and feature of a reply given since the last `forget`, if it is known."""
@@ -307,3 +315,17 @@ class GreedyPolicy:
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Answer with the likeliest tokens."""
         return self._population.act(requests, temperature=0.0)
+
+
+class DecodingPolicy:
+    """A population that decodes in a fixed way and keeps no tokens for learning; a `Policy`."""
+
+    def __init__(self, population: LoraPopulation, temperature: float, raw: bool) -> None:
+        self._population, self._temperature, self._raw = population, temperature, raw
+
+    def act(self, requests: Sequence[Request]) -> list[str]:
+        """Answer all requests."""
+        try:
+            return self._population.act(requests, temperature=self._temperature, raw=self._raw)
+        finally:
+            self._population.forget()

@@ -14,7 +14,9 @@ from evolution.usage import UsageError, one_line
 # What each subcommand is for, and the module whose `main(arguments)` runs it.
 COMMANDS = {
     "evolve": ("evolve a population of adapters", "evolution.evolve"),
+    "bench": ("measure accuracy", "evolution.bench"),
     "play": ("watch an episode, or play in it", "evolution.play"),
+    "validate": ("grade every known answer against itself", "evolution.validate"),
 }
 
 

@@ -1,15 +1,25 @@
 """From a spec to a source.
 
-One function for all specs. Procedural specs are supported; GSM8K, MATH and files are not yet.
+One function for all specs: what is procedural, a benchmark or a file is decided here, how each is
+read in a module of its own.
 """
 
+import os
 from collections.abc import Sequence
 
-from populora_env.problems.source import ProblemSource, ProblemSpecError, SequenceSource, Split
-from populora_env.problems.spec import parse_mixture
+from populora_env.problems.benchmarks import BENCHMARKS, load_benchmark
+from populora_env.problems.columns import problems_of_file
+from populora_env.problems.files import SUFFIXES
+from populora_env.problems.source import (
+    ProblemSource,
+    ProblemSpecError,
+    SequenceSource,
+    Split,
+    check_disjoint,
+    split_of,
+)
+from populora_env.problems.spec import SourceSpec, parse_sources
 from populora_env.records import Problem
-
-_PROCEDURAL = "procedural:"
 
 
 def load_problems(
@@ -18,34 +28,107 @@ def load_problems(
     """Return the source of problems that a spec names.
 
     Args:
-        spec: ``procedural:NAME[(parameter=value, ...)][+NAME...]``, where NAME is a generator of
-            reasoning-gym, and ``2*NAME`` draws it twice as often.
-        split: ``"train"`` or ``"test"``, disjoint whatever the seeds (half of all
-            problems, by content); None for all.
-        seed: Which items a virtual source holds.
-        limit: Number of items; None for all there are.
+        spec: One of
+
+            - ``procedural:NAME[(parameter=value, ...)][+NAME...]``, where NAME is a generator of
+              reasoning-gym, and ``2*NAME`` draws it twice as often;
+            - ``gsm8k``, ``math`` or ``math500``; ``math(subject=[algebra,geometry],level=5)``
+              keeps a part of it, ``gsm8k(path='FOLDER')`` reads a local copy;
+            - a path ending in .jsonl, .json, .parquet or .csv; options such as
+              ``(prompt=question,answer=gold,kind=math,id=key)`` say what its columns mean;
+            - several of these joined by ``+``: one after the other, or, if one of them is
+              procedural or has a weight as in ``2*gsm8k``, drawn by weight. A problem that
+              several of them hold counts once.
+        split: ``"train"`` or ``"test"``, None for all. GSM8K, MATH and MATH-500 (test only) have
+            official splits; of everything else half of all problems, by content hash, are test,
+            so the splits are disjoint whatever the seeds.
+        seed: Which items a virtual source holds; nothing else is changed by it.
+        limit: Largest number of items, the first ones; None for all there are.
 
     Raises:
-        ProblemSpecError: If the spec cannot be met; the message says why in one line.
+        ProblemSpecError: If the spec cannot be met, or training problems would be among the test
+            problems; the message says why in one line.
         ValueError: If another argument is out of range.
     """
     if not isinstance(spec, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ProblemSpecError(f"spec must be a string, got {type(spec).__name__}")
     if split is not None and split not in set(Split):
         raise ValueError(f"split must be 'train', 'test' or None, got {split!r}")
-    if not spec.startswith(_PROCEDURAL):
-        raise ProblemSpecError(
-            f"unknown problem spec {spec[:120]!r}: supported are procedural:NAME[+NAME...], "
-            "as in procedural:chain_sum"
-        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be None or at least 1, got {limit}")
+    part = None if split is None else Split(split)
+    sources = _read(spec)
+    if all(source.name and source.weight is None for source in sources):
+        problems = _joined(sources, part)
+        return SequenceSource(problems[:limit], " ".join(spec.split()))
+    return _drawn(sources, part, " ".join(spec.split()), seed, limit)
+
+
+def _read(spec: str) -> list[SourceSpec]:
+    """Return the sources of a spec; an existing file's name is read as nothing else."""
+    path = spec.strip()
+    if path.lower().endswith(SUFFIXES) and os.path.isfile(os.path.expanduser(path)):
+        return [SourceSpec(path, {})]
+    return parse_sources(spec, tuple(BENCHMARKS), SUFFIXES)
+
+
+def _joined(sources: Sequence[SourceSpec], split: Split | None) -> list[Problem]:
+    """Return the problems of finite sources, one after the other, each once."""
+    problems = [problem for source in sources for problem in _finite(source, split)]
+    if len(sources) > 1 and split is Split.TRAIN:
+        _refuse_overlap(sources, problems)
+    return list({problem.id: problem for problem in reversed(problems)}.values())[::-1]
+
+
+def _drawn(
+    sources: Sequence[SourceSpec], split: Split | None, spec: str, seed: int, limit: int | None
+) -> ProblemSource:
+    """Return sources that are drawn by weight."""
+    from populora_env.problems.mixture import MixtureSource
     from populora_env.problems.procedural import ProceduralSource
 
-    return ProceduralSource(
-        parse_mixture(spec[len(_PROCEDURAL) :]),
-        split=None if split is None else Split(split),
-        seed=seed,
-        limit=limit,
-    )
+    if len(sources) == 1 and sources[0].generators:
+        return ProceduralSource(sources[0].generators, split=split, seed=seed, limit=limit)
+    finite = [source for source in sources if source.name]
+    if split is Split.TRAIN and len(finite) > 1:
+        _joined(finite, split)
+    parts = [
+        SequenceSource(_finite(source, split), source.name)
+        if source.name
+        else ProceduralSource(source.generators, split=split, seed=seed)
+        for source in sources
+    ]
+    weights = [1.0 if source.weight is None else source.weight for source in sources]
+    return MixtureSource(parts, weights, spec=spec, seed=seed, limit=limit)
+
+
+def _finite(source: SourceSpec, split: Split | None) -> list[Problem]:
+    """Return the problems of a benchmark or a file that are in a split."""
+    if source.name.lower() in BENCHMARKS:
+        return load_benchmark(source.name.lower(), source.options, split)
+    problems = problems_of_file(source.name, source.options)
+    kept = [problem for problem in problems if split is None or split_of(problem) is split]
+    if not kept:
+        raise ProblemSpecError(
+            f"{source.name}: none of its {len(problems)} problems is in split {split}, which half "
+            "of all are by content hash: add more, or load it with split=None"
+        )
+    return kept
+
+
+def _refuse_overlap(sources: Sequence[SourceSpec], train: Sequence[Problem]) -> None:
+    """Refuse training problems that another of the sources tests on."""
+    held_out = [problem for source in sources for problem in _finite(source, Split.TEST)]
+    try:
+        check_disjoint(held_out, train)
+    except ValueError:
+        ids = {problem.id for problem in held_out}
+        shared = [problem for problem in train if problem.id in ids]
+        raise ProblemSpecError(
+            f"{len(shared)} training problems are in the test split of another source, such as "
+            f"{shared[0].metadata['read_from']} ({shared[0].prompt[:40]!r}): remove them from the "
+            "file, or leave one source out"
+        ) from None
 
 
 def as_source(problems: str | ProblemSource | Sequence[Problem], *, seed: int = 0) -> ProblemSource:

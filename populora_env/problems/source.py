@@ -2,7 +2,7 @@
 
 A source is an indexed, deterministic collection that may be virtual: item ``i`` is made when it
 is asked for. Items may repeat; `ProblemSource.distinct` leaves repeats out. How particular
-sources make their items is in `procedural`.
+sources make their items is in `procedural`, `columns` and `benchmarks`.
 """
 
 from abc import ABC, abstractmethod

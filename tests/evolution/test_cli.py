@@ -55,7 +55,7 @@ def one_line_error(capsys, arguments):
         (["evolve", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["evolve", "--resume", "/no/run"], "is no run folder"),
         (["evolve", "--config", "/no/file.toml"], "cannot be read"),
-        (["evolve", "--preset", "nope"], "expected one of quick"),
+        (["evolve", "--preset", "nope"], "expected one of llama2-7b, mistral-7b, quick"),
         (["evolve", "--offspring", "9"], "elites + offspring"),
         (["evolve", "--dtype", "int3"], "dtype: got 'int3'"),
     ],
@@ -188,9 +188,23 @@ def test_an_interrupt_that_is_dropped_ends_the_run_at_its_next_step():
         def __del__(self):
             signal.raise_signal(signal.SIGINT)  # what is raised here, Python ignores
 
-    with Interrupts() as interrupts:
-        interrupts.check()
-        Dropping()
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Interrupts() as interrupts:
             interrupts.check()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            Dropping()
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.check()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_where_ctrl_c_is_ignored_it_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            interrupts.check()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -121,7 +121,7 @@ def test_a_split_without_items_is_refused_when_loading():
         ("procedural:0*chain_sum", "weight must be above 0"),
         ("procedural:" + "(" * 3000, "must have the form"),
         ("procedural:" + "a" * 5000, "at most 4000 characters"),
-        ("gsm8k", "unknown problem spec 'gsm8k': supported are procedural:NAME"),
+        ("gsm9k", "unknown problem spec 'gsm9k': expected procedural:NAME.*gsm8k, math"),
         ("", "unknown problem spec ''"),
         (3, "spec must be a string, got int"),
     ],

@@ -1,0 +1,213 @@
+"""Figures of several agents on the same problems: accuracy, votes, pass@k, agreement.
+
+All of them are computed from `Mark`s: what was read from a reply, and whether it is right. What is
+read depends on the rule of extraction, so every rule has its own figures. Two answers are equal if
+their canonical texts are; ``1/2`` and ``0.5`` may be equal as numbers and yet count as two opinions
+where answers are mathematical expressions.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a rule makes of a reply: the answer, None if it reads none, and if that is right."""
+
+    answer: str | None
+    correct: bool
+
+
+Marks = Sequence[Sequence[Mark]]  # [problems][samples] of one agent
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over problems.
+
+    Attributes:
+        value: The mean.
+        standard_error: Standard deviation over problems (divisor n) by the root of n; for one
+            reply a problem that is ``sqrt(p (1 - p) / n)``. Replies to one problem are not taken
+            as independent.
+    """
+
+    value: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """Estimate from one value per problem, at least one."""
+        array = np.asarray(values, dtype=np.float64)
+        return cls(float(array.mean()), float(array.std() / math.sqrt(len(array))))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How agents did on n problems under one rule of extraction.
+
+    Attributes:
+        accuracy: Every agent's, those apart from the population included.
+        answered: Every agent's share of replies from which an answer could be read.
+        mean: Mean accuracy of the population's agents.
+        best: The population's most accurate agent, the first of equals. Chosen on these very
+            problems, so its accuracy flatters it.
+        vote: Accuracy of the most frequent answer of the population.
+        weighted_vote: The same with a weight for each agent; None without weights.
+        pass_at_k: Entry k - 1 is the chance that at least one of k replies, drawn without
+            replacement from all of the population's, is right; k = 1 to their number.
+        agreement: Mean over pairs of agents of `agreement`; None for a single agent.
+        pairs: Agreement of each pair of agents, named ``a|b``.
+    """
+
+    accuracy: Mapping[str, Estimate]
+    answered: Mapping[str, float]
+    mean: Estimate
+    best: str
+    vote: Estimate
+    weighted_vote: Estimate | None
+    pass_at_k: tuple[Estimate, ...]
+    agreement: float | None
+    pairs: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+
+def figures(
+    marks: Mapping[str, Marks],
+    population: Sequence[str],
+    weights: Mapping[str, float] | None = None,
+) -> Figures:
+    """Compute the figures of a population.
+
+    Args:
+        marks: Agent to its marks, [problems][samples]; as many for every agent.
+        population: The agents that vote, at least one; the others are measured beside them.
+        weights: Weight of each of the population's agents in the weighted vote, 0 or more.
+
+    Raises:
+        ValueError: If there is no agent or no problem, or a weight is missing or unusable.
+    """
+    if not population or not marks[population[0]]:
+        raise ValueError("population and marks: expected at least one agent and one problem each")
+    if weights is not None:
+        for agent in population:
+            weight = weights.get(agent)
+            if weight is None or not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"weights[{agent!r}]: got {weight!r}, expected a number >= 0")
+    members = [marks[agent] for agent in population]
+    accuracy = {
+        agent: Estimate.of([_share(mark.correct for mark in own) for own in rows])
+        for agent, rows in marks.items()
+    }
+    answered = {
+        agent: _share(mark.answer is not None for own in rows for mark in own)
+        for agent, rows in marks.items()
+    }
+    # By problem, all replies of the population, agent by agent.
+    pooled = [[mark for own in rows for mark in own] for rows in zip(*members, strict=True)]
+    every = len(pooled[0])
+    found = [sum(mark.correct for mark in replies) for replies in pooled]
+    pairs = {f"{a}|{b}": agreement(marks[a], marks[b]) for a, b in combinations(population, 2)}
+    say = [
+        1.0 if weights is None else weights[agent]
+        for agent, rows in zip(population, members, strict=True)
+        for _ in rows[0]
+    ]
+    return Figures(
+        accuracy=accuracy,
+        answered=answered,
+        mean=Estimate.of([_share(mark.correct for mark in replies) for replies in pooled]),
+        best=max(population, key=lambda agent: accuracy[agent].value),
+        vote=Estimate.of([_elected(replies, [1.0] * every) for replies in pooled]),
+        weighted_vote=None
+        if weights is None
+        else Estimate.of([_elected(replies, say) for replies in pooled]),
+        pass_at_k=tuple(
+            Estimate.of([pass_at_k(every, right, k) for right in found])
+            for k in range(1, every + 1)
+        ),
+        agreement=float(np.mean(list(pairs.values()))) if pairs else None,
+        pairs=pairs,
+    )
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Return the chance that k of n replies, drawn without replacement, hold a right one.
+
+    The unbiased estimator of Chen et al., "Evaluating Large Language Models Trained on Code"
+    (2021), computed exactly.
+
+    Raises:
+        ValueError: If not ``0 <= right <= n`` and ``1 <= k <= n``.
+    """
+    if not (0 <= right <= n and 1 <= k <= n):
+        raise ValueError(
+            f"pass_at_k: got n={n}, right={right}, k={k}; expected 0 <= right <= n, 1 <= k <= n"
+        )
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def elected(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> str | None:
+    """Return the answer with the largest sum of weights, the first given among equals.
+
+    Replies without an answer do not vote; None if none has one, or all weights are 0.
+
+    Args:
+        answers: One for each reply.
+        weights: One for each reply; None for equal ones.
+    """
+    sums: dict[str, list[float]] = {}
+    for i, answer in enumerate(answers):
+        if answer is not None:
+            sums.setdefault(answer, []).append(1.0 if weights is None else weights[i])
+    # fsum, so that equal weights added in another order are still a tie.
+    totals = {answer: math.fsum(parts) for answer, parts in sums.items()}
+    best = max(totals, key=lambda answer: totals[answer], default=None)
+    return best if best is not None and totals[best] > 0 else None
+
+
+def agreement(first: Marks, second: Marks) -> float:
+    """Return the share of pairs of replies to the same problem whose answers are equal.
+
+    A reply without an answer agrees with nothing.
+    """
+    return float(
+        np.mean(
+            [
+                _share(a.answer is not None and a.answer == b.answer for a in own for b in other)
+                for own, other in zip(first, second, strict=True)
+            ]
+        )
+    )
+
+
+def difference(first: Sequence[Marks], second: Sequence[Marks]) -> Estimate:
+    """Return the mean accuracy of some agents less that of others, paired by problem.
+
+    Args:
+        first: Marks of the first agents, [agents][problems][samples].
+        second: Marks of the others, on the same problems.
+    """
+    ours, theirs = (
+        [_share(mark.correct for own in rows for mark in own) for rows in zip(*side, strict=True)]
+        for side in (first, second)
+    )
+    return Estimate.of([a - b for a, b in zip(ours, theirs, strict=True)])
+
+
+def _elected(replies: Sequence[Mark], weights: Sequence[float]) -> float:
+    winner = elected([mark.answer for mark in replies], weights)
+    right = any(mark.correct for mark in replies if mark.answer == winner)
+    return float(winner is not None and right)
+
+
+def _share(flags: Any) -> float:
+    return float(np.mean([bool(flag) for flag in flags]))

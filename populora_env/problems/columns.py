@@ -1,0 +1,200 @@
+r"""From the rows of a user's own file to problems.
+
+Columns are found by their usual names or mapped by option. An answer may be a number, a text, a
+rationale that ends in ``#### 18``, or a solution with its answer in ``\boxed{}``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from populora_env.numerals import canonical, parse_number
+from populora_env.problems.files import Row, described, read_rows
+from populora_env.problems.source import ProblemSpecError
+from populora_env.records import AnswerKind, Problem, storable
+from populora_env.replies import canonical_answer
+from populora_env.storage import plain
+
+PROMPT_COLUMNS = ("prompt", "question", "problem")
+ANSWER_COLUMNS = ("answer", "solution")
+OPTIONS = ("prompt", "answer", "kind", "id")
+HASHES = "####"
+_BRACES = re.compile(r"\\[{}\\]|[{}]")
+
+
+def problems_of_file(path: str, options: Mapping[str, Any]) -> list[Problem]:
+    """Return the problems of a file, in its order.
+
+    Args:
+        path: See `files.read_rows`.
+        options: ``prompt`` and ``answer``: names of columns; ``answer`` None where no answer is
+            known. ``kind``: an answer kind; by default number if all answers are plain numbers,
+            else math. ``id``: a column that must not repeat itself. All other columns are kept
+            as metadata.
+
+    Raises:
+        ProblemSpecError: If the file or an option cannot be used, a row lacks a column or holds
+            a value of another kind, or a problem is there twice.
+    """
+    _check_options(path, options)
+    rows = read_rows(path)
+    prompt = options.get("prompt") or _usual(rows[0], PROMPT_COLUMNS, "prompt")
+    answer: str | None = None
+    if "answer" not in options:
+        answer = _usual(rows[0], ANSWER_COLUMNS, "answer")
+    elif options["answer"] is not None:
+        answer = options["answer"]
+    kind = options.get("kind")
+    stated = [None if answer is None else _answer(row, answer, kind) for row in rows]
+    known = [text for text in stated if text is not None]
+    if kind is None:
+        plain_numbers = all(parse_number(text, units=False) is not None for text in known)
+        kind = AnswerKind.NUMBER if plain_numbers else AnswerKind.MATH
+    key = options.get("id")
+    problems = [
+        _problem(row, prompt, answer, text, AnswerKind(kind))
+        for row, text in zip(rows, stated, strict=True)
+    ]
+    if key is not None:
+        _refuse_repeats(rows, [_key(row, key) for row in rows], f"column {key!r} holds", "again")
+    refuse_repeated(rows, problems)
+    return problems
+
+
+def refuse_repeated(rows: Sequence[Row], problems: Sequence[Problem]) -> None:
+    """Refuse rows that are the same problem.
+
+    Raises:
+        ProblemSpecError: If two have the same prompt and answer; both places are named.
+    """
+    _refuse_repeats(rows, [problem.id for problem in problems], "problem", "is there again")
+
+
+def checked_answer(row: Row, column: str, text: str, kind: AnswerKind) -> str:
+    """Return a known answer that can be read as its kind.
+
+    Raises:
+        ProblemSpecError: If it cannot.
+    """
+    if canonical_answer(text, kind) is None:
+        raise ProblemSpecError(
+            f"{row.place}: column {column!r} must hold an answer of kind {kind}, got "
+            f"{described(text)}: correct it, or set another kind"
+        )
+    return text
+
+
+def after_hashes(text: str) -> str:
+    """Return what follows the last ``####``, stripped."""
+    return text.rpartition(HASHES)[2].strip()
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return the content of the last ``\boxed{}`` or ``\fbox{}``, or None if there is none.
+
+    ``\boxed 3`` boxes what comes before the next dollar sign, as MATH's own reader has it.
+    """
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if start < 0:
+        return None
+    rest = text[start:].partition("box")[2].removeprefix("ed")
+    if not rest.lstrip().startswith("{"):
+        return rest.partition("$")[0].strip() or None
+    depth = 0
+    begin = rest.index("{") + 1
+    for match in _BRACES.finditer(rest):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if not depth and match[0] == "}":
+            return rest[begin : match.start()].strip() or None
+    return None
+
+
+def _check_options(path: str, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise ProblemSpecError(
+                f"{path}: unknown option {name!r}, expected {', '.join(OPTIONS)}"
+            )
+        if name == "kind" and value not in set(AnswerKind):
+            raise ProblemSpecError(
+                f"{path}: kind must be one of {', '.join(AnswerKind)}, got {value!r}"
+            )
+        if not isinstance(value, str) and not (name == "answer" and value is None):
+            raise ProblemSpecError(
+                f"{path}: option {name} must be the name of a column, got {value!r}: put a name "
+                "that is no word in quotes"
+            )
+
+
+def _usual(row: Row, names: Sequence[str], option: str) -> str:
+    """Return the first of the usual names that is a column."""
+    for name in names:
+        if name in row.values:
+            return name
+    found = ", ".join(map(repr, row.values)) or "none"
+    unknown = "; answer=none if no answer is known" if option == "answer" else ""
+    raise ProblemSpecError(
+        f"{row.place}: column {' or '.join(map(repr, names))} is missing, found {found}: "
+        f"say which it is with {option}=COLUMN{unknown}"
+    )
+
+
+def _answer(row: Row, column: str, kind: str | None) -> str:
+    """Return a row's answer as a text."""
+    value = row.get(column)
+    text: str | None = None
+    if isinstance(value, str):
+        text = _stated(storable(value), column, kind)
+    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        number = parse_number(str(value), units=False)
+        text = None if number is None else canonical(number)
+    if text:
+        return text if kind is None else checked_answer(row, column, text, AnswerKind(kind))
+    wanted = "a text with its answer in \\boxed{}" if column == "solution" else "a text or a number"
+    hint = "; answer=none if no answer is known" if described(value) == "nothing" else ""
+    raise ProblemSpecError(
+        f"{row.place}: column {column!r} must hold {wanted}, got {described(value)}{hint}"
+    )
+
+
+def _stated(text: str, column: str, kind: str | None) -> str | None:
+    """Return the answer that a text states, without its rationale."""
+    if kind == AnswerKind.TEXT:
+        return text.strip()
+    if HASHES in text:
+        return after_hashes(text)
+    return last_boxed(text) if column == "solution" else text.strip()
+
+
+def _problem(
+    row: Row, prompt: str, answer: str | None, stated: str | None, kind: AnswerKind
+) -> Problem:
+    text = row.text(prompt)
+    if stated is not None and answer is not None:
+        checked_answer(row, answer, stated, kind)
+    others = {name: value for name, value in row.values.items() if name not in (prompt, answer)}
+    if answer is not None and row.values[answer] != stated and isinstance(row.values[answer], str):
+        others.setdefault("solution", row.values[answer])  # the rationale that led to the answer
+    metadata = plain(others) | {"read_from": row.read_from}
+    return Problem.create(text, stated, kind, f"file:{Path(row.file).name}", metadata)
+
+
+def _key(row: Row, column: str) -> Any:
+    value = row.get(column)
+    if value is None or isinstance(value, list | dict):
+        raise ProblemSpecError(
+            f"{row.place}: column {column!r} must hold an id, got {described(value)}"
+        )
+    return value
+
+
+def _refuse_repeats(rows: Sequence[Row], keys: Sequence[Any], what: str, again: str) -> None:
+    first: dict[Any, Row] = {}
+    for row, key in zip(rows, keys, strict=True):
+        other = first.setdefault(key, row)
+        if other is not row:
+            raise ProblemSpecError(
+                f"{row.place}: {what} {described(key)} {again}, first at {other.place}: remove one"
+            )

@@ -1,0 +1,75 @@
+"""Several sources as one, each drawn as often as its weight says.
+
+For sources of which at least one is virtual or has a weight. Finite sources without weights are
+simply put one after the other (`loading`).
+"""
+
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import accumulate
+
+from populora_env.keys import derive_seed
+from populora_env.problems.procedural import VIRTUAL_LENGTH
+from populora_env.problems.source import ProblemSource
+from populora_env.records import Problem
+
+
+class MixtureSource(ProblemSource):
+    """A weighted mixture of sources as one virtual source.
+
+    Which source item ``i`` comes from is drawn by the seed; it is that source's own item ``i``,
+    counted round and round where the source is shorter.
+
+    Args:
+        sources: At least one.
+        weights: One above 0 for each source.
+        spec: One line that says what the mixture holds.
+        seed: Another seed draws the sources in another order.
+        limit: Number of items; None for `VIRTUAL_LENGTH`.
+
+    Raises:
+        ValueError: If ``limit`` is below 1, or the weights do not fit the sources.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ProblemSource],
+        weights: Sequence[float],
+        *,
+        spec: str,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be None or at least 1, got {limit}")
+        if not sources or len(sources) != len(weights) or min(weights) <= 0:
+            raise ValueError(
+                f"weights must be one number above 0 for each of {len(sources)} sources, "
+                f"got {list(weights)}"
+            )
+        self._sources, self._seed, self.spec = tuple(sources), seed, spec
+        self._length = VIRTUAL_LENGTH if limit is None else limit
+        self._thresholds = list(accumulate(weights))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Problem:
+        self._check_index(index)
+        source = self._sources[self._choose(index)]
+        return source[index % len(source)]
+
+    def part_of(self, index: int) -> str:
+        """Return the part of the source that item ``index`` comes from."""
+        at = self._choose(index)
+        return f"{at}:{self._sources[at].part_of(index % len(self._sources[at]))}"
+
+    def parts(self) -> frozenset[str]:
+        """Return the names of all parts of all sources."""
+        return frozenset(
+            f"{at}:{part}" for at, source in enumerate(self._sources) for part in source.parts()
+        )
+
+    def _choose(self, index: int) -> int:
+        point = derive_seed("sources", self._seed, index) / 2**63 * self._thresholds[-1]
+        return min(bisect(self._thresholds, point), len(self._sources) - 1)
