@@ -32,12 +32,23 @@ class Layout:
     rows_each: int
 
 
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """The agent of each row of a batch, in any order; rows of ``Layout`` cost a little less."""
+
+    rows: tuple[int, ...]
+
+
 class _Routing:
-    """The layout in force, shared by all layers of one `StackedLora`."""
+    """How the present batch is served, shared by all layers of one `StackedLora`."""
 
     def __init__(self) -> None:
-        self.layout: Layout | None = None
-        self.index: Tensor | None = None  # None: all agents in order, no gather needed
+        self.groups = 0  # agents in the batch; 0 for the bare base
+        self.index: Tensor | None = None  # [groups] the agents; None: all of them in order
+        self.gather: Tensor | None = None  # [groups * most] row of each place of the padded grid
+        self.scatter: Tensor | None = None  # [rows] place of each row in that grid
+        self.scale: Tensor | None = None  # [groups, 1, 1]; None where all are `alpha`
+        self.alpha = 1.0
 
 
 class _SharedInput(nn.Module):
@@ -49,7 +60,7 @@ class _SharedInput(nn.Module):
     """
 
     def __init__(
-        self, linears: Sequence[nn.Linear], size: int, rank: int, scale: Tensor, routing: _Routing
+        self, linears: Sequence[nn.Linear], size: int, rank: int, routing: _Routing
     ) -> None:
         super().__init__()
         weight = linears[0].weight
@@ -62,33 +73,62 @@ class _SharedInput(nn.Module):
             for linear in linears
         )
         self.rank = rank
-        self._scale = scale  # [N], owned by the StackedLora
         self._routing = routing
         self._input: Tensor | None = None
         self._down: tuple[Tensor, ...] = ()  # per layer [agents, rows*T, r]
+        self._ready: tuple[Tensor, list[Tensor]] | None = None  # factors of the agents served
+
+    def prepare(self) -> None:
+        """Get the factors of the agents to be served ready: transposed, and picked once."""
+        index = self._routing.index
+        picked = [factor.data if index is None else factor.data[index] for factor in self._factors]
+        self._ready = picked[0].transpose(1, 2), [B.transpose(1, 2) for B in picked[1:]]
+
+    @property
+    def _factors(self) -> list[Tensor]:
+        return [self.A, *self.B]
+
+    def release(self) -> None:
+        """Keep nothing of the batch."""
+        self._input, self._down, self._ready = None, (), None
 
     def add(self, which: int, x: Tensor, y: Tensor) -> Tensor:
         """Add this layer's low-rank update to ``y [rows, T, out]``, the base's output for ``x``."""
-        layout = self._routing.layout
-        if layout is None:
+        routing = self._routing
+        if not routing.groups:
             return y
-        groups = len(layout.agents)
-        index = self._routing.index
+        learning = torch.is_grad_enabled()
+        if learning:
+            index = routing.index
+            inward = (self.A if index is None else self.A[index]).transpose(1, 2)
+            outward = (self.B[which] if index is None else self.B[which][index]).transpose(1, 2)
+        else:
+            if self._ready is None:
+                self.prepare()
+            assert self._ready is not None
+            inward, outward = self._ready[0], self._ready[1][which]
         if self._input is not x or not self._down:
-            A = self.A if index is None else self.A[index]
-            scale = self._scale if index is None else self._scale[index]
-            flat = x.reshape(groups, -1, x.shape[-1])
-            down = torch.bmm(flat, A.transpose(1, 2)) * scale[:, None, None]
+            rows = x if routing.gather is None else x.index_select(0, routing.gather)
+            flat = rows.reshape(routing.groups, -1, x.shape[-1])
+            down = torch.bmm(flat.to(inward.dtype), inward)
+            if routing.scale is not None:
+                down = down * routing.scale.to(down.dtype)
             self._down = down.split(self.rank, -1)
             self._input = x
         down = self._down[which]
         if which == len(self.B) - 1:  # keep no activation past its last reader
             self._input, self._down = None, ()
-        B = self.B[which] if index is None else self.B[which][index]
-        flat_y = y.reshape(groups, -1, y.shape[-1])
-        if torch.is_grad_enabled():
-            return torch.baddbmm(flat_y, down, B.transpose(1, 2)).view(y.shape)
-        return flat_y.baddbmm_(down, B.transpose(1, 2)).view(y.shape)
+        if routing.scatter is None and y.dtype == outward.dtype:
+            grid = y.view(routing.groups, -1, y.shape[-1])
+            if learning:
+                return torch.baddbmm(grid, down, outward, alpha=routing.alpha).view(y.shape)
+            grid.baddbmm_(down, outward, alpha=routing.alpha)
+            return y
+        up = torch.bmm(down, outward)
+        if routing.scatter is not None:
+            up = up.view(-1, *y.shape[1:]).index_select(0, routing.scatter)
+        up = up.view(y.shape).to(y.dtype)
+        return y.add(up, alpha=routing.alpha) if learning else y.add_(up, alpha=routing.alpha)
 
 
 class _StackedLinear(nn.Module):
@@ -163,7 +203,7 @@ class StackedLora(nn.Module):
         self.groups = nn.ModuleList()
         for names in _group_by_input(list(linears)):
             members = [linears[name] for name in names]
-            group = _SharedInput(members, size, rank, self._scale, self._routing)
+            group = _SharedInput(members, size, rank, self._routing)
             self.groups.append(group)
             self._names.append(names)
             for which, name in enumerate(names):
@@ -183,23 +223,56 @@ class StackedLora(nn.Module):
         self._scale[agent] = alpha / self.rank
 
     @contextmanager
-    def active(self, layout: Layout | None) -> Generator[None, None, None]:
-        """Serve a batch with this layout inside the block; ``None`` is the bare base.
+    def active(self, layout: Layout | RowLayout | None) -> Generator[None, None, None]:
+        """Serve batches with this layout inside the block; ``None`` is the bare base.
+
+        Without gradients, factors that change inside the block may or may not be seen.
 
         Raises:
             ValueError: If the layout names an agent that does not exist.
         """
-        before = self._routing.layout, self._routing.index
-        index = None
-        if layout is not None and layout.agents != tuple(range(self.size)):
-            if bad := [agent for agent in layout.agents if not 0 <= agent < self.size]:
-                raise ValueError(f"layout: agent {bad[0]} is not in 0..{self.size - 1}")
-            index = torch.tensor(layout.agents, device=self.alpha.device)
-        self._routing.layout, self._routing.index = layout, index
+        before = dict(vars(self._routing))
+        vars(self._routing).update(vars(self._route(layout)))
+        self._release()
         try:
             yield
         finally:
-            self._routing.layout, self._routing.index = before
+            vars(self._routing).update(before)
+            self._release()
+
+    def _release(self) -> None:
+        for group in self.groups:
+            cast(_SharedInput, group).release()
+
+    def _route(self, layout: Layout | RowLayout | None) -> _Routing:
+        routing = _Routing()
+        if layout is None:
+            return routing
+        device = self.alpha.device
+        named = layout.agents if isinstance(layout, Layout) else sorted(set(layout.rows))
+        agents = tuple(named)
+        if bad := [agent for agent in agents if not 0 <= agent < self.size]:
+            raise ValueError(f"layout: agent {bad[0]} is not in 0..{self.size - 1}")
+        if isinstance(layout, RowLayout):
+            members = [[i for i, a in enumerate(layout.rows) if a == agent] for agent in agents]
+            most = max(len(rows) for rows in members)
+            grid = [rows + rows[:1] * (most - len(rows)) for rows in members]
+            if [row for rows in grid for row in rows] != list(range(len(layout.rows))):
+                routing.gather = torch.tensor(grid, device=device).ravel()
+                places = torch.empty(len(layout.rows), dtype=torch.long)
+                for group, rows in enumerate(members):
+                    places[rows] = torch.arange(group * most, group * most + len(rows))
+                routing.scatter = places.to(device)
+        routing.groups = len(agents)
+        if agents != tuple(range(self.size)):
+            routing.index = torch.tensor(agents, device=device)
+        scale = self._scale if routing.index is None else self._scale[routing.index]
+        values = set(scale.tolist())
+        if len(values) == 1:
+            routing.alpha = values.pop()
+        else:
+            routing.scale = scale[:, None, None].clone()
+        return routing
 
     def detach(self) -> None:
         """Put the base's own layers back; this object's factors stay readable."""

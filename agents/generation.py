@@ -1,33 +1,37 @@
-"""Mixed-adapter batched decoding.
+"""Mixed-adapter batched decoding that keeps the batch full.
 
-Requests of all agents are decoded together on a grid of (agents x rows each). Keys and values live
-in preallocated slots, a slot per row; every row writes at its own length, so no prompt is padded on
-the left. What all prompts of a grid begin with (a chat template's opening) is computed once per
-agent. Rows that end leave the batch: whenever the fullest agent has lost a quarter of its rows
-the grid shrinks. While it decodes, the mean last hidden state of each reply is gathered, so
-diversity needs no second pass.
+Requests of all agents are decoded together, in any mixture. Keys and values live in preallocated
+slots, a slot for each row, and every row writes at its own length, so no prompt is padded on the
+left. Rows that end leave, the last rows take their places, and waiting requests enter; prompts are
+read in blocks of similar length within a budget of tokens. What all prompts begin with (a chat
+template's opening) is computed once per agent, and so is a prompt that one agent answers several
+times. While it decodes, the mean last hidden state of each reply is gathered, and its mean token
+distribution if asked for, so diversity needs no second pass.
 
-Sampling draws one uniform number per request and step from the request's own seed and inverts the
-cumulative distribution, so a reply does not depend on what else is in the batch, up to floating
-point.
-
-Not covered here: admission of waiting requests into a running batch, stop strings, top-p.
+How tokens are drawn is in `agents.sampling`, memory in `agents.slots`.
 """
 
+import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from agents.adapters import Layout, StackedLora
+from agents.adapters import RowLayout, StackedLora
 from agents.models import BaseModel, backbone
+from agents.sampling import choose
+from agents.slots import Slots, elements_per_token, free_memory, is_out_of_memory
 from populora_env.keys import generator
 
-_SHRINK_AT = 0.75  # rows still needed / rows held, below which the grid is compacted
+_COMPACT_AT = 15 / 16  # rows still running / rows held, at which the held ones are compacted
+_ADMIT_AT = 1 / 8  # rows free / room, at which waiting requests enter
+_PREFILL_TOKENS = 8192  # tokens of prompts that are read at once
+_MEMORY_SHARE = 0.5  # of the free memory that keys and values may take
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,14 @@ class Job:
         prompt_ids: Token ids of the prompt, at least one.
         max_new_tokens: Length limit of the reply, at least 1.
         seed: Seed of its sampling.
+        stop: Texts that end the reply when it contains one; they stay in its ids.
     """
 
     agent: int | None
     prompt_ids: Sequence[int]
     max_new_tokens: int
     seed: int
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,98 +59,41 @@ class Reply:
 
     Attributes:
         ids: Token ids, without the token that ended the reply.
-        finished: Whether the model ended it; False: the length limit did.
-        feature: Mean last hidden state over the tokens of the reply, ``[width]``, float32.
+        finished: Whether the model ended it or a stop text came; False: the length limit did.
+        feature: Mean last hidden state over the tokens of the reply, ``[width]``, float32; without
+            the last token of a reply that no end token ended.
+        distribution: Mean of the distributions its tokens were drawn from, at temperature 1,
+            ``[vocabulary]``, float32; None unless asked for.
     """
 
     ids: tuple[int, ...]
     finished: bool
     feature: Tensor
-
-
-class _Slots(Cache):
-    """Preallocated keys and values, ``[rows, capacity, kv_heads * head_dim]`` per layer.
-
-    While prompts are read, a block of tokens goes to the same places ``offset ...`` of every row;
-    while replies are decoded, one token goes to each row's own place.
-    """
-
-    def __init__(self, rows: int, capacity: int) -> None:
-        super().__init__(layers=[])
-        self.rows, self.capacity = rows, capacity
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.offset = 0
-        self.places: Tensor | None = None  # flat index of each row's next token, when decoding
-        self.visible = 0  # how many places from the first attention looks at
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
-        """Store the new tokens of a layer; return the visible keys and values of all rows."""
-        if layer_idx == len(self.keys):
-            shape = (self.rows, self.capacity, key_states.shape[1] * key_states.shape[3])
-            self.keys.append(key_states.new_zeros(shape))
-            self.values.append(value_states.new_zeros(shape))
-        return (
-            self._store(self.keys[layer_idx], key_states),
-            self._store(self.values[layer_idx], value_states),
-        )
-
-    def _store(self, kept: Tensor, new: Tensor) -> Tensor:
-        rows, heads, length, width = new.shape
-        flat = new.transpose(1, 2).reshape(rows, length, heads * width)
-        if self.places is None:
-            kept[:, self.offset : self.offset + length] = flat
-        else:
-            kept.view(-1, heads * width).index_copy_(0, self.places, flat[:, 0])
-        return kept[:, : self.visible].view(rows, -1, heads, width).transpose(1, 2)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens in front of the present block."""
-        del layer_idx
-        return self.offset
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Position of the first token of the present block."""
-        del layer_idx
-        return self.offset
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Length and offset of the keys a block looks at."""
-        del query_length, layer_idx
-        return self.visible, 0
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        self.rows = len(rows)
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
-
-    def spread(self, copies: int, capacity: int) -> "_Slots":
-        """New slots in which each row of these, read up to ``visible``, stands ``copies`` times."""
-        wide = _Slots(self.rows * copies, capacity)
-        for mine, theirs in ((self.keys, wide.keys), (self.values, wide.values)):
-            for kept in mine:
-                new = kept.new_zeros(wide.rows, capacity, kept.shape[2])
-                new.view(self.rows, copies, capacity, -1)[:, :, : self.visible] = kept[:, None]
-                theirs.append(new)
-        wide.offset = self.visible
-        return wide
+    distribution: Tensor | None = None
 
 
 @dataclass(slots=True)
-class _Grid:
-    """Jobs laid out agent by agent; ``-1`` marks a hole, decoded along but never read."""
+class DecodeStats:
+    """Counts that add up over calls of `generate`.
 
-    agents: tuple[int | None, ...]
-    jobs: np.ndarray  # [agents, rows_each] index of the job, or -1
+    Attributes:
+        tokens: Tokens of replies, end tokens included.
+        decoded: Those of them that a decoding step gave; the others came with the prompt.
+        slot_steps: Rows of the batch summed over decoding steps, ended rows included.
+        prompt_tokens: Tokens of all prompts.
+        prompt_tokens_read: Those of them that were computed.
+    """
+
+    tokens: int = 0
+    decoded: int = 0
+    slot_steps: int = 0
+    prompt_tokens: int = 0
+    prompt_tokens_read: int = 0
 
     @property
-    def layout(self) -> Layout | None:
-        """The layout for `StackedLora.active`."""
-        named = [agent for agent in self.agents if agent is not None]
-        return Layout(tuple(named), self.jobs.shape[1]) if named else None
+    def slot_efficiency(self) -> float:
+        """Useful tokens / (slots x steps): the share of the batch that was not idle."""
+        return self.decoded / self.slot_steps if self.slot_steps else 1.0
 
 
 def generate(
@@ -153,7 +102,10 @@ def generate(
     jobs: Sequence[Job],
     *,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     max_rows: int = 64,
+    distribution: bool = False,
+    stats: DecodeStats | None = None,
 ) -> list[Reply]:
     """Generate one reply per job, in the order of the jobs.
 
@@ -162,27 +114,45 @@ def generate(
         lora: Its adapters; may be ``None`` where every job asks for the bare base.
         jobs: What to generate. Jobs of the bare base and of agents may be mixed.
         temperature: Softmax temperature; 0 is greedy.
-        max_rows: Rows decoded at once.
+        top_p: Share of the probability from which tokens are drawn; see `agents.sampling.nucleus`.
+        max_rows: Rows decoded at once. Fewer where their keys and values would take more than half
+            of the free memory; where memory runs out all the same, replies that are done are kept
+            and the others start again with half the rows.
+        distribution: Whether replies carry their mean token distribution.
+        stats: Counts to add to.
 
     Raises:
-        ValueError: If temperature is negative or not finite, a prompt is empty, or a job does not
-            fit the model's context.
+        ValueError: If temperature, top_p or max_rows is out of range, a prompt is empty, or a job
+            does not fit the model's context.
+        RuntimeError: If memory runs out with a single row.
     """
     if not (np.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature: got {temperature}, expected a finite number >= 0")
-    limit = getattr(base.model.config, "max_position_embeddings", None)
-    for i, job in enumerate(jobs):
-        if not job.prompt_ids or job.max_new_tokens < 1:
-            raise ValueError(f"jobs[{i}]: a prompt and max_new_tokens need at least 1 token each")
-        if limit and len(job.prompt_ids) + job.max_new_tokens > limit:
-            raise ValueError(
-                f"jobs[{i}]: {len(job.prompt_ids)} prompt tokens + {job.max_new_tokens} new ones "
-                f"exceed the model's context of {limit}; shorten the prompt or the limit"
-            )
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: got {top_p}, expected above 0, up to 1")
+    if max_rows < 1:
+        raise ValueError(f"max_rows: got {max_rows}, expected at least 1")
+    _check(base, lora, jobs)
     replies: list[Reply | None] = [None] * len(jobs)
+    counts = DecodeStats() if stats is None else stats
+    how = _How(temperature, top_p, distribution)
     with torch.inference_mode():
-        for grid in _grids(jobs, max_rows):
-            _Decoder(base, lora, jobs, grid, temperature).run(replies)
+        for bare in (True, False):
+            waiting = [i for i, job in enumerate(jobs) if (job.agent is None) == bare]
+            rows = max_rows
+            while waiting:
+                rows = min(rows, _fitting(base, [jobs[i] for i in waiting]), len(waiting))
+                try:
+                    with _Decoder(base, None if bare else lora, jobs, rows, how, counts) as decoder:
+                        decoder.run(waiting, replies)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error) or rows == 1:
+                        raise
+                    rows //= 2
+                    _log.warning("out of memory: going on with %d rows at once", rows)
+                if torch.cuda.is_available() and any(replies[i] is None for i in waiting):
+                    torch.cuda.empty_cache()
+                waiting = [i for i in waiting if replies[i] is None]
     return [reply for reply in replies if reply is not None]
 
 
@@ -201,172 +171,276 @@ def pad_right(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
     return torch.from_numpy(table)
 
 
-def _grids(jobs: Sequence[Job], max_rows: int) -> list[_Grid]:
-    """Split jobs into grids: long prompts with long prompts, base jobs apart from agents' jobs."""
-    queues: dict[int | None, list[int]] = {}
-    for i in sorted(range(len(jobs)), key=lambda i: len(jobs[i].prompt_ids)):
-        queues.setdefault(jobs[i].agent, []).append(i)
-    grids: list[_Grid] = []
-    bare = queues.pop(None, [])
-    while bare:
-        grids.append(_Grid((None,), np.array([bare[-max_rows:]])))
-        del bare[-max_rows:]
-    while queues:
-        agents = sorted(agent for agent in queues if agent is not None)[:max_rows]
-        each = min(max_rows // len(agents), max(len(queues[agent]) for agent in agents))
-        table = np.full((len(agents), each), -1)
-        for row, agent in enumerate(agents):
-            taken = queues[agent][-each:]
-            table[row, : len(taken)] = taken
-            del queues[agent][-each:]
-            if not queues[agent]:
-                del queues[agent]
-        grids.append(_Grid(tuple(agents), table))
-    return grids
+def _check(base: BaseModel, lora: StackedLora | None, jobs: Sequence[Job]) -> None:
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    for i, job in enumerate(jobs):
+        if not job.prompt_ids or job.max_new_tokens < 1:
+            raise ValueError(f"jobs[{i}]: a prompt and max_new_tokens need at least 1 token each")
+        if limit and len(job.prompt_ids) + job.max_new_tokens > limit:
+            raise ValueError(
+                f"jobs[{i}]: {len(job.prompt_ids)} prompt tokens + {job.max_new_tokens} new ones "
+                f"exceed the model's context of {limit}; shorten the prompt or the limit"
+            )
+        if job.agent is not None and lora is None:
+            raise ValueError("lora: got None, but a job names an agent; pass the adapters")
+
+
+def _fitting(base: BaseModel, jobs: Sequence[Job]) -> int:
+    """How many rows of the longest job fit into the free memory, at least 1."""
+    free = free_memory(base.device)
+    longest = max(len(job.prompt_ids) + job.max_new_tokens for job in jobs)
+    dtype = next(p.dtype for p in base.model.parameters() if p.is_floating_point())
+    need = longest * elements_per_token(base.model.config) * dtype.itemsize
+    return len(jobs) if free is None or not need else max(1, int(_MEMORY_SHARE * free / need))
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    temperature: float
+    top_p: float
+    distribution: bool
+
+
+@dataclass(slots=True)
+class _Row:
+    """A reply in the making."""
+
+    job: int
+    uniforms: np.ndarray
+    limit: int
+    length: int  # tokens whose keys and values are stored
+    ids: list[int]
+    advanced: int = 0  # tokens whose state went into the feature
+    done: bool = False
 
 
 class _Decoder:
-    """Decodes one grid to its end."""
+    """Decodes the jobs of the bare base, or of agents, to their end."""
 
     def __init__(
         self,
         base: BaseModel,
         lora: StackedLora | None,
         jobs: Sequence[Job],
-        grid: _Grid,
-        temperature: float,
+        room: int,
+        how: _How,
+        stats: DecodeStats,
     ) -> None:
-        if grid.layout is not None and lora is None:
-            raise ValueError("lora: got None, but a job names an agent; pass the adapters")
-        self.lora, self.jobs, self.grid, self.temperature = lora, jobs, grid, temperature
-        self.device = base.device
+        self.base, self.lora, self.jobs, self.how, self.stats = base, lora, jobs, how, stats
+        self.room, self.device = room, base.device
         self.body, self.head = backbone(base.model), base.model.get_output_embeddings()
-        self.stop = torch.tensor(sorted(base.stop_ids()), device=self.device)
-        flat = grid.jobs.ravel()
-        shown = [jobs[i] if i >= 0 else jobs[int(flat.max())] for i in flat]
-        self.prompts = [job.prompt_ids for job in shown]
-        self.lengths = torch.tensor([len(ids) for ids in self.prompts], device=self.device)
-        self.limits = torch.tensor([job.max_new_tokens for job in shown], device=self.device)
-        steps = int(self.limits.max())
-        self.uniforms = np.stack([generator(job.seed).random(steps) for job in shown])
-        self.running = torch.tensor(flat >= 0, device=self.device)
-        self.row_jobs = flat.tolist()
-        # Gathered for every row of the first grid; `rows` maps the present rows to those.
-        self.rows = torch.arange(len(shown), device=self.device)
-        self.tokens = torch.full((len(shown), steps), -1, dtype=torch.long, device=self.device)
+        self.ends = base.stop_ids()
+        self.rows: list[_Row] = []  # as many as are in use; row i has slot i
+        self.next = torch.zeros(room, dtype=torch.long, device=self.device)
         self.features = torch.zeros(
-            len(shown), self.head.weight.shape[1], dtype=torch.float32, device=self.device
+            room, self.head.weight.shape[1], dtype=torch.float32, device=self.device
         )
-        self.finished = torch.zeros(len(shown), dtype=torch.bool, device=self.device)
+        size = self.head.weight.shape[0] if how.distribution else 0
+        self.distributions = torch.zeros(room, size, dtype=torch.float32, device=self.device)
+        self._serving = ExitStack()
+        self._layout: RowLayout | None = None
+        self._before: tuple[Slots, list[int | None], int] | None = None  # prefix, its agents, size
 
-    def run(self, replies: list[Reply | None]) -> None:
-        """Decode until every row has ended and fill in ``replies``."""
-        hidden = self._read_prompts()
-        for step in range(self.tokens.shape[1]):
-            chosen = self._choose(hidden, step)
-            ended = torch.isin(chosen, self.stop) & self.running
-            self.finished[self.rows[ended]] = True
-            self.running &= ~ended
-            self.tokens[self.rows, step] = torch.where(self.running, chosen, -1)
-            self.running &= self.limits > step + 1
-            # The state that holds the last token of a reply cut short is not computed: its mean
-            # runs over the tokens but the last.
-            if not bool(self.running.any()):
-                break
-            chosen = self._shrink(chosen)
-            hidden = self._advance(chosen)
-            self.features[self.rows] += hidden.float() * self.running[:, None]
-        self._collect(replies)
+    def __enter__(self) -> "_Decoder":
+        return self
 
-    def _forward(
-        self, ids: Tensor, positions: Tensor, mask: Tensor | None, layout: Layout | None
+    def __exit__(self, *_: object) -> None:
+        self._serving.close()
+
+    def run(self, waiting: Sequence[int], replies: list[Reply | None]) -> None:
+        """Decode all of these jobs and fill in ``replies``, each as soon as it is done."""
+        self.replies = replies
+        queue = self._in_order(waiting)
+        longest = max(len(self.jobs[i].prompt_ids) + self.jobs[i].max_new_tokens for i in waiting)
+        self.slots = Slots(self.room, longest)
+        self._read_prefix(waiting)
+        while queue or self.rows:
+            running = sum(not row.done for row in self.rows)
+            if running <= _COMPACT_AT * len(self.rows):
+                self._compact()
+            free = self.room - running
+            if queue and (not running or free >= max(1, _ADMIT_AT * self.room)):
+                self._compact()
+                self._admit(queue[:free])
+                del queue[:free]
+            elif self.rows:
+                self._advance()
+
+    def _in_order(self, waiting: Sequence[int]) -> list[int]:
+        """Long prompts first, one of each agent in turn."""
+        turns: dict[int | None, int] = {}
+        keyed: list[tuple[int, int, int]] = []
+        for i in sorted(waiting, key=lambda i: -len(self.jobs[i].prompt_ids)):
+            agent = self.jobs[i].agent
+            turns[agent] = turns.get(agent, -1) + 1
+            keyed.append((turns[agent], -1 if agent is None else agent, i))
+        return [i for _, _, i in sorted(keyed)]
+
+    def _read_prefix(self, waiting: Sequence[int]) -> None:
+        """Compute what all prompts begin with once per agent, if that saves anything."""
+        known = {(self.jobs[i].agent, tuple(self.jobs[i].prompt_ids)) for i in waiting}
+        agents = sorted({agent for agent, _ in known}, key=lambda agent: agent or 0)
+        shared = common_prefix([ids for _, ids in known])
+        self.stats.prompt_tokens += sum(len(self.jobs[i].prompt_ids) for i in waiting)
+        if not shared or len(known) == len(agents):
+            return
+        slots = Slots(len(agents), shared)
+        slots.visible = shared
+        ids = torch.tensor([next(iter(known))[1][:shared]], device=self.device)
+        positions = torch.arange(shared, device=self.device)[None]
+        self._forward(slots, ids.expand(len(agents), -1), positions, None, agents)
+        self.stats.prompt_tokens_read += shared * len(agents)
+        self._before = slots, agents, shared
+
+    def _admit(self, newcomers: Sequence[int]) -> None:
+        """Read the prompts of these jobs, and draw the first token of each."""
+        asked: dict[tuple[int | None, tuple[int, ...]], list[int]] = {}
+        for i in newcomers:
+            job = self.jobs[i]
+            asked.setdefault((job.agent, tuple(job.prompt_ids)), []).append(i)
+        shared = self._before[2] if self._before else 0
+        block: list[tuple[int | None, tuple[int, ...]]] = []
+        longest = 0
+        blocks = [block]
+        for key in sorted(asked, key=lambda key: -len(key[1])):
+            longest = longest or len(key[1])
+            if block and (len(block) + 1) * (longest - shared) > _PREFILL_TOKENS:
+                block, longest = [], len(key[1])
+                blocks.append(block)
+            block.append(key)
+        for block in blocks:
+            block.sort(key=lambda key: key[0] or 0)  # stable: rows agent by agent
+            last = self._read(block, [len(asked[key]) for key in block])
+            first = len(self.rows)
+            for key in block:
+                for i in asked[key]:
+                    job = self.jobs[i]
+                    drawn = generator(job.seed).random(job.max_new_tokens)
+                    self.rows.append(_Row(i, drawn, job.max_new_tokens, len(key[1]), []))
+            new = slice(first, len(self.rows))
+            self.features[new], self.distributions[new] = 0, 0
+            self._take(new, last)
+
+    def _read(
+        self, block: Sequence[tuple[int | None, tuple[int, ...]]], copies: Sequence[int]
     ) -> Tensor:
-        with self.lora.active(layout) if self.lora is not None else nullcontext():
-            return self.body(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=self.slots,
-                use_cache=True,
-            ).last_hidden_state
-
-    def _read_prompts(self) -> Tensor:
-        """Compute keys and values of all prompts; return the last hidden state of each row."""
-        shared = common_prefix(self.prompts)
-        longest = int(self.lengths.max())
-        capacity = longest + self.tokens.shape[1]
-        groups, each = self.grid.jobs.shape
-        if shared and each > 1:
-            # A row per agent reads the shared opening, then every row of the agent gets a copy.
-            self.slots = _Slots(groups, shared)
-            self.slots.visible = shared
-            ids = torch.tensor([self.prompts[0][:shared]], device=self.device).expand(groups, -1)
-            layout = self.grid.layout
-            self._forward(
-                ids,
-                torch.arange(shared, device=self.device)[None],
-                None,
-                Layout(layout.agents, 1) if layout else None,
-            )
-            self.slots = self.slots.spread(each, capacity)
-        else:
-            shared = 0
-            self.slots = _Slots(groups * each, capacity)
-        self.slots.visible = longest
-        rest = pad_right([ids[shared:] for ids in self.prompts]).to(self.device)
+        """Store each prompt's keys and values in so many new rows; return its last states."""
+        lengths = torch.tensor([len(ids) for _, ids in block], device=self.device)
+        longest = int(lengths.max())
+        slots = Slots(len(block), longest)
+        shared = 0
+        if self._before is not None:
+            prefix, agents, shared = self._before
+            slots.take(prefix, [agents.index(agent) for agent, _ in block], 0, shared)
+        slots.offset, slots.visible = shared, longest
+        rest = pad_right([ids[shared:] for _, ids in block]).to(self.device)
         positions = torch.arange(shared, longest, device=self.device)
         seen = torch.arange(longest, device=self.device)[None] <= positions[:, None]
-        hidden = self._forward(
-            rest, positions[None], seen[None, None] if shared else None, self.grid.layout
-        )
-        rows = torch.arange(len(hidden), device=self.device)
-        return hidden[rows, self.lengths - 1 - shared]
+        mask = seen[None, None] if shared else None
+        hidden = self._forward(slots, rest, positions[None], mask, [agent for agent, _ in block])
+        self.stats.prompt_tokens_read += sum(len(ids) - shared for _, ids in block)
+        origins = [i for i, count in enumerate(copies) for _ in range(count)]
+        self.slots.take(slots, origins, len(self.rows), longest)
+        last = hidden[torch.arange(len(block), device=self.device), lengths - 1 - shared]
+        return last[torch.tensor(origins, device=self.device)]
 
-    def _advance(self, chosen: Tensor) -> Tensor:
-        """Append one token per row; return the new last hidden states ``[rows, width]``."""
-        slots = self.slots
-        slots.places = torch.arange(slots.rows, device=self.device) * slots.capacity + self.lengths
-        slots.visible = int(self.lengths.max()) + 1
-        seen = torch.arange(slots.visible, device=self.device)[None] <= self.lengths[:, None]
+    def _advance(self) -> None:
+        """Append the drawn token of every row, and draw the next."""
+        slots, count = self.slots, len(self.rows)
+        lengths = torch.tensor([row.length for row in self.rows], device=self.device)
+        slots.places = torch.arange(count, device=self.device) * slots.capacity + lengths
+        slots.rows = count
+        slots.visible = max(row.length for row in self.rows) + 1
+        seen = torch.arange(slots.visible, device=self.device)[None] <= lengths[:, None]
+        agents = [self.jobs[row.job].agent for row in self.rows]
         hidden = self._forward(
-            chosen[:, None], self.lengths[:, None], seen[:, None, None], self.grid.layout
-        )
-        # Rows that have ended are decoded along in place: their length stands still.
-        self.lengths = self.lengths + self.running
-        return hidden[:, 0]
+            slots, self.next[:count, None], lengths[:, None], seen[:, None, None], agents
+        )[:, 0]
+        running = [not row.done for row in self.rows]
+        for row in self.rows:
+            if not row.done:  # rows that have ended are decoded along in place
+                row.length += 1
+                row.advanced += 1
+        self.features[:count] += hidden * torch.tensor(running, device=self.device)[:, None]
+        self.stats.slot_steps += count
+        self.stats.decoded += sum(running)
+        self._take(slice(0, count), hidden)
 
-    def _choose(self, hidden: Tensor, step: int) -> Tensor:
+    def _take(self, which: slice, hidden: Tensor) -> None:
+        """Draw a token for each of these rows; end those that it ends."""
+        rows = self.rows[which]
         logits = self.head(hidden).float()
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        cumulative = torch.softmax(logits / self.temperature, -1).cumsum(-1)
-        drawn = torch.from_numpy(self.uniforms[self.rows.cpu().numpy(), step]).to(cumulative)
-        target = drawn[:, None] * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]
-        return chosen.clamp_(max=logits.shape[-1] - 1)
-
-    def _shrink(self, chosen: Tensor) -> Tensor:
-        """Compact the grid once every agent has rows to spare."""
-        groups, each = self.grid.jobs.shape
-        running = self.running.view(groups, each)
-        needed = int(running.sum(1).max())
-        if needed > _SHRINK_AT * each:
-            return chosen
-        order = torch.argsort(~running, dim=1, stable=True)[:, :needed]
-        rows = (order + torch.arange(groups, device=self.device)[:, None] * each).ravel()
-        self.grid.jobs = self.grid.jobs.ravel()[rows.cpu().numpy()].reshape(groups, needed)
-        self.slots.keep(rows)
-        self.rows, self.running, self.lengths, self.limits = (
-            kept[rows] for kept in (self.rows, self.running, self.lengths, self.limits)
-        )
-        return chosen[rows]
-
-    def _collect(self, replies: list[Reply | None]) -> None:
-        tokens, features = self.tokens.cpu(), self.features.cpu()
-        for row, job in enumerate(self.row_jobs):
-            if job < 0:
+        drawn = np.array([row.uniforms[min(len(row.ids), row.limit - 1)] for row in rows])
+        chosen = choose(logits, drawn, self.how.temperature, self.how.top_p)
+        self.next[which] = chosen
+        if self.how.distribution:
+            running = torch.tensor([not row.done for row in rows], device=self.device)
+            self.distributions[which] += torch.softmax(logits, -1) * running[:, None]
+        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True), which.start):
+            if row.done:
                 continue
-            ids = tuple(tokens[row][tokens[row] >= 0].tolist())
-            finished = bool(self.finished[row])
-            seen = len(ids) if finished else max(len(ids) - 1, 1)
-            replies[job] = Reply(ids, finished, features[row] / max(seen, 1))
+            self.stats.tokens += 1
+            if token in self.ends:
+                self._finish(i, True)
+                continue
+            row.ids.append(token)
+            stopped = self._stopped(row)
+            if stopped or len(row.ids) == row.limit:
+                self._finish(i, stopped)
+
+    def _stopped(self, row: _Row) -> bool:
+        stops = self.jobs[row.job].stop
+        if not stops:
+            return False
+        # A token is a character or more, but for parts of one: look a few tokens further back.
+        tail = row.ids[-(max(map(len, stops)) + 8) :]
+        text = self.base.tokenizer.decode(tail, skip_special_tokens=True)
+        return any(stop in text for stop in stops)
+
+    def _finish(self, i: int, finished: bool) -> None:
+        row = self.rows[i]
+        row.done = True
+        distribution = None
+        if self.how.distribution:
+            steps = len(row.ids) + (finished and not self._stopped(row))
+            distribution = self.distributions[i].cpu() / max(steps, 1)
+        feature = self.features[i].cpu() / max(row.advanced, 1)
+        self.replies[row.job] = Reply(tuple(row.ids), finished, feature, distribution)
+
+    def _compact(self) -> None:
+        """Put the last running rows where rows have ended."""
+        running = [i for i, row in enumerate(self.rows) if not row.done]
+        count = len(running)
+        targets = [i for i in range(count) if self.rows[i].done]
+        if targets:
+            sources = running[count - len(targets) :]
+            self.slots.move(sources, targets, max(self.rows[i].length for i in sources))
+            here, there = (torch.tensor(x, device=self.device) for x in (sources, targets))
+            for kept in (self.next, self.features, self.distributions):
+                kept[there] = kept[here]
+            for source, target in zip(sources, targets, strict=True):
+                self.rows[target] = self.rows[source]
+        del self.rows[count:]
+
+    def _forward(
+        self,
+        slots: Slots,
+        ids: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        agents: Sequence[int | None],
+    ) -> Tensor:
+        """Last hidden states ``[rows, T, width]`` of a block of tokens."""
+        named = [agent for agent in agents if agent is not None]
+        layout = RowLayout(tuple(named)) if named else None
+        if self.lora is not None and layout != self._layout:
+            self._serving.close()  # kept open from step to step: making it ready takes time
+            self._serving.enter_context(self.lora.active(layout))
+            self._layout = layout
+        return self.body(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=slots,
+            use_cache=True,
+        ).last_hidden_state

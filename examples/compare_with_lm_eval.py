@@ -1,6 +1,6 @@
 """The gsm8k task of lm-evaluation-harness and ours, side by side on the same problems.
 
-    pip install lm-eval==0.4.13
+    pip install "lm-eval[hf]==0.4.13"
     python examples/compare_with_lm_eval.py 50 [MODEL FOLDER]
 
 Same model, prompt, greedy decoding and limit of 256 tokens; the harness reads local copies of
@@ -47,7 +47,9 @@ def harness(folder: str, device: str, limit: int) -> dict:
 
 if __name__ == "__main__":
     missing = [
-        f"pip install {n}" for n in ("lm-eval==0.4.13",) if not importlib.util.find_spec("lm_eval")
+        f"pip install {n}"
+        for n in ("lm-eval[hf]==0.4.13",)
+        if not importlib.util.find_spec("lm_eval")
     ]
     if not (DATA / "gsm8k_train.jsonl").is_file():
         missing.append("set POPULORA_DATA to a folder with gsm8k_train.jsonl and gsm8k_test.jsonl")
