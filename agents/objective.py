@@ -18,7 +18,7 @@ from torch import Tensor
 
 from agents.likelihood import Tokens
 
-_FARTHEST = 20.0  # difference of log-probabilities above which exp loses all proportion
+_FARTHEST = 20.0  # differences of log-probabilities above this are not put into exp
 
 
 class Objective:
@@ -87,14 +87,16 @@ class Objective:
         else:
             if self.recording:
                 self.before[which] = logp.detach()
-            moved = (logp - self.before[which]).clamp(-_FARTHEST, _FARTHEST)
-            ratio, (low, high) = moved.exp(), self._clip
+            ratio = (logp - self.before[which]).clamp(max=_FARTHEST).exp()
+            low, high = self._clip
             free, held = ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage
             gain = torch.minimum(free, held)
             self._clipped += (held < free).sum()
         if self._kl:
-            apart = (self.reference[which] - logp).clamp(-_FARTHEST, _FARTHEST)
-            divergence = apart.exp() - apart - 1
+            apart = self.reference[which] - logp
+            # exp, continued by its tangent, so that no gradient vanishes or overflows.
+            beyond = 1 + (apart - _FARTHEST).clamp(min=0)
+            divergence = apart.clamp(max=_FARTHEST).exp() * beyond - apart - 1
             self._divergence.index_add_(0, agent, divergence.detach())
             gain = gain - self._kl * divergence
         return -(gain * self._weight[which]).sum()
