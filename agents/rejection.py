@@ -67,7 +67,7 @@ def rejection_samples(
     for agent in range(size):
         taken: dict[str, set[str]] = {}
         for reply in sorted(replies, key=lambda reply: (reply.agent - agent) % size):
-            if reply.agent != agent and source is RejectionSource.OWN:
+            if reply.agent != agent and source == RejectionSource.OWN:
                 break
             texts = taken.setdefault(reply.problem, set())
             text = reply.text.strip()
