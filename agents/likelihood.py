@@ -6,6 +6,9 @@ model, would fill the memory.
 
 The layout stays in force during the backward pass, and no cache is used, so a model with gradient
 checkpointing recomputes what it computed.
+
+Not covered here: kernels that take no mask (flash attention proper), and sliding windows: in a row
+that branches every place looks at all its ancestors.
 """
 
 from collections import Counter
