@@ -22,7 +22,7 @@ from agents.rollout import rollout
 
 if TYPE_CHECKING:
     from agents.adapters import Layout, StackedLora
-    from agents.learners import LearnerConfig, PolicyGradient
+    from agents.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
     from agents.models import BaseModel, ModelError, load_base
     from agents.population import AdapterError, LoraPopulation
 
@@ -34,6 +34,8 @@ _LAZY = {
     "LoraPopulation": "agents.population",
     "ModelError": "agents.models",
     "PolicyGradient": "agents.learners",
+    "RejectionTuning": "agents.learners",
+    "Sample": "agents.learners",
     "StackedLora": "agents.adapters",
     "load_base": "agents.models",
 }
@@ -54,7 +56,9 @@ __all__ = [
     "PolicyError",
     "PolicyGradient",
     "RandomPolicy",
+    "RejectionTuning",
     "Request",
+    "Sample",
     "ScriptedPolicy",
     "StackedLora",
     "evaluate",

@@ -1,14 +1,12 @@
-"""Policy-gradient learning of all adapters in one backward pass.
+"""Gradient learning of all adapters at once.
 
 The factors of different agents are disjoint slices of the same tensors, so the gradient of the sum
-of all agents' losses is every agent's own gradient. Each agent has its own step count, gradient
-norm and clipping; only agents that have samples pay or move.
+of all agents' losses is every agent's own gradient. Only agents that have samples pay or move.
 
-The estimator is REINFORCE (Williams, 1992) with the mean reward of the other agents on the same
-problem as baseline (leave-one-out over the group, as RLOO) and advantages scaled by their standard
-deviation over the whole step (as REINFORCE++).
+`PolicyGradient` learns from replies and their advantages (`agents.advantages`), `RejectionTuning`
+from replies that were found right (`agents.rejection`).
 
-Not covered here: several epochs over one batch, a KL penalty, rejection fine-tuning.
+Not covered here: value functions, penalties inside the reward, preference losses.
 """
 
 import math
@@ -16,13 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
-from agents.adapters import Layout, StackedLora
-from agents.generation import common_prefix, pad_right
-from agents.models import BaseModel, backbone
+from agents.adapters import StackedLora
+from agents.likelihood import Likelihood, Tokens
+from agents.models import BaseModel
+from agents.objective import Objective
+from agents.optimizer import StackedAdamW
+from agents.packing import Batch, plan
+
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,47 +31,89 @@ class Sample:
     """One reply to learn from.
 
     Attributes:
-        agent: Whose adapter wrote it.
-        prompt_ids: Token ids of the prompt.
+        agent: Whose adapter learns from it.
+        prompt_ids: Token ids of the prompt, at least one.
         reply_ids: Token ids of the reply, with the token that ended it, if one did.
-        advantage: How much better than expected it was; its sign and size scale the gradient.
+        advantage: How much better than expected it was; its sign and size scale the gradient. NaN
+            where that is not known: the reply is left out.
     """
 
     agent: int
     prompt_ids: Sequence[int]
     reply_ids: Sequence[int]
-    advantage: float
+    advantage: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerConfig:
-    """Settings of `PolicyGradient`.
+    """Settings of a learner.
 
     Attributes:
-        learning_rate: AdamW step size.
+        learning_rate: AdamW step size of all agents, or one for each.
         max_grad_norm: Each agent's gradient is scaled down to this 2-norm.
         beta1: Decay of AdamW's mean of gradients.
         beta2: Decay of AdamW's mean of squared gradients.
         weight_decay: Decoupled weight decay per step, times the learning rate.
         temperature: Softmax temperature the replies were sampled at; the gradient is that of the
-            tempered policy.
+            tempered policy. Supervised learning from replies wants 1.
+        epochs: How often a step goes through its samples.
+        minibatches: Parts of each agent's samples that an epoch takes one after another, each with
+            an update of its own.
+        clip_low: With several updates in a step, a reply token whose probability has fallen below
+            ``1 - clip_low`` times what it was at first is pushed down no further (PPO, Schulman
+            et al., 2017, arXiv:1707.06347).
+        clip_high: Likewise above ``1 + clip_high`` times and up; larger than ``clip_low`` leaves
+            unlikely tokens more room (DAPO, Yu et al., 2025, arXiv:2503.14476).
+        kl: Weight of the divergence from the bare base, per reply token: the estimator k3
+            (Schulman, 2020, http://joschu.net/blog/kl-approx.html), as in GRPO.
         negative_weight: Factor on negative advantages. Pushing a reply down spreads its
             probability over everything else, so a small model learns more steadily below 1; at 0 it
             learns from better-than-expected replies alone, at half the cost.
         sample_fraction: Share of the replies that carry a gradient, those of largest absolute
             advantage (as PODS, Xu et al., 2025, with another criterion); saves time.
         tokens_per_batch: Padded tokens in one forward and backward pass; bounds memory.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
-    learning_rate: float = 3e-4
+    learning_rate: float | Sequence[float] = 3e-4
     max_grad_norm: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.0
     temperature: float = 1.0
+    epochs: int = 1
+    minibatches: int = 1
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl: float = 0.0
     negative_weight: float = 1.0
     sample_fraction: float = 1.0
     tokens_per_batch: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "minibatches", "tokens_per_batch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected an integer >= 1")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, Sequence) else (value,):
+                if not low <= number <= high or math.isinf(number):
+                    raise ValueError(
+                        f"{name}: got {number!r}, expected a finite number from {low} to {high}"
+                    )
+        if self.temperature == 0:
+            raise ValueError("temperature: got 0, expected more: greedy replies have no gradient")
+
+
+_RANGES = {
+    "learning_rate": (0.0, math.inf), "max_grad_norm": (0.0, math.inf), "beta1": (0.0, 0.99999),
+    "beta2": (0.0, 0.99999), "weight_decay": (0.0, math.inf), "temperature": (0.0, math.inf),
+    "clip_low": (0.0, 1.0), "clip_high": (0.0, math.inf), "kl": (0.0, math.inf),
+    "negative_weight": (0.0, math.inf), "sample_fraction": (0.0, 1.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,40 +121,140 @@ class LearnerStats:
     """What one step did.
 
     Attributes:
-        samples: Replies that carried a gradient (advantage not 0).
+        samples: Replies that carried a gradient.
         tokens: Reply tokens among them.
-        grad_norms: 2-norm of each agent's gradient before clipping, ``[N]``, 0 where none.
+        grad_norms: 2-norm of each agent's gradient before clipping to ``max_grad_norm``, mean over
+            its updates, ``[N]``; 0 where there was none.
+        kl: Estimated divergence from the base per reply token of each agent, mean over the step,
+            ``[N]``, NaN where an agent had no samples; None if it was not computed.
+        clipped: Share of the reply tokens that the clipping of probability ratios kept from
+            moving further.
     """
 
     samples: int
     tokens: int
     grad_norms: tuple[float, ...]
+    kl: tuple[float, ...] | None = None
+    clipped: float = 0.0
 
 
-def group_advantages(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
-    """Advantages of replies that compete within groups.
+class _StackedLearner:
+    """What learners share: batches, updates, the optimiser and its state."""
 
-    Args:
-        rewards: Reward of each reply, ``[M]``.
-        groups: Group of each reply (say, its problem's id), ``[M]``.
+    def __init__(
+        self, base: BaseModel, lora: StackedLora, config: LearnerConfig | None = None
+    ) -> None:
+        self.base, self.lora = base, lora
+        self.config = config = config or LearnerConfig()
+        self.optimizer = StackedAdamW(
+            lora,
+            config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+        )
+        self._likelihood = Likelihood(base, lora, config.temperature)
 
-    Returns:
-        Reward minus the mean reward of the others in the group, divided by the standard deviation
-        of those differences over the whole batch, ``[M]``; zeros where nothing differs or a reply
-        is alone in its group.
-    """
-    values = np.asarray(rewards, dtype=np.float64)
-    _, member = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    count = np.bincount(member)[member]
-    total = np.bincount(member, weights=values)[member]
-    others = np.divide(total - values, count - 1, out=values.copy(), where=count > 1)
-    difference = values - others
-    deviation = difference.std()
-    return difference / deviation if deviation > 1e-8 else np.zeros_like(difference)
+    @property
+    def learning_rates(self) -> Tensor:
+        """Step size of each agent, ``[N]``; may be written in place, and is part of the state."""
+        return self.optimizer.learning_rates
+
+    def reset(self, agents: Sequence[int]) -> None:
+        """Forget the optimiser's moments of these agents: their factors were replaced."""
+        self.optimizer.reset(agents)
+
+    def inherit(self, parents: Mapping[int, int]) -> None:
+        """Give agents the optimiser's moments of others; see `StackedAdamW.inherit`."""
+        self.optimizer.inherit(parents)
+
+    def state(self) -> dict[str, Tensor]:
+        """The whole state as named tensors, as `load_state` takes it."""
+        return self.optimizer.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state; see `StackedAdamW.load_state`."""
+        self.optimizer.load_state(state)
+
+    def _learn(
+        self, samples: Sequence[Sample], by_ratio: bool, progress: Progress | None
+    ) -> LearnerStats:
+        """Take the updates of one step.
+
+        Args:
+            samples: All carry weight.
+            by_ratio: Whether several updates are held together by probability ratios.
+            progress: Told of every batch that is done.
+        """
+        config, agents = self.config, [sample.agent for sample in samples]
+        tokens = Tokens([s.prompt_ids for s in samples], [s.reply_ids for s in samples])
+        parts = _parts(agents, config.minibatches)
+        several = config.epochs * len(parts) > 1
+        objective = Objective(
+            tokens,
+            agents,
+            [sample.advantage for sample in samples],
+            self.lora.size,
+            kl=config.kl,
+            clip=(config.clip_low, config.clip_high) if by_ratio and several else None,
+            device=self.base.device,
+        )
+
+        def arranged(owners: Sequence[int], part: Sequence[int]) -> list[Batch]:
+            width = self.base.model.get_input_embeddings().weight.shape[1]
+            budget = config.tokens_per_batch
+            return plan(tokens.sequences, owners, budget, width=width, only=part)
+
+        batches = [arranged(agents, part) for part in parts]
+        # The base is one for all agents: what their samples share is computed once.
+        bare = arranged([0] * len(agents), range(len(agents))) if config.kl else []
+        # The first part is seen before any update anyway.
+        later = [batch for part in batches[1:] for batch in part] if by_ratio else []
+        tick = _ticks(progress, len(bare) + len(later) + config.epochs * sum(map(len, batches)))
+        for batch in bare:
+            self._likelihood.logps(batch, tokens, objective.reference, bare=True)
+            tick()
+        for batch in later:
+            self._likelihood.logps(batch, tokens, objective.before)
+            tick()
+        norms, updates = np.zeros(self.lora.size), np.zeros(self.lora.size)
+        self.lora.zero_grad(set_to_none=True)
+        for number in range(config.epochs * len(parts)):
+            part = parts[number % len(parts)]
+            objective.weigh(part)
+            objective.recording = number == 0
+            for batch in batches[number % len(parts)]:
+                self._likelihood.backward(batch, tokens, objective)
+                tick()
+            moved = sorted({agents[i] for i in part})
+            norms += self.optimizer.step(moved).cpu().numpy()
+            updates[moved] += 1
+        return LearnerStats(
+            len(samples),
+            len(tokens),
+            tuple((norms / np.maximum(updates, 1)).tolist()),
+            objective.divergence,
+            objective.clipped,
+        )
+
+    def _usable(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples that have an advantage and a reply.
+
+        Raises:
+            ValueError: If one is of no agent or has no prompt.
+        """
+        for i, sample in enumerate(samples):
+            if not 0 <= sample.agent < self.lora.size:
+                raise ValueError(
+                    f"samples[{i}]: agent {sample.agent} is not in 0..{self.lora.size - 1}"
+                )
+            if not len(sample.prompt_ids):
+                raise ValueError(f"samples[{i}]: expected a prompt of at least 1 token, got none")
+        return [s for s in samples if not math.isnan(s.advantage) and len(s.reply_ids)]
 
 
-class PolicyGradient:
-    """One AdamW (Loshchilov & Hutter, 2019) per agent over stacked tensors.
+class PolicyGradient(_StackedLearner):
+    """REINFORCE (Williams, 1992) with given advantages; PPO's clipping if a step updates often.
 
     Args:
         base: The frozen base.
@@ -119,219 +262,73 @@ class PolicyGradient:
         config: Settings.
     """
 
-    def __init__(
-        self, base: BaseModel, lora: StackedLora, config: LearnerConfig | None = None
-    ) -> None:
-        self.base, self.lora = base, lora
-        self.config = config or LearnerConfig()
-        self._params = {name: p for name, p in lora.named_parameters()}
-        self._mean = {name: torch.zeros_like(p) for name, p in self._params.items()}
-        self._square = {name: torch.zeros_like(p) for name, p in self._params.items()}
-        self._steps = torch.zeros(lora.size, dtype=torch.float32, device=lora.alpha.device)
+    def step(self, samples: Sequence[Sample], progress: Progress | None = None) -> LearnerStats:
+        """Learn from replies; see `agents.objective` for the loss.
 
-    def step(
-        self, samples: Sequence[Sample], progress: Callable[[float], None] | None = None
-    ) -> LearnerStats:
-        """Take one gradient step with every agent that has a sample of nonzero advantage.
-
-        The loss of an agent is the mean over its reply tokens of ``-advantage * log p(token)``.
+        Replies of advantage 0 carry no gradient and cost nothing, unless there is a ``kl`` weight.
 
         Args:
             samples: Replies of any agents.
-            progress: Called with the fraction done after each forward and backward pass.
-        """
-        factor = self.config.negative_weight
-        weighted = [
-            s if s.advantage > 0 else replace(s, advantage=factor * s.advantage) for s in samples
-        ]
-        useful = [s for s in weighted if s.advantage != 0 and len(s.reply_ids) > 0]
-        useful.sort(key=lambda sample: -abs(sample.advantage))
-        useful = useful[: math.ceil(self.config.sample_fraction * len(samples))]
-        tokens = np.zeros(self.lora.size)
-        for sample in useful:
-            tokens[sample.agent] += len(sample.reply_ids)
-        self.lora.zero_grad(set_to_none=True)
-        batches = _batches(useful, self.config.tokens_per_batch)
-        for done, batch in enumerate(batches):
-            self._backward(batch, tokens)
-            if progress is not None:
-                progress((done + 1) / len(batches))
-        agents = sorted({sample.agent for sample in useful})
-        norms = self._update(agents) if agents else [0.0] * self.lora.size
-        self.lora.zero_grad(set_to_none=True)
-        return LearnerStats(len(useful), sum(len(s.reply_ids) for s in useful), tuple(norms))
-
-    def reset(self, agents: Sequence[int]) -> None:
-        """Forget the moments of these agents: their factors were replaced."""
-        for agent in agents:
-            self._steps[agent] = 0
-            for moments in (self._mean, self._square):
-                for moment in moments.values():
-                    moment[agent] = 0
-
-    def state(self) -> dict[str, Tensor]:
-        """The whole state as named tensors, as `load_state` takes it."""
-        return {
-            "steps": self._steps,
-            **{f"mean.{name}": moment for name, moment in self._mean.items()},
-            **{f"square.{name}": moment for name, moment in self._square.items()},
-        }
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state.
+            progress: Called with the fraction done after each forward (and backward) pass.
 
         Raises:
-            ValueError: If a tensor is missing or of another shape.
+            ValueError: If a sample is of no agent or has no prompt.
         """
-        mine = self.state()
-        for name, tensor in mine.items():
-            if name not in state or state[name].shape != tensor.shape:
-                found = tuple(state[name].shape) if name in state else "nothing"
-                raise ValueError(f"state[{name!r}]: got {found}, expected {tuple(tensor.shape)}")
-        for name, tensor in mine.items():
-            tensor.copy_(state[name])
-
-    def _backward(self, batch: Sequence[Sample], tokens: np.ndarray) -> None:
-        device = self.base.device
-        agents = sorted({sample.agent for sample in batch})
-        per_agent = [[s for s in batch if s.agent == agent] for agent in agents]
-        each = max(len(group) for group in per_agent)
-        # Rows that fill up the grid repeat a row of their agent and carry no weight.
-        rows = [group[i % len(group)] for group in per_agent for i in range(each)]
-        real = [i < len(group) for group in per_agent for i in range(each)]
-        shared = common_prefix([sample.prompt_ids for sample in rows]) if each > 1 else 0
-        ids = pad_right([[*s.prompt_ids[shared:], *s.reply_ids] for s in rows]).to(device)
-        weights = torch.zeros(ids.shape)
-        for row, sample in enumerate(rows):
-            start = len(sample.prompt_ids) - shared
-            if real[row]:
-                value = sample.advantage / tokens[sample.agent]
-                weights[row, start : start + len(sample.reply_ids)] = value
-        weights = weights.to(device)
-        hidden = self._hidden(ids, tuple(agents), each, rows[0].prompt_ids[:shared])
-        # Place t predicts token t + 1; only places that predict a weighted token need logits.
-        row_at, place_at = weights.nonzero(as_tuple=True)
-        logits = self.base.model.get_output_embeddings()(hidden[row_at, place_at - 1]).float()
-        logits = logits / self.config.temperature
-        logp = -torch.nn.functional.cross_entropy(logits, ids[row_at, place_at], reduction="none")
-        loss = -(logp * weights[row_at, place_at]).sum()
-        loss.backward()
-
-    def _hidden(
-        self, ids: Tensor, agents: tuple[int, ...], each: int, prefix: Sequence[int]
-    ) -> Tensor:
-        """Last hidden states ``[rows, T, width]`` of ids that follow a prefix all rows share."""
-        body, device = backbone(self.base.model), self.base.device
-        cache = _Prefix(each)
-        mask = None
-        positions = torch.arange(len(prefix), len(prefix) + ids.shape[1], device=device)
-        if prefix:
-            with self.lora.active(Layout(agents, 1)):
-                body(
-                    input_ids=torch.tensor([prefix], device=device).expand(len(agents), -1),
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            cache.recording = False
-            places = torch.arange(len(prefix) + ids.shape[1], device=device)
-            mask = (places[None] <= positions[:, None])[None, None]
-        with self.lora.active(Layout(agents, each)):
-            return body(
-                input_ids=ids,
-                position_ids=positions[None],
-                attention_mask=mask,
-                past_key_values=cache if prefix else None,
-                use_cache=bool(prefix),
-            ).last_hidden_state
-
-    def _update(self, agents: Sequence[int]) -> list[float]:
-        """Clip, then one AdamW step for these agents; return all gradient norms before clipping."""
-        config, index = self.config, torch.tensor(agents, device=self._steps.device)
-        squares = torch.zeros(self.lora.size, device=self._steps.device)
-        for parameter in self._params.values():
-            if parameter.grad is not None:
-                squares += parameter.grad.float().flatten(1).square().sum(1)
-        norms = squares.sqrt()
-        # A gradient that is not finite moves nothing.
-        usable = torch.isfinite(norms)
-        factor = torch.where(usable, (config.max_grad_norm / (norms + 1e-6)).clamp(max=1.0), 0.0)
-        index = index[usable[index]]
-        self._steps[index] += 1
-        steps = self._steps[index][:, None, None]
-        for name, parameter in self._params.items():
-            if parameter.grad is None:
-                continue
-            gradient = parameter.grad[index] * factor[index][:, None, None]
-            mean, square = self._mean[name], self._square[name]
-            mean[index] = mean[index].lerp(gradient, 1 - config.beta1)
-            square[index] = square[index].lerp(gradient.square(), 1 - config.beta2)
-            unbiased_mean = mean[index] / (1 - config.beta1**steps)
-            unbiased_square = square[index] / (1 - config.beta2**steps)
-            update = unbiased_mean / (unbiased_square.sqrt() + 1e-8)
-            values = parameter.data[index]
-            update += config.weight_decay * values
-            parameter.data[index] = values - config.learning_rate * update
-        return norms.tolist()
+        factor, fraction = self.config.negative_weight, self.config.sample_fraction
+        weighted = [
+            s if s.advantage > 0 else replace(s, advantage=factor * s.advantage)
+            for s in self._usable(samples)
+        ]
+        useful = [s for s in weighted if s.advantage != 0 or self.config.kl]
+        useful.sort(key=lambda sample: -abs(sample.advantage))
+        return self._learn(useful[: math.ceil(fraction * len(weighted))], True, progress)
 
 
-class _Prefix(Cache):
-    """Keys and values of a shared prefix, a row per agent, shown to every row of the agent.
+class RejectionTuning(_StackedLearner):
+    """Supervised learning from replies that were found right: rejection sampling fine-tuning.
 
-    Nothing is stored after the prefix, and gradients flow into it from all rows.
+    RFT (Yuan et al., 2023, arXiv:2308.01825), STaR (Zelikman et al., 2022, arXiv:2203.14465).
+    Which replies is said by `agents.rejection.rejection_samples`. The loss is the mean over an
+    agent's tokens of ``-log p``; advantages are not looked at.
+
+    Args:
+        base: The frozen base.
+        lora: The adapters to train, in place.
+        config: Settings; clipping, ``negative_weight`` and ``sample_fraction`` have no part in it.
     """
 
-    def __init__(self, each: int) -> None:
-        super().__init__(layers=[])
-        self.each = each
-        self.recording = True
-        self.kept: list[tuple[Tensor, Tensor]] = []
+    def step(self, samples: Sequence[Sample], progress: Progress | None = None) -> LearnerStats:
+        """Learn from right replies.
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
-        """Record the prefix, or put it in front of each row."""
-        if self.recording:
-            self.kept.append((key_states, value_states))
-            return key_states, value_states
-        keys, values = (kept.repeat_interleave(self.each, 0) for kept in self.kept[layer_idx])
-        return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
+        Args:
+            samples: Replies for any agents, not necessarily their own.
+            progress: Called with the fraction done after each forward (and backward) pass.
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens in front of the present block."""
-        del layer_idx
-        return 0 if self.recording else self.kept[0][0].shape[2]
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Position of the first token of the present block."""
-        return self.get_seq_length(layer_idx)
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Length and offset of the keys a block looks at."""
-        return query_length + self.get_seq_length(layer_idx), 0
+        Raises:
+            ValueError: If a sample is of no agent or has no prompt.
+        """
+        right = [replace(sample, advantage=1.0) for sample in samples]
+        return self._learn(self._usable(right), False, progress)
 
 
-def _batches(samples: Sequence[Sample], tokens_per_batch: int) -> list[list[Sample]]:
-    """Split samples into batches within the budget of padded tokens.
-
-    Each batch holds samples of similar length and, as far as there are any, the same number of
-    every agent, so little is spent on filling up rows.
-    """
-    queues: dict[int, list[Sample]] = {}
-    for sample in sorted(samples, key=_length):
-        queues.setdefault(sample.agent, []).append(sample)
-    batches: list[list[Sample]] = []
-    while queues:
-        longest = max(_length(queue[-1]) for queue in queues.values())
-        each = max(1, tokens_per_batch // (longest * len(queues)))
-        batch: list[Sample] = []
-        for queue in queues.values():
-            taken = [s for s in queue[-each:] if _length(s) * 4 >= longest * 3]
-            batch += taken
-            del queue[len(queue) - len(taken) :]
-        batches.append(batch)
-        queues = {agent: queue for agent, queue in queues.items() if queue}
-    return batches
+def _parts(agents: Sequence[int], count: int) -> list[list[int]]:
+    """Deal each agent's samples out to ``count`` parts in turn; parts left empty are dropped."""
+    parts: list[list[int]] = [[] for _ in range(count)]
+    dealt = dict.fromkeys(agents, 0)
+    for i, agent in enumerate(agents):
+        parts[dealt[agent] % count].append(i)
+        dealt[agent] += 1
+    return [part for part in parts if part]
 
 
-def _length(sample: Sample) -> int:
-    return len(sample.prompt_ids) + len(sample.reply_ids)
+def _ticks(progress: Progress | None, total: int) -> Callable[[], None]:
+    """A function to be called ``total`` times, which tells ``progress`` the fraction done."""
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done / total)
+
+    return tick

@@ -12,7 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from agents.advantages import ADVANTAGES
 from agents.linear import Products
+from agents.rejection import RejectionSource
 from evolution.crossover import CROSSOVERS
 from populora_env.arena import read_forms
 from populora_env.matchmaking import Matchmaking
@@ -25,6 +27,14 @@ class Learner(StrEnum):
 
     NONE = "none"
     POLICY_GRADIENT = "policy-gradient"
+    REJECTION = "rejection"
+
+
+class ChildOptimizer(StrEnum):
+    """What becomes of the optimiser's state in a slot that a child takes."""
+
+    RESET = "reset"
+    INHERIT = "inherit"
 
 
 class ConfigError(ValueError):
@@ -78,11 +88,29 @@ class EvolutionConfig:
     mutation: float | None = None
     """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.05 without."""
     learner: Learner = Learner.POLICY_GRADIENT
-    """How agents learn from their own replies: policy-gradient, or none for evolution alone."""
+    """How agents learn: policy-gradient, rejection (from right attempts), or none."""
     learn_judging: bool = True
-    """Whether agents also learn from what their judgements earned, not only their attempts."""
+    """Whether policy gradients also use what judgements earned, not only attempts."""
     learning_rate: float = 3e-4
     """AdamW step size of the learner."""
+    advantage: str = "rloo"
+    """Rewards to advantages: rloo, grpo, dr_grpo, reinforce++, reinforce++-baseline."""
+    epochs: int = 1
+    """How often the learner goes through a generation's replies."""
+    minibatches: int = 1
+    """Parts of each agent's replies, with an update of its own for each."""
+    clip_low: float = 0.2
+    """With several updates, how far below 1 a reply token's probability ratio counts."""
+    clip_high: float = 0.2
+    """With several updates, how far above 1 it counts."""
+    kl: float = 0.0
+    """Weight of the learner's divergence from the base model; 0 computes none."""
+    rejection_source: RejectionSource = RejectionSource.OWN
+    """Whose right attempts an agent learns from by rejection: own, or population."""
+    rejection_replies: int = 4
+    """Most distinct right attempts at one problem that an agent learns from by rejection."""
+    child_optimizer: ChildOptimizer = ChildOptimizer.RESET
+    """Whether a child forgets AdamW's state, or inherits it where it has a parent's rows A."""
     negative_weight: float = 0.0
     """Factor on negative advantages; 0 learns from better-than-expected replies alone."""
     sample_fraction: float = 1.0
@@ -101,7 +129,7 @@ class EvolutionConfig:
         Raises:
             ConfigError: If there are fewer individuals than elites and offspring, or parents.
         """
-        learns = self.learner is not Learner.NONE
+        learns = self.learner != Learner.NONE  # which may be a plain string
         most = max(size - self.elites, 0)
         usual = min(max(size // 4, 1), most) if learns else most
         settings = Settings(
@@ -150,6 +178,17 @@ class EvolutionConfig:
             raise ConfigError(
                 f"learner: got {self.learner!r}, expected one of {', '.join(Learner)}"
             )
+        if self.advantage not in ADVANTAGES:
+            raise ConfigError(
+                f"advantage: got {self.advantage!r}, expected one of {', '.join(ADVANTAGES)}"
+            )
+        for name, kind in (
+            ("rejection_source", RejectionSource), ("child_optimizer", ChildOptimizer)
+        ):  # fmt: skip
+            if getattr(self, name) not in set(kind):
+                raise ConfigError(
+                    f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(kind)}"
+                )
         try:
             forms = read_forms(self.evaluation)
             RewardWeights.preset(self.rewards)
@@ -185,13 +224,14 @@ _OPEN = frozenset(field.name for field in fields(Settings))
 _COUNTS = {
     "seed": 0, "problems_per_generation": 1, "judged_problems": 0, "solve_tokens": 1,
     "judge_tokens": 1, "critique_tokens": 1, "judge_load": 1, "evolve_every": 1, "offspring": 0,
-    "elites": 0, "parents": 1, "tournament_size": 1, "keep_generations": 1,
+    "elites": 0, "parents": 1, "tournament_size": 1, "keep_generations": 1, "epochs": 1,
+    "minibatches": 1, "rejection_replies": 1,
 }  # fmt: skip
 _RANGES = {
     "spread": (0.0, 10.0), "diversity_weight": (-1e6, 1e6), "fitness_memory": (0.0, 1.0),
     "mutation": (0.0, 10.0), "learning_rate": (0.0, 1.0), "sample_fraction": (0.0, 1.0),
-    "negative_weight": (0.0, 1.0),
-    "temperature": (0.0, 10.0),
+    "negative_weight": (0.0, 1.0), "temperature": (0.0, 10.0), "clip_low": (0.0, 1.0),
+    "clip_high": (0.0, 1e6), "kl": (0.0, 1e6),
 }  # fmt: skip
 
 
@@ -294,7 +334,14 @@ def from_mapping(data: Mapping[str, Any], where: str) -> RunConfig:
             f"{where}: unknown setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}"
         )
     typed = dict(data)
-    for name, kind in (("learner", Learner), ("products", Products), ("matchmaking", Matchmaking)):
+    kinds = {
+        "learner": Learner,
+        "products": Products,
+        "matchmaking": Matchmaking,
+        "rejection_source": RejectionSource,
+        "child_optimizer": ChildOptimizer,
+    }
+    for name, kind in kinds.items():
         if name in typed and typed[name] in set(kind):
             typed[name] = kind(typed[name])
     return RunConfig(**typed)

@@ -61,6 +61,10 @@ class TensorBoardLogger:
             norms = np.array(result.learning.grad_norms)
             self._writer.add_scalar("learning/grad_norm", float(norms.mean()), step)
             self._writer.add_scalar("learning/tokens", result.learning.tokens, step)
+            self._writer.add_scalar("learning/clipped", result.learning.clipped, step)
+            divergences = np.array(result.learning.kl or [])
+            if np.isfinite(divergences).any():
+                self._writer.add_scalar("learning/kl", float(np.nanmean(divergences)), step)
         for number, transcript in enumerate(transcripts[: self._samples]):
             self._writer.add_text(f"transcript/{number}", as_markdown(transcript), step)
         self._writer.flush()

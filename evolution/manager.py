@@ -19,21 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from agents.learners import (
-    LearnerConfig,
-    LearnerStats,
-    PolicyGradient,
-    Sample,
-    group_advantages,
-)
+from agents.learners import LearnerStats
 from agents.population import LoraPopulation
 from agents.rollout import rollout
 from evolution import selection
 from evolution.breeding import Breeder
 from evolution.checkpoint import CheckpointError, RunFolder
-from evolution.config import EvolutionConfig, Learner
+from evolution.config import EvolutionConfig
 from evolution.diversity import cosine_distance
 from evolution.fitness import Scores, score, solve_replies
+from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual, Lineage
 from evolution.loggers import Logger
 from populora_env.arena import ReasoningArena
@@ -139,16 +134,8 @@ class EvolutionManager:
         self._started = 0.0
         self._lineage = Lineage()
         self._breeder = Breeder(population.lora, self.config, self.settings, self._lineage)
-        self._learner: PolicyGradient | None = None
         population.temperature = self.settings.temperature
-        if self.config.learner is Learner.POLICY_GRADIENT:
-            learning = LearnerConfig(
-                learning_rate=self.config.learning_rate,
-                temperature=self.settings.temperature,
-                negative_weight=self.config.negative_weight,
-                sample_fraction=self.config.sample_fraction,
-            )
-            self._learner = PolicyGradient(population.base, population.lora, learning)
+        self._learner = make_learner(population, self.config, self.settings)
 
     @property
     def lineage(self) -> Sequence[Individual]:
@@ -352,13 +339,13 @@ class EvolutionManager:
             self._grader.close()
 
     def _breed(self) -> tuple[Individual, ...]:
-        """Replace the least fit by children, who inherit ratings and nothing else."""
+        """Replace the least fit by children, who inherit ratings and maybe optimiser state."""
+        estate = Estate(self._learner, self.population.lora, self.config.child_optimizer)
         born = self._breeder.breed(self.generation, self.standing)
+        estate.hand_down(born)
         agents, before = self.population.agents, self.ratings.to_dict()
         after = dict(before)
         for child in born:
-            if self._learner is not None:
-                self._learner.reset([child.individual.slot])
             self._lead[child.individual.slot] = self._evidence[child.individual.slot] = 0.0
             # From the parents' ratings as these were before any child was born.
             heir, name = Ratings.from_dict(before), agents[child.individual.slot]
@@ -381,28 +368,10 @@ class EvolutionManager:
     def _learn(
         self, transcripts: Sequence[Transcript], progress: Progress | None
     ) -> LearnerStats | None:
-        """One gradient step on turns, each against the same turn of the other agents."""
+        """One step of the learner on what the episodes hold for it."""
         if self._learner is None:
             return None
-        turns = [
-            (f"{transcript.problem.id} {turn.phase} {turn.round}", turn)
-            for transcript in transcripts
-            for turn in transcript.turns
-            if self.config.learn_judging or turn.phase is Phase.SOLVE
-        ]
-        advantages = group_advantages([t.reward for _, t in turns], [group for group, _ in turns])
-        samples: list[Sample] = []
-        for (_, turn), advantage in zip(turns, advantages.tolist(), strict=True):
-            known = self.population.recall(turn.agent, turn.prompt, turn.reply)
-            if known is not None:
-                prompt_ids, reply_ids = known.prompt_ids, known.reply_ids
-            else:  # played elsewhere: the text is all there is
-                base = self.population.base
-                prompt_ids = tuple(base.chat_ids(turn.prompt))
-                text_ids = base.tokenizer(turn.reply, add_special_tokens=False)["input_ids"]
-                reply_ids = (*text_ids, base.tokenizer.eos_token_id)
-            agent = self.population.agents.index(turn.agent)
-            samples.append(Sample(agent, prompt_ids, reply_ids, advantage))
+        samples = gather_samples(transcripts, self.population, self.config)
         return self._learner.step(
             samples, None if progress is None else lambda done: progress("learning", done)
         )
@@ -437,6 +406,7 @@ class EvolutionManager:
                     "rating": _number(self.ratings.rating(agent).mu),
                     "best": agent == self.best,
                     "grad_norm": None if learning is None else _number(learning.grad_norms[i]),
+                    "kl": None if learning is None or not learning.kl else _number(learning.kl[i]),
                 }
             )
         try:

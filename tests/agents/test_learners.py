@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from agents.adapters import Layout, StackedLora
+from agents.adapters import StackedLora
 from agents.generation import Job, generate
-from agents.learners import LearnerConfig, PolicyGradient, Sample, group_advantages
+from agents.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
+from agents.likelihood import Tokens
+from agents.objective import Objective
+from agents.optimizer import StackedAdamW
 from tests.agents.helpers import randomise
+from tests.conftest import make_tiny_base
 
 
 def samples_for(base, agents=(0, 0, 1, 2, 2, 2)):
@@ -22,132 +25,288 @@ def samples_for(base, agents=(0, 0, 1, 2, 2, 2)):
     ]
 
 
-def naive_gradients(base, lora, samples, temperature):
-    """One sequence at a time, straight from the definition."""
-    tokens = {a: sum(len(s.reply_ids) for s in samples if s.agent == a) for a in range(lora.size)}
-    lora.zero_grad()
-    for sample in samples:
-        ids = torch.tensor([[*sample.prompt_ids, *sample.reply_ids]])
-        with lora.active(Layout((sample.agent,), 1)):
-            logits = base.model(ids).logits[0] / temperature
-        logp = logits.log_softmax(-1)
-        start = len(sample.prompt_ids)
-        chosen = sum(logp[start + i - 1, t] for i, t in enumerate(sample.reply_ids))
-        (-sample.advantage * chosen / tokens[sample.agent]).backward()
-    return {name: p.grad.clone() for name, p in lora.named_parameters()}
+def newborn(base, size=3, rank=2):
+    return randomise(StackedLora(base.model, size, rank))
 
 
-@pytest.mark.parametrize("tokens_per_batch", [10_000, 60, 1])
-def test_gradient_equals_the_definition(tiny_base, tokens_per_batch, monkeypatch):
-    lora = randomise(StackedLora(tiny_base.model, 3, 2))
-    samples = samples_for(tiny_base)
-    wanted = naive_gradients(tiny_base, lora, samples, 0.7)
-    learner = PolicyGradient(
-        tiny_base, lora, LearnerConfig(temperature=0.7, tokens_per_batch=tokens_per_batch)
-    )
-    got = {}
-
-    def keep(agents):
-        got.update({name: p.grad.clone() for name, p in lora.named_parameters()})
-        return [0.0] * 3
-
-    monkeypatch.setattr(learner, "_update", keep)
-    learner.step(samples)
-    for name, gradient in wanted.items():
-        assert gradient.abs().max() > 0
-        error = ((got[name] - gradient).norm() / gradient.norm()).item()
-        assert error < 1e-4, name
+def copy_of(lora):
+    return {name: parameter.detach().clone() for name, parameter in lora.named_parameters()}
 
 
-def test_update_equals_torchs_adamw_per_agent(tiny_base):
-    lora = randomise(StackedLora(tiny_base.model, 3, 2))
-    config = LearnerConfig(learning_rate=0.01, max_grad_norm=1e9, weight_decay=0.1)
-    learner = PolicyGradient(tiny_base, lora, config)
-    twins = {n: p.detach()[1].clone().requires_grad_() for n, p in lora.named_parameters()}
-    twin = torch.optim.AdamW(twins.values(), lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
-    samples = samples_for(tiny_base)
-    for _ in range(3):
-        for name, gradient in naive_gradients(tiny_base, lora, samples, 1.0).items():
-            twins[name].grad = gradient[1]
-        twin.step()
-        learner.step(samples)
-    for name, parameter in lora.named_parameters():
-        assert torch.allclose(parameter[1], twins[name], atol=2e-4), name
+def moved(lora, before):
+    """Whether each agent's factors changed anywhere."""
+    return [
+        any(not torch.equal(p[i], before[name][i]) for name, p in lora.named_parameters())
+        for i in range(lora.size)
+    ]
 
 
-def test_only_agents_with_samples_move(tiny_base):
-    lora = randomise(StackedLora(tiny_base.model, 3, 2))
-    before = {n: p.detach().clone() for n, p in lora.named_parameters()}
-    stats = PolicyGradient(tiny_base, lora).step(samples_for(tiny_base, (1,) * 6))
+def copy_state(learner):
+    return {name: tensor.clone() for name, tensor in learner.state().items()}
+
+
+@pytest.mark.parametrize("learner_type", [PolicyGradient, RejectionTuning])
+def test_only_agents_with_samples_move(tiny_base, learner_type):
+    lora = newborn(tiny_base)
+    before = copy_of(lora)
+    learner = learner_type(tiny_base, lora)
+    stats = learner.step(samples_for(tiny_base, (1,) * 6))
     assert stats.grad_norms[1] > 0
     assert stats.grad_norms[0] == stats.grad_norms[2] == 0
-    for name, parameter in lora.named_parameters():
-        assert torch.equal(parameter[[0, 2]], before[name][[0, 2]])
-        assert not torch.equal(parameter[1], before[name][1])
+    assert moved(lora, before) == [False, True, False]
+    for name, tensor in learner.state().items():
+        if name != "learning_rates":
+            assert [bool(part.any()) for part in tensor] == [False, True, False]
 
 
-def test_rewarded_replies_become_likelier(tiny_base):
+def test_without_samples_nothing_happens(tiny_base):
+    lora = newborn(tiny_base)
+    before = copy_of(lora)
+    idle = [Sample(0, [1], [2], 0.0), Sample(1, [1], [2], math.nan), Sample(2, [1], [], 1.0)]
+    for samples in ([], idle):
+        stats = PolicyGradient(tiny_base, lora).step(samples)
+        assert (stats.samples, stats.tokens, stats.grad_norms) == (0, 0, (0, 0, 0))
+    assert moved(lora, before) == [False] * 3
+
+
+@pytest.mark.parametrize("learner_type", [PolicyGradient, RejectionTuning])
+def test_good_replies_become_likelier(tiny_base, learner_type):
     lora = randomise(StackedLora(tiny_base.model, 2, 4), 0.05)
-    learner = PolicyGradient(tiny_base, lora, LearnerConfig(learning_rate=0.01))
+    learner = learner_type(tiny_base, lora, LearnerConfig(learning_rate=0.01))
     ids = tiny_base.chat_ids("q")
     target = tiny_base.chat_ids("abc")[1:]
     for _ in range(30):
-        learner.step([Sample(0, ids, target, 1.0)])
+        learner.step([Sample(0, ids, target)])
     first, second = generate(
         tiny_base, lora, [Job(0, ids, len(target), 0), Job(1, ids, len(target), 0)], temperature=0
     )
     assert list(first.ids) == list(target) != list(second.ids)
 
 
-def test_state_round_trip_and_reset(tiny_base):
-    lora = randomise(StackedLora(tiny_base.model, 3, 2))
-    learner = PolicyGradient(tiny_base, lora)
-    learner.step(samples_for(tiny_base))
-    state = {name: tensor.clone() for name, tensor in learner.state().items()}
-    other = PolicyGradient(tiny_base, lora)
-    other.load_state(state)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in other.state().items())
-    other.reset([1])
-    for tensor in other.state().values():
-        assert tensor[1].abs().sum() == 0
-        assert tensor[0].abs().sum() > 0
-    with pytest.raises(ValueError, match="expected"):
-        other.load_state({"steps": state["steps"]})
-
-
-def test_a_gradient_that_is_not_finite_moves_nothing(tiny_base):
-    lora = randomise(StackedLora(tiny_base.model, 3, 2))
-    before = {n: p.detach().clone() for n, p in lora.named_parameters()}
-    bad = [Sample(0, [1, 2], [3], math.inf)]
-    PolicyGradient(tiny_base, lora).step(bad)
-    assert all(torch.equal(p, before[n]) for n, p in lora.named_parameters())
-
-
-def test_negative_weight_scales_only_what_is_pushed_down(tiny_base, monkeypatch):
-    lora = randomise(StackedLora(tiny_base.model, 3, 2))
+@pytest.mark.parametrize("bad", [math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_moves_neither_its_agent_nor_others(tiny_base, bad):
     samples = samples_for(tiny_base)
-    alone = PolicyGradient(tiny_base, lora, LearnerConfig(negative_weight=0))
-    assert alone.step(samples).samples == 4
-    learner = PolicyGradient(tiny_base, lora, LearnerConfig(negative_weight=0.5))
-    seen = []
-    monkeypatch.setattr(learner, "_backward", lambda batch, _: seen.extend(batch))
+    lora = newborn(tiny_base)
+    before = copy_of(lora)
+    learner = PolicyGradient(tiny_base, lora, LearnerConfig(learning_rate=0.01))
+    learner.step([samples[0], Sample(1, samples[2].prompt_ids, [3], bad), *samples[3:]])
+    assert moved(lora, before) == [True, False, True]
+    assert not any(t[1].any() for n, t in learner.state().items() if n != "learning_rates")
+    lora.detach()
+    alone = newborn(tiny_base)
+    others = PolicyGradient(tiny_base, alone, LearnerConfig(learning_rate=0.01))
+    others.step([samples[0], *samples[3:]])
+    for name, parameter in lora.named_parameters():
+        wanted = dict(alone.named_parameters())[name]
+        assert torch.allclose(parameter[[0, 2]], wanted[[0, 2]], atol=2e-4), name
+
+
+def test_each_agent_has_its_own_learning_rate(tiny_base):
+    samples = samples_for(tiny_base)
+    lora = newborn(tiny_base)
+    before = copy_of(lora)
+    learner = PolicyGradient(tiny_base, lora, LearnerConfig(learning_rate=[0.01, 0.0, 0.03]))
     learner.step(samples)
-    assert sorted(s.advantage for s in seen) == [-0.5, -0.25, 0.3, 0.7, 1.0, 2.0]
+    assert moved(lora, before) == [True, False, True]
+    after = copy_of(lora)
+    first = [max((after[n] - before[n])[i].abs().max().item() for n in after) for i in (0, 2)]
+    assert first == pytest.approx([0.01, 0.03], rel=1e-3)  # AdamW's first step is the rate
+    learner.learning_rates[:] = torch.tensor([0.0, 0.01, 0.0])  # as an outer search would
+    before = copy_of(lora)
+    learner.step(samples)
+    assert moved(lora, before) == [False, True, False]
+    with pytest.raises(ValueError, match="learning_rate: got 2 values, expected one"):
+        PolicyGradient(tiny_base, lora, LearnerConfig(learning_rate=[0.1, 0.2]))
+
+
+def test_padding_of_a_smaller_rank_stays_zero(tiny_base):
+    lora = newborn(tiny_base, rank=4)
+    for layer in lora.layers():
+        layer.A[1, 2:] = 0
+        layer.B[1, :, 2:] = 0
+    learner = PolicyGradient(tiny_base, lora, LearnerConfig(learning_rate=0.1, weight_decay=0.1))
+    for _ in range(3):
+        learner.step(samples_for(tiny_base))
+    for layer in lora.layers():
+        assert layer.A[1, :2].any()
+        assert not layer.A[1, 2:].any()
+        assert not layer.B[1, :, 2:].any()
+
+
+OFTEN = LearnerConfig(learning_rate=0.01, epochs=2, minibatches=2, kl=0.1)
+
+
+@pytest.mark.parametrize(
+    ("learner_type", "config"),
+    [(PolicyGradient, None), (PolicyGradient, OFTEN), (RejectionTuning, OFTEN)],
+)
+def test_resumed_equals_uninterrupted(learner_type, config):
+    base = make_tiny_base()
+    lora, samples = newborn(base), samples_for(base)
+    learner = learner_type(base, lora, config)
+    learner.learning_rates[1] = 0.02
+    learner.step(samples)
+    state, weights = copy_state(learner), copy_of(lora)
+    learner.step(samples)
+    lora.detach()
+    other = StackedLora(base.model, 3, 2)
+    other.load_state_dict(weights)
+    resumed = learner_type(base, other, config)
+    resumed.load_state(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.state().items())
+    resumed.step(samples)
+    for name, parameter in lora.named_parameters():
+        assert torch.equal(parameter, dict(other.named_parameters())[name])
+    for name, tensor in learner.state().items():
+        assert torch.equal(tensor, resumed.state()[name])
+
+
+def test_a_state_that_does_not_fit_changes_nothing(tiny_base):
+    learner = PolicyGradient(tiny_base, newborn(tiny_base))
+    learner.step(samples_for(tiny_base))
+    before = copy_state(learner)
+    for state in ({"steps": torch.zeros(3)}, {**before, "steps": torch.zeros(4)}):
+        with pytest.raises(ValueError, match="expected"):
+            learner.load_state(state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state().items())
+
+
+def test_children_forget_or_inherit(tiny_base):
+    learner = PolicyGradient(tiny_base, newborn(tiny_base))
+    learner.learning_rates[:] = torch.tensor([0.1, 0.2, 0.3])
+    learner.step(samples_for(tiny_base))
+    before = copy_state(learner)
+    learner.inherit({0: 2, 2: 0})  # parents are read before any child is written
+    for name, tensor in learner.state().items():
+        order = [0, 1, 2] if name == "learning_rates" else [2, 1, 0]
+        assert torch.equal(tensor, before[name][order])
+    learner.reset([1])
+    for name, tensor in learner.state().items():
+        assert bool(tensor[1].any()) is (name == "learning_rates")
+        assert tensor[0].any()
+
+
+def test_moments_are_float32_whatever_the_adapters_are():
+    base = make_tiny_base()
+    base.model.to(torch.bfloat16)
+    lora = newborn(base)
+    optimizer = StackedAdamW(lora, 0.01)
+    before = copy_of(lora)
+    for parameter in lora.parameters():
+        assert parameter.dtype == torch.bfloat16
+        parameter.grad = torch.ones_like(parameter)
+        parameter.grad[2] = math.nan
+    norms = optimizer.step([0, 2])
+    assert norms[0] == pytest.approx(math.sqrt(sum(p[0].numel() for p in lora.parameters())))
+    assert {tensor.dtype for tensor in optimizer.state().values()} == {torch.float32}
+    assert moved(lora, before) == [True, False, False]
+    assert all(parameter.grad is None for parameter in lora.parameters())
+
+
+def stepped(base, samples, **settings):
+    """What a step's stats say; the weights do not change."""
+    lora = newborn(base)
+    stats = PolicyGradient(base, lora, LearnerConfig(learning_rate=0.0, **settings)).step(samples)
+    lora.detach()
+    return stats
+
+
+def test_negative_weight_scales_only_what_is_pushed_down(tiny_base):
+    samples = samples_for(tiny_base)
+    assert stepped(tiny_base, samples, negative_weight=0).samples == 4
+    down = [sample for sample in samples if sample.advantage < 0]
+    whole, half = (stepped(tiny_base, down, negative_weight=w).grad_norms for w in (1.0, 0.5))
+    assert half == pytest.approx([norm / 2 for norm in whole], rel=1e-5)
+    up = [sample for sample in samples if sample.advantage > 0]
+    whole, half = (stepped(tiny_base, up, negative_weight=w).grad_norms for w in (1.0, 0.5))
+    assert half == whole
 
 
 def test_sample_fraction_keeps_the_largest_advantages(tiny_base):
-    lora = randomise(StackedLora(tiny_base.model, 3, 2))
-    learner = PolicyGradient(tiny_base, lora, LearnerConfig(sample_fraction=0.5))
-    stats = learner.step(samples_for(tiny_base))
+    stats = stepped(tiny_base, samples_for(tiny_base), sample_fraction=0.5)
     assert stats.samples == 3
     assert stats.grad_norms[1] > 0  # advantage 2.0, agent 1's only sample
 
 
-def test_advantages_by_hand():
-    got = group_advantages([1, 0, 0, 1, 1], ["p", "p", "p", "q", "q"])
-    differences = np.array([1.0, -0.5, -0.5, 0, 0])
-    assert got == pytest.approx(differences / differences.std())
+def test_divergence_is_zero_at_birth_and_positive_after(tiny_base):
+    lora = StackedLora(tiny_base.model, 3, 2)
+    samples = samples_for(tiny_base, (0, 0, 0, 2, 2, 2))
+    config = LearnerConfig(learning_rate=0.0, kl=0.1)
+    born = PolicyGradient(tiny_base, lora, config).step(samples).kl
+    assert [born[0], born[2]] == pytest.approx([0, 0], abs=1e-6)
+    assert math.isnan(born[1])  # no samples, no figure
+    randomise(lora)
+    changed = PolicyGradient(tiny_base, lora, config).step(samples).kl
+    assert min(changed[0], changed[2]) > 0.01
+    assert PolicyGradient(tiny_base, lora).step(samples).kl is None
 
 
-def test_advantages_without_contrast_are_zero():
-    assert group_advantages([1, 1, 3], ["p", "p", "q"]).tolist() == [0, 0, 0]
+def test_divergence_alone_leads_back_to_the_base(tiny_base):
+    lora = newborn(tiny_base)
+    learner = PolicyGradient(tiny_base, lora, LearnerConfig(learning_rate=0.01, kl=1.0))
+    samples = [Sample(s.agent, s.prompt_ids, s.reply_ids, 0.0) for s in samples_for(tiny_base)]
+    seen = [learner.step(samples).kl for _ in range(20)]
+    assert all(last < 0.2 * first for first, last in zip(seen[0], seen[-1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "moves"),
+    [(1, 1.31, False), (1, 1.29, True), (1, 0.5, True), (-1, 0.79, False), (-1, 0.81, True),
+     (-1, 1.5, True)],
+)  # fmt: skip
+def test_clipping_stops_the_gradient_where_it_should(advantage, ratio, moves):
+    tokens = Tokens([[1]], [[2]])
+    objective = Objective(
+        tokens, [0], [advantage], 1, kl=0.0, clip=(0.2, 0.3), device=torch.device("cpu")
+    )
+    objective.weigh([0])
+    objective.before[:] = -1.0
+    logp = torch.tensor([math.log(ratio) - 1], requires_grad=True)
+    objective(logp, torch.tensor([0])).backward()
+    assert logp.grad.item() == pytest.approx(-advantage * ratio if moves else 0)
+    assert objective.clipped == (not moves)
+
+
+@pytest.mark.parametrize("apart", [-50.0, -1.0, 0.0, 1.0, 19.0, 50.0, 500.0])
+def test_the_pull_to_the_base_never_vanishes_or_overflows(apart):
+    tokens = Tokens([[1]], [[2]])
+    objective = Objective(tokens, [0], [0.0], 1, kl=1.0, clip=None, device=torch.device("cpu"))
+    objective.weigh([0])
+    logp = torch.tensor([-apart], requires_grad=True)  # the base's is 0
+    objective(logp, torch.tensor([0])).backward()
+    assert logp.grad.item() == pytest.approx(1 - math.exp(min(apart, 20)), rel=1e-5)
+
+
+def test_progress_is_told_to_the_end(tiny_base):
+    learner = PolicyGradient(tiny_base, newborn(tiny_base), OFTEN)
+    told = []
+    learner.step(samples_for(tiny_base), told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert len(told) == len(set(told)) >= 6  # the base, the second half, two epochs of halves
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 0}, "epochs: got 0, expected an integer >= 1"),
+        ({"minibatches": 1.5}, "minibatches: got 1.5"),
+        ({"kl": -0.1}, "kl: got -0.1, expected a finite number from 0"),
+        ({"kl": math.inf}, "kl: got inf"),
+        ({"learning_rate": [0.1, math.nan]}, "learning_rate: got nan"),
+        ({"clip_low": 1.1}, "clip_low: got 1.1"),
+        ({"temperature": 0.0}, "temperature: got 0"),
+        ({"beta2": 1.0}, "beta2: got 1.0"),
+    ],
+)
+def test_bad_settings_are_named(settings, said):
+    with pytest.raises(ValueError, match=said):
+        LearnerConfig(**settings)
+
+
+def test_bad_samples_are_named(tiny_base):
+    learner = PolicyGradient(tiny_base, newborn(tiny_base))
+    with pytest.raises(ValueError, match=r"samples\[1\]: agent 3 is not in 0\.\.2"):
+        learner.step([Sample(0, [1], [2]), Sample(3, [1], [2])])
+    with pytest.raises(ValueError, match=r"samples\[0\]: expected a prompt of at least 1 token"):
+        learner.step([Sample(0, [], [2])])

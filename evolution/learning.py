@@ -1,0 +1,175 @@
+"""What the agents of a run learn from a generation, and what their children keep of it.
+
+The learners themselves are in `agents.learners`; here episodes become samples.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agents.adapters import StackedLora
+from agents.advantages import ADVANTAGES
+from agents.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
+from agents.population import LoraPopulation
+from agents.rejection import RightReply, rejection_samples
+from evolution.breeding import Child
+from evolution.config import ChildOptimizer, EvolutionConfig, Learner, Settings
+from populora_env.records import Phase, Transcript, Turn
+from populora_env.rewards import RewardPart
+
+AnyLearner = PolicyGradient | RejectionTuning
+
+
+def make_learner(
+    population: LoraPopulation, config: EvolutionConfig, settings: Settings
+) -> AnyLearner | None:
+    """The learner that a run's settings ask for; None for evolution alone."""
+    if config.learner == Learner.NONE:
+        return None
+    learning = LearnerConfig(
+        learning_rate=config.learning_rate,
+        temperature=settings.temperature,
+        epochs=config.epochs,
+        minibatches=config.minibatches,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        kl=config.kl,
+        negative_weight=config.negative_weight,
+        sample_fraction=config.sample_fraction,
+    )
+    if config.learner == Learner.REJECTION:
+        # Supervised: what is made likely is the reply itself, at no particular temperature.
+        learning = replace(learning, temperature=1.0)
+        return RejectionTuning(population.base, population.lora, learning)
+    return PolicyGradient(population.base, population.lora, learning)
+
+
+def gather_samples(
+    transcripts: Sequence[Transcript], population: LoraPopulation, config: EvolutionConfig
+) -> list[Sample]:
+    """What a generation's episodes give the learner to learn from.
+
+    Args:
+        transcripts: Episodes of the population's agents.
+        population: Knows the tokens of what it generated; other replies are encoded anew.
+        config: Settings of the run.
+    """
+    if config.learner == Learner.REJECTION:
+        return _right_replies(transcripts, population, config)
+    return _competing_turns(transcripts, population, config)
+
+
+class Estate:
+    """The optimiser state of a population that is about to have children.
+
+    A child gets the state of the first parent whose rows ``A`` it has bit for bit, as a copy has,
+    or a copy whose ``B`` was mutated; these rows are the coordinates that the state belongs to.
+    Crossover factors a child anew, so that it shares no parent's coordinates: its state begins
+    afresh whatever the setting. Learning rates stay with their slots.
+
+    Args:
+        learner: Whose state it is; None if nobody learns.
+        lora: The population, before the children are made.
+        policy: Whether children inherit at all.
+    """
+
+    def __init__(
+        self, learner: AnyLearner | None, lora: StackedLora, policy: ChildOptimizer
+    ) -> None:
+        self._learner, self._lora = learner, lora
+        inherits = learner is not None and policy == ChildOptimizer.INHERIT
+        self._before = _row_hashes(lora) if inherits else None
+
+    def hand_down(self, born: Sequence[Child]) -> None:
+        """Pass on what children inherit, now that they are made, and forget the rest."""
+        if self._learner is None:
+            return
+        heirs: dict[int, int] = {}
+        if self._before is not None:
+            after = _row_hashes(self._lora)
+            for child in born:
+                slot = child.individual.slot
+                alike = [p for p in child.parent_slots if self._before[p] == after[slot]]
+                if alike:
+                    heirs[slot] = alike[0]
+        self._learner.inherit(heirs)
+        slots = [child.individual.slot for child in born]
+        self._learner.reset([slot for slot in slots if slot not in heirs])
+
+
+def _row_hashes(lora: StackedLora) -> list[str]:
+    """Hash of each member's rows ``A`` of all layers, ``[N]``."""
+    digests = [hashlib.sha256() for _ in range(lora.size)]
+    for layer in lora.layers():
+        for digest, rows in zip(digests, layer.A.float().cpu(), strict=True):
+            digest.update(rows.contiguous().numpy().data)
+    return [digest.hexdigest() for digest in digests]
+
+
+def _competing_turns(
+    transcripts: Sequence[Transcript], population: LoraPopulation, config: EvolutionConfig
+) -> list[Sample]:
+    """All turns, each against the same turn of the other agents."""
+    turns: list[Turn] = []
+    rewards: list[float] = []
+    groups: list[str] = []
+    for transcript in transcripts:
+        rounds: dict[str, list[Turn]] = {}
+        for turn in transcript.turns:
+            if config.learn_judging or turn.phase is Phase.SOLVE:
+                rounds.setdefault(f"{transcript.problem.id} {turn.round}", []).append(turn)
+        for group, rivals in rounds.items():
+            turns += rivals
+            rewards += _comparable_rewards(rivals)
+            groups += [group] * len(rivals)
+    advantages = ADVANTAGES[config.advantage](rewards, groups)
+    return [
+        Sample(population.agents.index(turn.agent), *_token_ids(turn, population), advantage)
+        for turn, advantage in zip(turns, advantages.tolist(), strict=True)
+    ]
+
+
+def _comparable_rewards(rivals: Sequence[Turn]) -> list[float]:
+    """Rewards; NaN where it is not known if a reply is right, while it is of a rival's."""
+    labels = [turn.parts.get(RewardPart.CORRECTNESS.value) for turn in rivals]
+    if all(label is None for label in labels):
+        return [turn.reward for turn in rivals]
+    return [
+        math.nan if label is None else turn.reward
+        for turn, label in zip(rivals, labels, strict=True)
+    ]
+
+
+def _right_replies(
+    transcripts: Sequence[Transcript], population: LoraPopulation, config: EvolutionConfig
+) -> list[Sample]:
+    """Attempts that whoever labels them for the reward calls right.
+
+    That is the known answer, or the majority, where the reward goes by it; by peers or a judge, an
+    attempt is right if its standing is full. Where nobody knows, there is nothing to learn.
+    """
+    replies = [
+        RightReply(
+            population.agents.index(turn.agent),
+            transcript.problem.id,
+            turn.reply,
+            *_token_ids(turn, population),
+        )
+        for transcript in transcripts
+        for turn in transcript.turns
+        if turn.phase is Phase.SOLVE and turn.parts.get(RewardPart.CORRECTNESS.value) == 1
+    ]
+    return rejection_samples(
+        replies, population.size, config.rejection_source, config.rejection_replies
+    )
+
+
+def _token_ids(turn: Turn, population: LoraPopulation) -> tuple[Sequence[int], Sequence[int]]:
+    """Token ids of a turn's prompt and reply."""
+    known = population.recall(turn.agent, turn.prompt, turn.reply)
+    if known is not None:
+        return known.prompt_ids, known.reply_ids
+    base = population.base  # played elsewhere: the text is all there is
+    text_ids = base.tokenizer(turn.reply, add_special_tokens=False)["input_ids"]
+    return base.chat_ids(turn.prompt), (*text_ids, base.tokenizer.eos_token_id)
