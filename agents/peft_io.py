@@ -34,6 +34,8 @@ _CONVERT = (
     f"s.save_file(torch.load('{_PICKLE_FILE}', weights_only=True), '{WEIGHTS_FILE}')\""
 )
 
+_SMALLEST = 1e-30  # of an alpha: far inside what float32 holds
+
 # Options of PEFT's LoraConfig that make an adapter more than B A beside linear layers.
 _REFUSED = {
     "modules_to_save": "it replaces whole modules of the base",
@@ -186,7 +188,12 @@ def _read(folder: Path) -> PeftAdapter:
         if scale != whole:
             factors[name] = A, B.float() * (scale / whole)
     rank = max(A.shape[0] for A, _ in factors.values())
-    return PeftAdapter(rank, whole * rank, str(config.get("base_model_name_or_path") or ""), factors)
+    alpha = whole * rank
+    if not _SMALLEST <= alpha <= 1 / _SMALLEST:
+        raise AdapterError(
+            f"{CONFIG_FILE}: lora_alpha comes to {alpha:g}, which is no usable scale"
+        )
+    return PeftAdapter(rank, alpha, str(config.get("base_model_name_or_path") or ""), factors)
 
 
 def _refuse(config: Mapping[str, Any]) -> None:
