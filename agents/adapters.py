@@ -106,6 +106,7 @@ class _StackedLinear(nn.Module):
     def __init__(self, base: nn.Linear, group: _SharedInput, which: int) -> None:
         super().__init__()
         self.base = base
+        self.training = base.training
         self.group = (group,)  # in a tuple: the group is registered once, in the StackedLora
         self._which = which
 
