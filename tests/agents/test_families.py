@@ -60,7 +60,7 @@ def tiny_model(tokenizer, kind, **settings):
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 parameter.data += 0.3 * torch.randn(parameter.shape)
-        model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 4
+        model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 2.5
     return model
 
 
@@ -142,7 +142,7 @@ def test_cached_decoding_equals_plain_peft(population, tmp_path):
                 wanted[i] = reference(peft, job.prompt_ids, limit, base.tokenizer.eos_token_id)
         peft.unload()
     assert [list(reply.ids) for reply in replies] == [wanted[i] for i in range(len(jobs))]
-    assert len({reply.ids for reply in replies[:AGENTS]}) == AGENTS
+    assert len({tuple(r.ids for r in replies[agent::AGENTS]) for agent in range(AGENTS)}) == AGENTS
 
 
 def test_a_sliding_window_bounds_the_context(tiny_base):
