@@ -192,6 +192,11 @@ def freeze(
     model.eval()
     model.requires_grad_(False)
     pack_linears(model, products)
+    for module in model.modules():
+        # On some processors bitsandbytes repacks a 4-bit weight at the first pass without gradients
+        # into a form that no later gradient passes through, without a word.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return BaseModel(name, path or name, model, tokenizer)
 
 
