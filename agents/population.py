@@ -2,33 +2,35 @@
 
 Agents are named ``agent_0`` to ``agent_{N-1}`` as in the arena; the name ``base`` is the bare base
 model, so a population can play against what it started from. Each agent is saved as a plain PEFT
-adapter folder.
+adapter folder, and anyone's LoRA adapter of the same base can be an agent; `agents.peft_io` says
+which.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agents.adapters import StackedLora
 from agents.generation import Job, generate
-from agents.models import BaseModel, load_base
+from agents.models import DTYPES, BaseModel, load_base
+from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError, read_adapter, write_adapter
 from agents.policy import Request
 
+__all__ = [
+    "BASE",
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "AdapterError",
+    "DecodingPolicy",
+    "Generated",
+    "GreedyPolicy",
+    "LoraPopulation",
+]
+
 BASE = "base"
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-
-
-class AdapterError(ValueError):
-    """An adapter folder that cannot become a member of this population."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +53,51 @@ class Generated:
 class LoraPopulation:
     """N LoRA adapters answering as agents of an arena; a `Policy`.
 
+    Agents may differ in rank, scale and dropout. A loaded adapter brings its rank and scale into
+    its slot, the training settings stay the slot's; it may adapt fewer layers than the population
+    and have any rank up to the largest here. Saved folders hold each agent at its own rank, with
+    what PEFT, lm-eval and vLLM look for.
+
     Args:
         base: The frozen base.
         size: Number of agents, N.
-        rank: Rank of every adapter.
-        alpha: Numerator of the adapters' scale; None for twice the rank.
+        rank: Rank of every adapter, or of each, ``[N]``.
+        alpha: Numerator of the scale of every adapter, or of each, ``[N]``; None for twice the
+            agent's rank.
         targets: See `StackedLora`.
+        dropout: Of every adapter, or of each, ``[N]``, while learning; see `StackedLora`.
+        adapter_dtype: ``float32``, ``bfloat16`` or ``float16``; None for the base's own. Small
+            learning steps are lost in bfloat16: float32 keeps them on a bfloat16 base.
         temperature: Sampling temperature; 0 is greedy.
         max_rows: Rows decoded at once.
+
+    Raises:
+        ValueError: If an argument is out of range, targets match nothing, or the base already
+            carries adapters.
     """
 
     def __init__(
         self,
         base: BaseModel,
         size: int = 8,
-        rank: int = 8,
-        alpha: float | None = None,
+        rank: int | Sequence[int] = 8,
+        alpha: float | Sequence[float] | None = None,
         targets: str | Sequence[str] = "all-linear",
         *,
+        dropout: float | Sequence[float] = 0.0,
+        adapter_dtype: str | None = None,
         temperature: float = 1.0,
         max_rows: int = 64,
     ) -> None:
+        if adapter_dtype is not None and adapter_dtype not in DTYPES:
+            raise ValueError(
+                f"adapter_dtype: got {adapter_dtype!r}, expected one of {', '.join(DTYPES)}"
+            )
+        dtype = DTYPES[adapter_dtype] if adapter_dtype else None
         self.base = base
-        self.lora = StackedLora(base.model, size, rank, alpha, targets)
+        self.lora = StackedLora(
+            base.model, size, rank, alpha, targets, dropout=dropout, dtype=dtype
+        )
         self.agents = tuple(f"agent_{i}" for i in range(size))
         self.temperature, self.max_rows = temperature, max_rows
         self._recent: dict[tuple[str, str, str], Generated] = {}
@@ -83,13 +107,16 @@ class LoraPopulation:
         cls,
         model: str = "embedded",
         size: int = 8,
-        rank: int = 8,
+        rank: int | Sequence[int] = 8,
         targets: str | Sequence[str] = "all-linear",
         *,
-        alpha: float | None = None,
+        alpha: float | Sequence[float] | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        adapter_dtype: str | None = None,
         dtype: str = "float32",
         device: str = "auto",
         products: str = "float32",
+        load_in_4bit: bool = False,
         temperature: float = 1.0,
         max_rows: int = 64,
     ) -> "LoraPopulation":
@@ -99,10 +126,22 @@ class LoraPopulation:
 
         Raises:
             ModelError: If the model cannot be loaded.
-            ValueError: If size or rank is below 1, or targets match nothing.
+            ValueError: See the class.
         """
-        base = load_base(model, dtype=dtype, device=device, products=products)
-        return cls(base, size, rank, alpha, targets, temperature=temperature, max_rows=max_rows)
+        base = load_base(
+            model, dtype=dtype, device=device, products=products, load_in_4bit=load_in_4bit
+        )
+        return cls(
+            base,
+            size,
+            rank,
+            alpha,
+            targets,
+            dropout=dropout,
+            adapter_dtype=adapter_dtype,
+            temperature=temperature,
+            max_rows=max_rows,
+        )
 
     @property
     def size(self) -> int:
@@ -151,6 +190,14 @@ class LoraPopulation:
         jobs = [
             Job(self.index(r.agent), encoded[r.prompt], r.max_new_tokens, r.seed) for r in requests
         ]
+        limit = self.base.context
+        for request, job in zip(requests, jobs, strict=True):
+            if limit and len(job.prompt_ids) + job.max_new_tokens > limit:
+                raise ValueError(
+                    f"requests: a prompt of {request.agent} has {len(job.prompt_ids)} tokens, with "
+                    f"{job.max_new_tokens} new ones more than the model's {limit}; shorten the "
+                    "prompt or the limit"
+                )
         used = self.temperature if temperature is None else temperature
         replies = generate(self.base, self.lora, jobs, temperature=used, max_rows=self.max_rows)
         texts = self.base.tokenizer.batch_decode(
@@ -181,15 +228,18 @@ class LoraPopulation:
         self._recent.clear()
 
     def save_adapters(self, folder: str | Path) -> list[Path]:
-        """Write each agent as a PEFT adapter folder ``folder/agent_i``.
+        """Write each agent as a PEFT adapter folder ``folder/agent_i``, at its own rank.
 
         Returns:
             The folders, in order of the agents.
 
         Raises:
-            AdapterError: If an agent's factors are not finite.
+            AdapterError: If an agent's factors are not finite; nothing is written.
             OSError: If the folder cannot be written.
         """
+        for agent, finite in zip(self.agents, self.lora.finite().tolist(), strict=True):
+            if not finite:
+                raise AdapterError(f"{agent}: its factors are not finite; nothing was saved")
         return [self.save_adapter(agent, Path(folder) / agent) for agent in self.agents]
 
     def save_adapter(self, agent: str, folder: str | Path) -> Path:
@@ -197,113 +247,97 @@ class LoraPopulation:
         i = self.index(agent)
         if i is None:
             raise AdapterError("agent: 'base' has no adapter to save")
-        tensors: dict[str, Tensor] = {}
-        names: set[str] = set()
-        for layer in self.lora.layers():
-            if not (torch.isfinite(layer.A[i]).all() and torch.isfinite(layer.B[i]).all()):
-                raise AdapterError(f"{agent}: factors of {layer.name} are not finite; not saved")
-            tensors[f"{_PREFIX}{layer.name}.lora_A.weight"] = layer.A[i].contiguous()
-            tensors[f"{_PREFIX}{layer.name}.lora_B.weight"] = layer.B[i].contiguous()
-            names.add(layer.name.rpartition(".")[2])
-        config: dict[str, Any] = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": self.base.path,
-            "r": self.lora.rank,
-            "lora_alpha": float(self.lora.alpha[i]),
-            "lora_dropout": 0.0,
-            "target_modules": sorted(names),
-            "bias": "none",
-            "inference_mode": True,
-            "use_rslora": False,
-            "use_dora": False,
+        rank = int(self.lora.ranks[i])
+        factors = {
+            layer.name: (layer.A[i, :rank], layer.B[i, :, :rank]) for layer in self.lora.layers()
         }
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        return folder
+        return write_adapter(
+            folder,
+            factors,
+            alpha=float(self.lora.alpha[i]),
+            dropout=self.lora.dropout[i],
+            base=self.base.path,
+        )
 
     def load_adapters(self, folder: str | Path) -> None:
         """Replace all agents by the adapter folders ``folder/agent_i``.
 
-        Nothing is changed unless every folder can be read.
+        Nothing is changed unless every folder can be read and fits.
 
         Raises:
             AdapterError: If a folder is missing, unreadable, or does not fit.
         """
         folder = Path(folder)
         read = [self._read(folder / agent) for agent in self.agents]
-        for i, (alpha, factors) in enumerate(read):
-            self._write(i, alpha, factors)
+        for i, member in enumerate(read):
+            self._write(i, member)
 
     def load_adapter(self, agent: str, folder: str | Path) -> None:
-        """Replace one agent by a PEFT adapter folder of the same rank or a smaller one.
+        """Replace one agent by a PEFT adapter folder, whoever wrote it.
+
+        The agent takes its rank and scale; layers it does not adapt become zero. The base that the
+        adapter names is not compared, since one model goes by many names; the shapes are.
 
         Raises:
-            AdapterError: If the folder is missing, unreadable, or does not fit.
+            AdapterError: If the folder is missing, unreadable, or does not fit; nothing is changed.
         """
         i = self.index(agent)
         if i is None:
             raise AdapterError("agent: 'base' has no adapter to replace")
-        self._write(i, *self._read(Path(folder)))
+        self._write(i, self._read(Path(folder)))
 
-    def _read(self, folder: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
-        """Alpha at this population's rank, and the factors by layer, zero-padded to its rank."""
-        try:
-            config = json.loads((folder / CONFIG_FILE).read_text())
-            tensors = load_file(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, SafetensorError) as error:
+    def _read(self, folder: Path) -> "_Member":
+        """An adapter in this population's own type, if it has a place for every factor."""
+        adapter = read_adapter(folder)
+        if adapter.rank > self.lora.rank:
             raise AdapterError(
-                f"{folder}: not a readable PEFT adapter folder ({error}); expected {CONFIG_FILE} "
-                f"and {WEIGHTS_FILE}"
-            ) from error
-        for option in ("use_dora", "use_rslora", "alpha_pattern", "rank_pattern"):
-            if config.get(option):
-                raise AdapterError(f"{folder}: {option} is set, which cannot be stacked")
-        try:
-            rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise AdapterError(
-                f"{folder}: {CONFIG_FILE} has no usable r and lora_alpha "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        if rank > self.lora.rank:
-            raise AdapterError(
-                f"{folder}: rank {rank} is above the population's {self.lora.rank}; make the "
-                f"population with rank={rank}"
+                f"{folder}: rank {adapter.rank} is above the population's {self.lora.rank}; make "
+                f"the population with rank={adapter.rank}"
             )
+        left = dict(adapter.factors)
         factors: dict[str, tuple[Tensor, Tensor]] = {}
         for layer in self.lora.layers():
-            pair: list[Tensor] = []
-            for letter, whole in (("A", layer.A), ("B", layer.B)):
-                name = f"{_PREFIX}{layer.name}.lora_{letter}.weight"
-                shape = list(whole.shape[1:])
-                shape[0 if letter == "A" else 1] = rank
-                tensor = tensors.pop(name, None)
-                if tensor is None or list(tensor.shape) != shape:
-                    found = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
-                    raise AdapterError(
-                        f"{folder}: {name}: got {found}, expected shape {tuple(shape)}; is it an "
-                        "adapter of another base or with other target modules?"
-                    )
-                if not torch.isfinite(tensor).all():
-                    raise AdapterError(f"{folder}: {name} holds values that are not finite")
-                pair.append(tensor)
-            factors[layer.name] = (pair[0], pair[1])
-        if tensors:
+            if (pair := left.pop(layer.name, None)) is None:
+                continue
+            got, here = (pair[0].shape[1], pair[1].shape[0]), (layer.A.shape[2], layer.B.shape[1])
+            if got != here:
+                raise AdapterError(
+                    f"{folder}: {layer.name}: got factors for {got[0]} inputs and {got[1]} "
+                    f"outputs, expected {here[0]} and {here[1]}; the adapter is for another base: "
+                    f"it names {adapter.base!r}, this is {self.base.name!r}"
+                )
+            A, B = pair[0].to(layer.A), pair[1].to(layer.B)
+            if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
+                raise AdapterError(f"{folder}: {layer.name}: its factors overflow {A.dtype}")
+            factors[layer.name] = A, B
+        if left:
+            name = next(iter(left))
             raise AdapterError(
-                f"{folder}: {next(iter(tensors))} has no place in this population; make it with "
-                "targets that include it"
+                f"{folder}: {name} has no place in this population: it is the output layer, no "
+                "target of the population (make it with targets that include it), or of another "
+                f"base (the adapter names {adapter.base!r}, this is {self.base.name!r})"
             )
-        return alpha * self.lora.rank / rank, factors
+        return _Member(adapter.rank, adapter.alpha, factors)
 
-    def _write(self, i: int, alpha: float, factors: dict[str, tuple[Tensor, Tensor]]) -> None:
-        self.lora.set_alpha(i, alpha)
+    def _write(self, i: int, member: "_Member") -> None:
+        self.lora.set_rank(i, member.rank)
+        self.lora.set_alpha(i, member.alpha)
         for layer in self.lora.layers():
-            A, B = factors[layer.name]
-            layer.A[i].zero_()[: A.shape[0]] = A.to(layer.A)
-            layer.B[i].zero_()[:, : B.shape[1]] = B.to(layer.B)
+            layer.A[i].zero_()
+            layer.B[i].zero_()
+            if layer.name in member.factors:
+                A, B = member.factors[layer.name]
+                layer.A[i, : A.shape[0]] = A
+                layer.B[i, :, : B.shape[1]] = B
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """An adapter that fits: its rank, its alpha, and ``A`` and ``B`` by layer."""
+
+    rank: int
+    alpha: float
+    factors: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class GreedyPolicy:

@@ -311,5 +311,6 @@ def test_rows_in_any_order_are_served_by_their_agents(tiny_base):
 def test_decoding_leaves_no_layout_and_no_activation_behind(tiny_base):
     lora = randomise(StackedLora(tiny_base.model, 3, 2))
     generate(tiny_base, lora, crowd_of(tiny_base))
-    assert lora._routing.groups == 0
-    assert all(group._input is None and group._ready is None for group in lora.groups)
+    assert lora._routing.service is None
+    assert lora._routing.input is None
+    assert lora._routing.down == ()

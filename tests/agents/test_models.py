@@ -1,10 +1,25 @@
 from __future__ import annotations
 
+import importlib.util
+import json
+import logging
+
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
+from agents.adapters import Layout
+from agents.generation import Job, generate
 from agents.linear import FrozenLinear, Products, onednn, pack_linears
-from agents.models import ModelError, load_base
+from agents.models import ModelError, freeze, load_base
+from agents.population import LoraPopulation
+from tests.agents.helpers import randomise
+from tests.conftest import make_tiny_base
+
+four_bits = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
 
 
 @pytest.mark.skipif(onednn() is None, reason="this build of PyTorch has no oneDNN")
@@ -72,3 +87,111 @@ def test_the_embedded_model_is_a_language_model(smollm):
     with torch.no_grad():
         likeliest = smollm.model(ids).logits[0, -1].argmax()
     assert smollm.tokenizer.decode([int(likeliest)]).strip() == "Paris"
+
+
+# Bases in 4 bits
+
+
+@pytest.fixture
+def tiny_base_32s():
+    """All widths are multiples of 32, as 4-bit kernels need."""
+    return make_tiny_base(hidden_size=64, intermediate_size=128)
+
+
+@pytest.fixture
+def tiny_folder(tiny_base_32s, tmp_path):
+    tiny_base_32s.model.save_pretrained(tmp_path / "base")
+    tiny_base_32s.tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@four_bits
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_on_a_4_bit_base_equal_plain_peft(tiny_base_32s, tiny_folder, tmp_path, dtype):
+    import bitsandbytes
+
+    base = load_base(str(tiny_folder), dtype=dtype, device="cpu", load_in_4bit=True)
+    q_proj = base.model.model.layers[0].self_attn.q_proj
+    assert isinstance(q_proj, bitsandbytes.nn.Linear4bit)
+    assert q_proj.weight.numel() == 64 * 64 // 2  # two weights a byte
+    # The stored weights are the model's own, to 4 bits.
+    stored = bitsandbytes.functional.dequantize_4bit(q_proj.weight.data, q_proj.weight.quant_state)
+    original = tiny_base_32s.model.model.layers[0].self_attn.q_proj.weight
+    assert 0.01 < ((stored - original).norm() / original.norm()).item() < 0.15
+
+    population = LoraPopulation(base, 2, (2, 4), 6.0)
+    lora = randomise(population.lora)
+    lora.enforce_ranks()
+    assert {p.dtype for p in lora.parameters()} == {torch.float32}
+    folders = population.save_adapters(tmp_path / "adapters")
+    ids = torch.randint(0, 200, (2, 9))
+    with lora.active(Layout((0, 1), 1)):
+        ours = base.model(ids).logits
+    lora.detach()
+    for agent, folder in enumerate(folders):
+        peft = PeftModel.from_pretrained(base.model, folder)
+        with torch.no_grad():
+            theirs = peft(ids[agent : agent + 1]).logits
+        peft.unload()
+        error = (ours[agent] - theirs[0]).float().norm() / theirs.float().norm()
+        assert error.item() <= (1e-5 if dtype == "float32" else 5e-2)
+
+
+@four_bits
+def test_gradients_pass_through_a_4_bit_base_that_has_decoded(tiny_folder):
+    from bitsandbytes.functional import dequantize_4bit
+
+    small = load_base(str(tiny_folder), device="cpu", load_in_4bit=True)
+    whole = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    for name, module in small.model.named_modules():
+        if type(module).__name__ == "Linear4bit":
+            weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
+            whole.get_submodule(name).weight.data.copy_(weight)
+    results = []
+    for base in (small, freeze(whole, small.tokenizer)):
+        lora = randomise(LoraPopulation(base, 1, 2).lora)
+        generate(base, lora, [Job(0, base.chat_ids("hello"), 4, 0)])
+        with lora.active(Layout((0,), 1)):
+            base.model(torch.tensor([base.chat_ids("hello")])).logits.square().mean().backward()
+        results.append([p.grad for p in lora.parameters()])
+    for ours, wanted in zip(*results, strict=True):
+        assert ((ours - wanted).norm() / wanted.norm()).item() < 1e-4
+
+
+@four_bits
+def test_a_model_saved_in_4_bits_loads_and_decodes(tiny_folder, tmp_path):
+    base = load_base(str(tiny_folder), device="cpu", load_in_4bit=True)
+    base.model.save_pretrained(tmp_path / "small")
+    base.tokenizer.save_pretrained(tmp_path / "small")
+    again = load_base(str(tmp_path / "small"), device="cpu")
+    population = LoraPopulation(again, 2, 2)
+    randomise(population.lora)
+    ids = torch.tensor([again.chat_ids("hello")])
+    with torch.no_grad():
+        assert torch.allclose(again.model(ids).logits, base.model(ids).logits, atol=1e-4)
+    jobs = [Job(agent, again.chat_ids(text), 8, 0) for text in ("a", "b c d") for agent in (0, 1)]
+    crowd = generate(again, population.lora, jobs, temperature=0)
+    alone = [generate(again, population.lora, [job], temperature=0)[0] for job in jobs]
+    assert [r.ids for r in crowd] == [r.ids for r in alone]
+    assert len({r.ids for r in crowd}) == 4
+
+
+@pytest.mark.parametrize("missing", ["bitsandbytes", "accelerate"])
+def test_4_bits_without_their_packages_say_what_to_install(tiny_folder, monkeypatch, missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "agents.models.importlib.util.find_spec",
+        lambda name: None if name == missing else find(name),
+    )
+    with pytest.raises(ModelError, match=f"needs the package {missing}; pip install"):
+        load_base(str(tiny_folder), load_in_4bit=True)
+    load_base(str(tiny_folder))
+
+
+def test_a_quantised_folder_whose_package_is_missing_is_said(tiny_folder):
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    path = tiny_folder / "config.json"
+    config = {"quant_method": "gptq", "bits": 4}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": config}))
+    with pytest.raises(ModelError, match=r"could not be loaded \(.*GPTQ"):
+        load_base(str(tiny_folder))
