@@ -183,7 +183,7 @@ def benchmark(
                     continue
                 seed = derive_seed("bench", drawn.seed, entrant.name, problem.id, sample)
                 agent = entrant.agent or entrant.name
-                request = Request(agent, Phase.SOLVE, prompt, limit, seed)
+                request = Request(agent, Phase.SOLVE, prompt, limit, seed, chosen.stops)
                 missing.append((key, request, problem, entrant))
     needed = len(rows) + len(missing)
     own = None if grader is not None else Grader()

@@ -60,6 +60,7 @@ class Reply:
     Attributes:
         ids: Token ids, without the token that ended the reply.
         finished: Whether the model ended it or a stop text came; False: the length limit did.
+        ended: Whether the model ended it with an end token.
         feature: Mean last hidden state over the tokens of the reply, ``[width]``, float32; without
             the last token of a reply that no end token ended.
         distribution: Mean of the distributions its tokens were drawn from, at temperature 1,
@@ -70,6 +71,7 @@ class Reply:
     finished: bool
     feature: Tensor
     distribution: Tensor | None = None
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class DecodeStats:
         slot_steps: Rows of the batch summed over decoding steps, ended rows included.
         prompt_tokens: Tokens of all prompts.
         prompt_tokens_read: Those of them that were computed.
+        seconds: Time all this took, where a `LoraPopulation` counts.
     """
 
     tokens: int = 0
@@ -89,6 +92,12 @@ class DecodeStats:
     slot_steps: int = 0
     prompt_tokens: int = 0
     prompt_tokens_read: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Useful tokens per second; 0 before anything was generated."""
+        return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def slot_efficiency(self) -> float:
@@ -381,12 +390,12 @@ class _Decoder:
                 continue
             self.stats.tokens += 1
             if token in self.ends:
-                self._finish(i, True)
+                self._finish(i, ended=True)
                 continue
             row.ids.append(token)
             stopped = self._stopped(row)
             if stopped or len(row.ids) == row.limit:
-                self._finish(i, stopped)
+                self._finish(i, stopped=stopped)
 
     def _stopped(self, row: _Row) -> bool:
         stops = self.jobs[row.job].stop
@@ -397,15 +406,16 @@ class _Decoder:
         text = self.base.tokenizer.decode(tail, skip_special_tokens=True)
         return any(stop in text for stop in stops)
 
-    def _finish(self, i: int, finished: bool) -> None:
+    def _finish(self, i: int, *, ended: bool = False, stopped: bool = False) -> None:
         row = self.rows[i]
         row.done = True
         distribution = None
         if self.how.distribution:
-            steps = len(row.ids) + (finished and not self._stopped(row))
-            distribution = self.distributions[i].cpu() / max(steps, 1)
+            distribution = self.distributions[i].cpu() / max(len(row.ids) + ended, 1)
         feature = self.features[i].cpu() / max(row.advanced, 1)
-        self.replies[row.job] = Reply(tuple(row.ids), finished, feature, distribution)
+        self.replies[row.job] = Reply(
+            tuple(row.ids), ended or stopped, feature, distribution, ended
+        )
 
     def _compact(self) -> None:
         """Put the last running rows where rows have ended."""

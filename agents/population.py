@@ -6,6 +6,7 @@ adapter folder, and anyone's LoRA adapter of the same base can be an agent; `age
 which.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agents.adapters import StackedLora
-from agents.generation import Job, generate
+from agents.generation import DecodeStats, Job, generate
 from agents.models import DTYPES, BaseModel, load_base
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError, read_adapter, write_adapter
 from agents.policy import Request
@@ -69,7 +70,11 @@ class LoraPopulation:
         adapter_dtype: ``float32``, ``bfloat16`` or ``float16``; None for the base's own. Small
             learning steps are lost in bfloat16: float32 keeps them on a bfloat16 base.
         temperature: Sampling temperature; 0 is greedy.
-        max_rows: Rows decoded at once.
+        max_rows: Rows decoded at once; see `agents.generation.generate`.
+        top_p: Share of the probability from which tokens are drawn.
+
+    Attributes:
+        stats: Counts of all that was generated, with tokens per second.
 
     Raises:
         ValueError: If an argument is out of range, targets match nothing, or the base already
@@ -88,6 +93,7 @@ class LoraPopulation:
         adapter_dtype: str | None = None,
         temperature: float = 1.0,
         max_rows: int = 64,
+        top_p: float = 1.0,
     ) -> None:
         if adapter_dtype is not None and adapter_dtype not in DTYPES:
             raise ValueError(
@@ -99,7 +105,8 @@ class LoraPopulation:
             base.model, size, rank, alpha, targets, dropout=dropout, dtype=dtype
         )
         self.agents = tuple(f"agent_{i}" for i in range(size))
-        self.temperature, self.max_rows = temperature, max_rows
+        self.temperature, self.max_rows, self.top_p = temperature, max_rows, top_p
+        self.stats = DecodeStats()
         self._recent: dict[tuple[str, str, str], Generated] = {}
 
     @classmethod
@@ -119,6 +126,7 @@ class LoraPopulation:
         load_in_4bit: bool = False,
         temperature: float = 1.0,
         max_rows: int = 64,
+        top_p: float = 1.0,
     ) -> "LoraPopulation":
         """Load a base model and put N newborn adapters, equal to the base, on it.
 
@@ -141,6 +149,7 @@ class LoraPopulation:
             adapter_dtype=adapter_dtype,
             temperature=temperature,
             max_rows=max_rows,
+            top_p=top_p,
         )
 
     @property
@@ -188,7 +197,8 @@ class LoraPopulation:
                 encode = self.base.text_ids if raw else self.base.chat_ids
                 encoded[request.prompt] = encode(request.prompt)
         jobs = [
-            Job(self.index(r.agent), encoded[r.prompt], r.max_new_tokens, r.seed) for r in requests
+            Job(self.index(r.agent), encoded[r.prompt], r.max_new_tokens, r.seed, r.stop)
+            for r in requests
         ]
         limit = self.base.context
         for request, job in zip(requests, jobs, strict=True):
@@ -199,14 +209,24 @@ class LoraPopulation:
                     "prompt or the limit"
                 )
         used = self.temperature if temperature is None else temperature
-        replies = generate(self.base, self.lora, jobs, temperature=used, max_rows=self.max_rows)
+        begin = time.perf_counter()
+        replies = generate(
+            self.base,
+            self.lora,
+            jobs,
+            temperature=used,
+            top_p=self.top_p,
+            max_rows=self.max_rows,
+            stats=self.stats,
+        )
+        self.stats.seconds += time.perf_counter() - begin
         texts = self.base.tokenizer.batch_decode(
             [list(reply.ids) for reply in replies], skip_special_tokens=True
         )
         end = self.base.tokenizer.eos_token_id
         results: list[Generated] = []
         for request, job, reply, text in zip(requests, jobs, replies, texts, strict=True):
-            ids = (*reply.ids, end) if reply.finished else reply.ids
+            ids = (*reply.ids, end) if reply.ended else reply.ids
             results.append(Generated(text, tuple(job.prompt_ids), ids, reply.feature))
             self._recent[request.agent, request.prompt, text] = results[-1]
         return results

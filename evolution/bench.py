@@ -220,10 +220,16 @@ def _measure(
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(),
         TextColumn("{task.completed}/{task.total} replies"), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, transient=True,
+        TimeRemainingColumn(), TextColumn("{task.fields[rate]}"),
+        console=console, transient=True,
     )  # fmt: skip
+
+    def tell(done: int, of: int) -> None:
+        rate = population.stats.tokens_per_second
+        bars.update(bar, completed=done, total=of, rate=f"{rate:.0f} tokens/s" if rate else "")
+
     with bars, Grader() as grader:
-        bar = bars.add_task(task.spec[:30], total=None)
+        bar = bars.add_task(task.spec[:30], total=None, rate="")
         try:
             result = benchmark(
                 population,
@@ -235,7 +241,7 @@ def _measure(
                 log=log,
                 grader=grader,
                 batch=2 * options.max_rows,
-                progress=lambda done, of: bars.update(bar, completed=done, total=of),
+                progress=tell,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from agents.evaluate import EvaluationResult, evaluate
+from agents.generation import DecodeStats
 from agents.models import load_base
 from agents.population import BASE, LoraPopulation
 from evolution.checkpoint import CheckpointError, RunFolder
@@ -180,15 +181,17 @@ def _saved_config(folder: Path) -> RunConfig:
 class _Bars:
     """Progress of generations and of the stage within one."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, stats: DecodeStats) -> None:
         self.progress = Progress(
             TextColumn("{task.description:12}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[rate]}"),
             console=console,
             transient=True,
         )
+        self._stats = stats
         self._stage: TaskID | None = None
         self._name = ""
 
@@ -197,9 +200,11 @@ class _Bars:
         if name != self._name:
             if self._stage is not None:
                 self.progress.remove_task(self._stage)
-            self._stage, self._name = self.progress.add_task(name, total=100), name
+            self._stage, self._name = self.progress.add_task(name, total=100, rate=""), name
         if self._stage is not None:
-            self.progress.update(self._stage, completed=100 * done)
+            rate = self._stats.tokens_per_second
+            said = f"{rate:.0f} tokens/s" if rate else ""
+            self.progress.update(self._stage, completed=100 * done, rate=said)
 
 
 def _evolve(
@@ -209,7 +214,7 @@ def _evolve(
     started: float,
     interrupts: Interrupts,
 ) -> list[GenerationResult]:
-    bars = _Bars(console)
+    bars = _Bars(console, manager.population.stats)
     limit = options.max_minutes * 60
 
     def is_over() -> bool:
@@ -217,7 +222,7 @@ def _evolve(
         return bool(limit) and time.monotonic() - started > limit
 
     with bars.progress:
-        total = bars.progress.add_task("generations", total=options.generations)
+        total = bars.progress.add_task("generations", total=options.generations, rate="")
         bars.progress.update(total, completed=manager.generation)
 
         def tell(result: GenerationResult) -> None:
@@ -254,7 +259,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Held-out accuracy of the base and all agents: table, replies, best adapter."""
     population = manager.population
-    bars = _Bars(console)
+    bars = _Bars(console, manager.population.stats)
     with bars.progress:
         base, agents = (
             evaluate(

@@ -152,6 +152,7 @@ class Request:
         prompt: The text, as the arena shows it.
         max_new_tokens: Length limit of the reply, for policies that count tokens.
         seed: Seed of every random draw the reply needs.
+        stop: Texts at which a policy may end the reply, as whoever asked cuts it there.
     """
 
     agent: str
@@ -159,6 +160,7 @@ class Request:
     prompt: str
     max_new_tokens: int = 64
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,3 +191,17 @@ def test_real_model_stays_a_working_model_after_the_spread(smollm):
     assert accuracy["base"] >= 0.25
     assert min(accuracy.values()) >= 0.5 * accuracy["base"]
     assert len({score.replies for score in result.scores.values()}) == 4, accuracy
+
+
+def test_stop_texts_of_a_request_reach_the_decoder_and_counts_add_up(tiny_base):
+    population = LoraPopulation(tiny_base, size=2, rank=2)
+    request = Request("agent_0", Phase.SOLVE, "hello", 30, 3)
+    (whole,) = population.act([request])
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    before = population.stats.tokens
+    (cut,) = population.act([replace(request, stop=(stop,))])
+    assert stop in cut
+    assert len(cut) < len(whole)
+    assert whole.startswith(cut)
+    assert 0 < population.stats.tokens - before < before
+    assert population.stats.tokens_per_second > 0
