@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agents.figures import Estimate
-from evolution.report_data import RunData, Series, read_json, read_rows
+from evolution.reporting.data import RunData, Series, read_json, read_rows
 from evolution.usage import UsageError
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evolution.report_audits import Audit, Verdict
-from evolution.report_data import Series
+from evolution.reporting.audits import Audit, Verdict
+from evolution.reporting.data import Series
 from populora_env.keys import generator
 from populora_env.records import Transcript
 from populora_env.skill import truth
@@ -75,9 +75,7 @@ def peer_opinions(transcripts: Iterable[Transcript]) -> list[Opinion]:
     return found
 
 
-def judge_collusion(
-    opinions: Sequence[Opinion], agents: Sequence[str], *, seed: int = 0
-) -> Audit:
+def judge_collusion(opinions: Sequence[Opinion], agents: Sequence[str], *, seed: int = 0) -> Audit:
     """Look for two agents that favour each other.
 
     Args:

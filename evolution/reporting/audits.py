@@ -2,7 +2,7 @@
 
 Each takes series and gives a verdict, one plain sentence with figures, and the rule it went by.
 They are alarms, not proofs: thresholds are conventions, named here and shown on the page. The
-fifth audit, judge collusion, is in `report_collusion`.
+fifth audit, judge collusion, is in `reporting.collusion`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from agents.figures import Estimate
-from evolution.report_measured import Bench
-from evolution.report_trends import MIN_POINTS, Trend, trend
+from evolution.reporting.measured import Bench
+from evolution.reporting.trends import MIN_POINTS, Trend, trend
 
 MIN_RISE = 0.05  # smallest rise of a reward that is worth explaining; a right answer earns 1
 FOLLOWS = 0.25  # share of the reward's rise that accuracy has to make up
@@ -122,13 +122,10 @@ def reward_hacking(
     return Audit(name, verdict, f"{said}{held_out}.", rule, figures)
 
 
-def mode_collapse(
-    generations: Sequence[int], diversity: ArrayLike | None, identical: ArrayLike | None
-) -> Audit:
+def mode_collapse(diversity: ArrayLike | None, identical: ArrayLike | None) -> Audit:
     """Look for a population whose members became one.
 
     Args:
-        generations: Numbers of the generations, [G].
         diversity: Population's mean diversity, [G], 0 or more; None if not recorded.
         identical: Share of pairs of attempts at one problem with the same text, [G]; None if
             attempts are not kept.

@@ -12,11 +12,12 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.report_data import Episode, RunData, Series
+from evolution.reporting.data import Episode, RunData, Series
 from populora_env.keys import generator
 from populora_env.records import Attempt, Problem
 
@@ -68,7 +69,7 @@ def _features(text: str) -> list[str]:
     words = _WORD.findall(_DIGIT.sub("0", text[:READ]).lower())
     joined = " ".join(words)
     found = [f"w {word}" for word in words]
-    found += [f"p {a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    found += [f"p {a} {b}" for a, b in pairwise(words)]
     for n in _GRAMS:
         found += [joined[i : i + n] for i in range(len(joined) - n + 1)]
     return found

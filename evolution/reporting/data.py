@@ -4,7 +4,7 @@ Only what belongs to finished generations is read: where a generation is on disk
 the growing files were when it was saved, so a run that is going on, or was killed while it wrote,
 can be reported. Whatever an older run did not record is None or empty, and never made up.
 
-Held-out results and benchmarks are read in `report_measured`.
+Held-out results and benchmarks are read in `reporting.measured`.
 """
 
 import json
@@ -261,11 +261,11 @@ def _lineage(file: Path, last: int) -> tuple[Individual, ...]:
     data = read_json(file)
     known = {field.name for field in fields(Individual)}
     try:
-        births = [
-            Individual(**{**{k: v for k, v in entry.items() if k in known},
-                          "parents": tuple(map(str, entry["parents"]))})
-            for entry in data
-        ]  # fmt: skip
-        return tuple(birth for birth in births if int(birth.generation) <= last)
+        births: list[Individual] = []
+        for entry in data:
+            values: dict[str, Any] = {name: entry[name] for name in known & set(entry)}
+            values["parents"] = tuple(map(str, entry["parents"]))
+            births.append(Individual(**values))
+        return tuple(birth for birth in births if birth.generation <= last)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"run: {file} is damaged ({type(error).__name__}: {error})") from error

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from evolution.report_data import RunData, Series
+from evolution.reporting.data import RunData, Series
 
 
 def identical_share(run: RunData) -> Series | None:

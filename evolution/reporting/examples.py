@@ -1,12 +1,12 @@
 """Attempts worth reading: the best and the most different, and a wrong one that fooled its judges.
 
-How different two texts are is measured in the space of `report_text`.
+How different two texts are is measured in the space of `reporting.text`.
 """
 
 from dataclasses import dataclass
 
-from evolution.report_data import Episode, RunData
-from evolution.report_text import TextSpace
+from evolution.reporting.data import Episode, RunData
+from evolution.reporting.text import TextSpace
 from populora_env.records import Attempt, Preference, Problem
 
 _SEARCHED = 40  # latest episodes in which the two most different right attempts are looked for
@@ -100,10 +100,10 @@ def fooled(run: RunData) -> Example | None:
                     said = f"{judge}: better than the right attempt of {bad.agent}"
                     opinions.setdefault(good.agent, []).append(said)
         for entry in transcript.assessments:
-            if entry.value is not None and entry.value >= 0.5:
-                if _mark(attempts[entry.author]) is False and entry.judge != entry.author:
-                    said = f"{entry.judge}: {entry.form} {entry.value:.2g}"
-                    opinions.setdefault(entry.author, []).append(said)
+            good = entry.value is not None and entry.value >= 0.5 and entry.judge != entry.author
+            if good and _mark(attempts[entry.author]) is False:
+                said = f"{entry.judge}: {entry.form} {entry.value:.2g}"
+                opinions.setdefault(entry.author, []).append(said)
         for author, said in opinions.items():
             if chosen is None or len(said) > len(chosen.opinions):
                 chosen = Example(
