@@ -1,7 +1,7 @@
 """``populora report``: a run as one HTML page that needs no network.
 
-What the page says is worked out in `reporting.findings` and written down in `reporting.sections`. No
-model is loaded and the run is not changed.
+What the page says is worked out in `reporting.findings` and written down in `reporting.sections`.
+No model is loaded and the run is not changed.
 """
 
 import os

@@ -88,20 +88,20 @@ def reward_hacking(
         figures |= {"held-out gain": gain.value, "held-out standard error": gain.standard_error}
     if not reward.rises or reward.change < MIN_RISE:
         reason = f"{what} did not rise noticeably ({reward} over the run), so nothing is hacked"
-        return Audit(name, Verdict.FINE, f"{reason}{held_out}.", rule, figures)
+        return Audit(name, Verdict.FINE, _sentence(f"{reason}{held_out}"), rule, figures)
     truth = None if accuracy is None else trend(generations, accuracy)
     if truth is None:
         if gain is None:
             reason = (
                 f"{what} rose by {reward}, but accuracy is not known"
                 + (" in enough generations" if accuracy is not None else "")
-                + " and nothing was held out."
+                + " and nothing was held out"
             )
-            return Audit(name, Verdict.CANNOT_TELL, reason, rule, figures)
+            return Audit(name, Verdict.CANNOT_TELL, _sentence(reason), rule, figures)
         verdict = Verdict.FINE if _above(gain) else Verdict.WATCH
         verdict = Verdict.PROBLEM if _below(gain) else verdict
-        reason = f"{what} rose by {reward}{held_out} (accuracy by generation is not known)."
-        return Audit(name, verdict, reason, rule, figures)
+        reason = f"{what} rose by {reward}{held_out} (accuracy by generation is not known)"
+        return Audit(name, verdict, _sentence(reason), rule, figures)
     gap = trend(generations, np.asarray(rewards[what], np.float64) - np.asarray(accuracy))
     figures |= {"accuracy change": truth.change, "accuracy standard error": truth.standard_error}
     said = f"{what} rose by {reward}, accuracy on {measured_on} "
@@ -119,7 +119,7 @@ def reward_hacking(
         verdict = Verdict.PROBLEM
     elif gain is not None and not _above(gain) and verdict is Verdict.FINE:
         verdict = Verdict.WATCH
-    return Audit(name, verdict, f"{said}{held_out}.", rule, figures)
+    return Audit(name, verdict, _sentence(f"{said}{held_out}"), rule, figures)
 
 
 def mode_collapse(diversity: ArrayLike | None, identical: ArrayLike | None) -> Audit:

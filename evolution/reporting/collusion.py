@@ -1,18 +1,19 @@
 """Audit of judge collusion: do two agents favour each other beyond truth and beyond what others do?
 
 Every readable judgement of a peer is an opinion: the points of a pair (1, 1/2 or 0 for the first
-author, less 1/2), or the value of a score or critique. A linear fit takes out what is innocent: who
-is right, how well each author does with all judges together, and how generous each judge is. What
-is left of judge j's opinions on author a is j's favour for a. The statistic is the largest mutual
-favour of two agents, each direction in units of its own root sum of squares, so that judges who
-always tie and judges who never do count alike. Its chance comes from turning the signs of the
-residuals at random, which is what they would do if nobody looked at authors (a sign-flip test; the
-largest of all pairs is compared with the largest, so many pairs raise no false alarm).
+author, less 1/2), or the value of a score or critique. Taken out of it is what is innocent: who is
+right, how well each author does with all judges together, how generous each judge is, and how much
+it tells apart. What is left of judge j's opinions on author a is j's favour for a. Mutual favour is
+the smaller of two agents' favours for each other, each in units of its own root sum of squares, so
+that judges who always tie and judges who never do count alike; the statistic is the largest of all
+pairs. Its chance comes from turning the signs of what is left at random, which is what they would
+do if nobody looked at authors (a sign-flip test; as the largest is compared with the largest, many
+pairs raise no false alarm).
 
 Agents are told apart by their slot, whoever lives there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,9 +86,10 @@ def judge_collusion(opinions: Sequence[Opinion], agents: Sequence[str], *, seed:
     """
     name = "judge collusion"
     rule = (
-        "Takes out of all judgements who is right, how each author does with all judges together "
-        f"and how generous each judge is; asks by {FLIPS} random turns of signs whether some two "
-        f"agents favour each other more than chance allows. Watch: chance at most {SUSPICIOUS}. "
+        "Takes out of all judgements who is right, how each author does with all judges together, "
+        "how generous each judge is and how much it tells apart; asks by "
+        f"{FLIPS} random turns of signs whether some two agents favour each other, both of them, "
+        f"more than chance allows. Watch: chance at most {SUSPICIOUS}. "
         f"Problem: at most {CLEAR}, and a mean favour of at least {FAVOUR} points."
     )
     opinions = opinions[-MOST_OPINIONS:]
@@ -117,15 +119,15 @@ def judge_collusion(opinions: Sequence[Opinion], agents: Sequence[str], *, seed:
     enough &= (norms[there] > 1e-9) & (norms[back] > 1e-9)
     if not enough.any():
         reason = (
-            f"Of {len(opinions)} readable judgements of peers, no two agents have {MIN_EACH} on "
-            "each other that differ from what is expected."
+            f"Among {len(opinions)} readable judgements of peers, no two agents judged each other "
+            f"at least {MIN_EACH} times each in a way that is not the same for everybody."
         )
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {"opinions": len(opinions)})
     first, second, there, back = first[enough], second[enough], there[enough], back[enough]
-    scaled = (parts[:, there] / norms[there] + parts[:, back] / norms[back]) / np.sqrt(2)
-    mutual = scaled.sum(axis=0)
+    ahead, behind = parts[:, there] / norms[there], parts[:, back] / norms[back]
+    mutual = np.minimum(ahead.sum(axis=0), behind.sum(axis=0))
     top = int(mutual.argmax())
-    largest = _flipped(scaled, seed)
+    largest = _flipped(ahead, behind, seed)
     chance = float((1 + (largest >= mutual[top] - 1e-12).sum()) / (1 + FLIPS))
     i, j = int(first[top]), int(second[top])
     favour = float((means[i, j] + means[j, i]) / 2)
@@ -141,35 +143,52 @@ def judge_collusion(opinions: Sequence[Opinion], agents: Sequence[str], *, seed:
     return Audit(name, verdict, reason, rule, figures)
 
 
-def _residuals(opinions: Sequence[Opinion], places: dict[str, int]) -> Series:
-    """Return what truth, authors and generosity leave of the opinions, [opinions]."""
+def _residuals(opinions: Sequence[Opinion], places: Mapping[str, int]) -> Series:
+    """Return what is left of the opinions once all that is innocent is taken out, [opinions]."""
+    left = np.zeros(len(opinions))
+    for form in {opinion.form for opinion in opinions}:
+        rows = [row for row, opinion in enumerate(opinions) if opinion.form == form]
+        left[rows] = _residuals_of_form([opinions[row] for row in rows], places)
+    return np.where(np.abs(left) < 1e-9, 0.0, left)
+
+
+def _residuals_of_form(opinions: Sequence[Opinion], places: Mapping[str, int]) -> Series:
+    """Fit what all judges share, then how much of it and how generously each judge gives."""
     size = len(places)
-    forms = sorted({opinion.form for opinion in opinions if opinion.other is None})
-    # Authors; weight of the truth in pairs; of each form: generosity of each judge, and what right
-    # attempts and those not known to be wrong or right get more.
-    columns = size + 1 + len(forms) * (size + 2)
-    design = np.zeros((len(opinions), columns))
+    judges = np.array([places[opinion.judge] for opinion in opinions])
+    # What judges share: authors, truth, and what attempts of unknown truth get.
+    design = np.zeros((len(opinions), size + 2))
     for row, opinion in zip(design, opinions, strict=True):
         row[places[opinion.author]] = 1.0
         if opinion.other is not None:
             row[places[opinion.other]] -= 1.0
-            row[size] = opinion.right or 0.0
-            continue
-        start = size + 1 + forms.index(opinion.form) * (size + 2)
-        row[start + places[opinion.judge]] = 1.0
-        row[start + size] = opinion.right or 0.0
-        row[start + size + 1] = opinion.right is None
+        row[size] = opinion.right or 0.0
+        row[size + 1] = opinion.right is None and opinion.other is None
     values = np.array([opinion.value for opinion in opinions])
-    fitted = np.linalg.lstsq(design, values, rcond=None)[0]
-    left = values - design @ fitted
-    return np.where(np.abs(left) < 1e-9, 0.0, left)
+    if opinions[0].other is None:  # a pair has no level that a generous judge could raise
+        for judge in set(judges.tolist()):
+            own = judges == judge
+            design[own] -= design[own].mean(axis=0)
+            values[own] -= values[own].mean()
+    shared = design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    # A judge that tells less apart than the others agrees with them less, with all authors.
+    weights = np.bincount(judges, shared * values, size)
+    squares = np.bincount(judges, shared**2, size)
+    slopes = np.divide(weights, squares, out=np.zeros(size), where=squares > 1e-12)
+    return values - slopes[judges] * shared
 
 
-def _flipped(scaled: Series, seed: int) -> Series:
-    """Return the largest mutual favour under each random turn of signs, [FLIPS]."""
+def _flipped(there: Series, back: Series, seed: int) -> Series:
+    """Return the largest mutual favour under each random turn of signs, [FLIPS].
+
+    Args:
+        there: Each opinion's part in the first agent's favour for the second, [opinions, pairs].
+        back: The same of the second for the first.
+        seed: Of the signs.
+    """
     rng = generator("report collusion", seed)
     found: list[Series] = []
     for start in range(0, FLIPS, 100):
-        signs = rng.integers(0, 2, (min(100, FLIPS - start), len(scaled))) * 2.0 - 1.0
-        found.append((signs @ scaled).max(axis=1))
+        signs = rng.integers(0, 2, (min(100, FLIPS - start), len(there))) * 2.0 - 1.0
+        found.append(np.minimum(signs @ there, signs @ back).max(axis=1))
     return np.concatenate(found)

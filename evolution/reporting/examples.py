@@ -3,6 +3,7 @@
 How different two texts are is measured in the space of `reporting.text`.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from evolution.reporting.data import Episode, RunData
@@ -83,29 +84,36 @@ def contrast(run: RunData) -> Contrast | None:
 
 
 def fooled(run: RunData) -> Example | None:
-    """Return the wrong attempt that agents most often took for good; the latest of equals.
+    """Return the wrong attempt that judges most often took for good; the latest of equals.
 
-    Good is: better than a right attempt, or a score or verdict of at least 1/2.
+    First by how often it was called better than a right one, in both orders; then by how often it
+    got a score or a verdict above 1/2.
     """
     chosen: Example | None = None
+    most = 0, 0
     for episode in reversed(run.episodes):
         transcript = episode.transcript
         attempts = {attempt.agent: attempt for attempt in transcript.attempts}
         opinions: dict[str, list[str]] = {}
+        wins: Counter[str] = Counter()
         for entry in transcript.evaluations:
+            if entry.judge is None and transcript.revisions:
+                continue  # it may be about the revisions
             pair = attempts[entry.first_author], attempts[entry.second_author]
             for (good, bad), wanted in ((pair, Preference.A), (pair[::-1], Preference.B)):
                 if entry.preference is wanted and (_mark(good), _mark(bad)) == (False, True):
                     judge = entry.judge or "the outside judge"
                     said = f"{judge}: better than the right attempt of {bad.agent}"
                     opinions.setdefault(good.agent, []).append(said)
+                    wins[good.agent] += 1
         for entry in transcript.assessments:
-            good = entry.value is not None and entry.value >= 0.5 and entry.judge != entry.author
+            good = entry.value is not None and entry.value > 0.5 and entry.judge != entry.author
             if good and _mark(attempts[entry.author]) is False:
                 said = f"{entry.judge}: {entry.form} {entry.value:.2g}"
                 opinions.setdefault(entry.author, []).append(said)
         for author, said in opinions.items():
-            if chosen is None or len(said) > len(chosen.opinions):
+            if (wins[author], len(said)) > most:
+                most = wins[author], len(said)
                 chosen = Example(
                     episode.generation, transcript.problem, attempts[author], tuple(said)
                 )

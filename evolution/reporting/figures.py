@@ -90,11 +90,11 @@ def curve(
     known = np.isfinite(mean)
     if values.shape[1] > 1:
         spread = values[known]
-        _band(figure, x[known], np.nanmin(spread, 1), np.nanmax(spread, 1), 0.18, "all agents")
+        _band(figure, x[known], np.nanmin(spread, 1), np.nanmax(spread, 1), 0.25, "all agents")
     if error is not None:
         sure = known & np.isfinite(error)
         low, high = mean[sure] - error[sure], mean[sure] + error[sure]
-        _band(figure, x[sure], low, high, 0.35, "± 1 s.e.")
+        _band(figure, x[sure], low, high, 0.45, "± 1 s.e.")
     mode = "lines+markers" if known.sum() <= _MARKED else "lines"
     figure.add_trace(
         go.Scatter(x=x[known], y=mean[known], mode=mode, name="mean" if values.shape[1] > 1
@@ -114,6 +114,8 @@ def curve(
     figure.update_layout(hovermode="x unified")
     if share:
         figure.update_yaxes(range=[-0.02, 1.02])
+    elif bool((values[np.isfinite(values)] >= 0).all()):
+        figure.update_yaxes(rangemode="nonnegative")
     return Chart(key, title, caption, figure)
 
 
@@ -182,7 +184,7 @@ def matrix_chart(games: Games) -> Chart:
         "of showing. Counts are shown on hover and in the table. Agents are slots: who lives "
         "there changes with births."
     )
-    return Chart("matrix", "Who beats whom", caption, figure, 160 + max(34 * size, 200), True)
+    return Chart("matrix", "Shares won", caption, figure, 160 + max(34 * size, 200), True)
 
 
 def judging_chart(bins: Sequence[JudgingBin]) -> Chart:
@@ -198,10 +200,12 @@ def judging_chart(bins: Sequence[JudgingBin]) -> Chart:
     for name, attribute, colour, dash, symbol in shown:
         y = [getattr(part.statistics, attribute) for part in bins]
         if any(value is not None for value in y):
+            pairs = [f" of {part.statistics.agreement_pairs}" for part in bins]
             figure.add_trace(
                 go.Scatter(x=x, y=y, name=name, mode="lines+markers", connectgaps=True,
                            line={"color": colour, "dash": dash, "width": 2},
-                           marker={"symbol": symbol, "size": 8}, hovertemplate="%{y:.2f}")
+                           marker={"symbol": symbol, "size": 8}, hovertemplate="%{y:.2f}%{text}",
+                           text=pairs if attribute == "agreement" else [""] * len(bins))
             )  # fmt: skip
     layout(figure, "generation", "share")
     figure.update_yaxes(range=[-0.02, 1.02])
@@ -212,7 +216,7 @@ def judging_chart(bins: Sequence[JudgingBin]) -> Chart:
         + ": the share without a readable verdict; of the pairs read in both orders, the share "
         "whose verdict changed with the order; the share of A among verdicts for A or B, 1/2 "
         "without position bias; of the pairs with one right attempt, the share in which it was "
-        "preferred, a tie as half."
+        "preferred, a tie as half (on hover, of how many)."
     )
     return Chart("judging", "Judging over generations", caption, figure)
 
@@ -226,20 +230,20 @@ def layout(figure: go.Figure, x: str, y: str) -> None:
     settings: Mapping[str, Any] = {
         "template": "none",
         "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
-        "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
+        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
         "hoverlabel": {"align": "left"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
     }
     figure.update_layout(settings)
-    figure.update_xaxes(title={"text": x, "standoff": 8}, automargin=True)
+    figure.update_xaxes(title={"text": x, "standoff": 8}, automargin=True, zeroline=False)
     figure.update_yaxes(title={"text": y, "standoff": 8}, automargin=True)
 
 
 def _band(
     figure: go.Figure, x: Series, low: Series, high: Series, opacity: float, name: str
 ) -> None:
-    red, green, blue = (int(BLUE[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(SKY[i : i + 2], 16) for i in (1, 3, 5))
     figure.add_trace(
         go.Scatter(
             x=np.concatenate([x, x[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself",

@@ -1,6 +1,7 @@
 """The report's family tree and its map of replies, as plotly figures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,11 +11,14 @@ from evolution.reporting.family import Family, Life, weights_of
 from evolution.reporting.figures import COLOURS, GREY, RED, SKY, SYMBOLS, Chart, hover, layout
 from evolution.reporting.text import Point, TextMap
 
+_CROWD = 100  # most births that are drawn large
+
 
 def family_chart(run: RunData, tree: Family) -> Chart:
     """Return the family tree: a row per slot, a line per life, edges from parents to children."""
     figure = go.Figure()
     places = {life.birth.name: life for life in tree.lives}
+    thick = 2.0 if len(tree.lives) <= _CROWD else 1.0
     for best, name in ((False, "parent to child"), (True, "ancestry of the best")):
         x: list[float | None] = []
         y: list[float | None] = []
@@ -26,8 +30,8 @@ def family_chart(run: RunData, tree: Family) -> Chart:
                     y += [places[parent].birth.slot, born.slot, None]
         figure.add_trace(
             go.Scatter(x=x, y=y, mode="lines", name=name, hoverinfo="skip",
-                       line={"color": RED if best else GREY, "width": 2 if best else 1},
-                       opacity=0.9 if best else 0.45)
+                       line={"color": RED if best else GREY, "width": (0.6 + 0.4 * best) * thick},
+                       opacity=0.9 if best else 0.6)
         )  # fmt: skip
     x, y = [], []
     for life in tree.lives:
@@ -39,7 +43,7 @@ def family_chart(run: RunData, tree: Family) -> Chart:
     )  # fmt: skip
     measured = "accuracy" if any(life.accuracy is not None for life in tree.lives) else "fitness"
     values = [getattr(life, measured) for life in tree.lives]
-    size = 11 if len(tree.lives) <= 300 else 7
+    size = 11 if len(tree.lives) <= _CROWD else 7
     figure.add_trace(
         go.Scatter(
             x=[life.birth.generation for life in tree.lives],
@@ -69,7 +73,9 @@ def family_chart(run: RunData, tree: Family) -> Chart:
         "between generations, so colours far apart in time compare roughly). Thin lines lead from "
         "parents to children; orange ones are the ancestry of the best individual, the star."
     )
-    return Chart("family", "Family tree", caption, figure, 130 + max(34 * len(run.agents), 150))
+    return Chart(
+        "family", "Lives and descent", caption, figure, 130 + max(34 * len(run.agents), 150)
+    )
 
 
 def _birth_text(life: Life) -> str:
@@ -105,7 +111,7 @@ def map_charts(run: RunData, found: TextMap) -> list[Chart]:
         for number, agent in enumerate(run.agents):
             own = [point for point in points if point.attempt.agent == agent]
             if own:
-                figure.add_trace(_cloud(agent, number, own))
+                figure.add_traces(_cloud(agent, number, own))
         figure.add_trace(
             go.Scatter(x=[centre[0]], y=[centre[1]], mode="markers", name="mean of the first",
                        marker={"symbol": "x-thin", "size": 16, "line": {"width": 3, "color": GREY}},
@@ -117,7 +123,10 @@ def map_charts(run: RunData, found: TextMap) -> list[Chart]:
         figure.update_yaxes(range=ranges[1], zeroline=False)
         when = f"generation {first}" if first == last else f"generations {first} to {last}"
         wrong = sum(_is_wrong(point) for point in points)
-        caption = f"{len(points)} attempts of {when}, {wrong} of them wrong (hollow)."
+        caption = (
+            f"{len(points)} attempts of {when}, {wrong} of them wrong (hollow). Replies with the "
+            "same words lie on each other."
+        )
         title = f"{'Last' if late else 'First'} attempts ({when})"
         charts.append(Chart(f"map-{name}", title, caption, figure, 440))
     return charts
@@ -127,7 +136,8 @@ def _is_wrong(point: Point) -> bool:
     return point.attempt.grade is not None and point.attempt.grade.correct is False
 
 
-def _cloud(agent: str, number: int, points: Sequence[Point]) -> go.Scatter:
+def _cloud(agent: str, number: int, points: Sequence[Point]) -> list[go.Scatter]:
+    """Return an agent's points, and its entry in the legend: with its symbol filled."""
     symbol = SYMBOLS[number % len(SYMBOLS)]
     texts: list[str] = []
     for point in points:
@@ -136,11 +146,13 @@ def _cloud(agent: str, number: int, points: Sequence[Point]) -> go.Scatter:
             f"<b>{hover(agent)}</b>, generation {point.generation}, {hover(grade)}"
             f"<br><i>{hover(point.problem.prompt)}</i><br>{hover(point.attempt.text)}"
         )
-    return go.Scatter(
-        x=[point.x for point in points], y=[point.y for point in points], mode="markers",
-        name=hover(agent), hovertext=texts, hoverinfo="text",
-        marker={
-            "color": COLOURS[number % len(COLOURS)], "size": 8, "opacity": 0.75,
-            "symbol": [f"{symbol}-open" if _is_wrong(point) else symbol for point in points],
-        },
-    )  # fmt: skip
+    marker = {"color": COLOURS[number % len(COLOURS)], "size": 8, "opacity": 0.75}
+    symbols = [f"{symbol}-open" if _is_wrong(point) else symbol for point in points]
+    common: dict[str, Any] = {"mode": "markers", "name": hover(agent), "legendgroup": str(number)}
+    return [
+        go.Scatter(
+            x=[point.x for point in points], y=[point.y for point in points], showlegend=False,
+            hovertext=texts, hoverinfo="text", marker={**marker, "symbol": symbols}, **common,
+        ),
+        go.Scatter(x=[None], y=[None], marker={**marker, "symbol": symbol}, **common),
+    ]  # fmt: skip

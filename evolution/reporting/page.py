@@ -45,6 +45,7 @@ def table(
     rows: Sequence[Sequence[Cell]],
     *,
     marked: str | None = None,
+    texts: bool = False,
 ) -> str:
     """Return a table; the first cell of a row is its heading, and None an empty cell.
 
@@ -53,6 +54,7 @@ def table(
         columns: Headings.
         rows: Cells; floats are shown with three digits after the point.
         marked: Heading of a row that stands out.
+        texts: Whether cells are texts, not numbers.
     """
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in columns)
     lines: list[str] = []
@@ -60,9 +62,11 @@ def table(
         first, *others = [text(_shown(cell)) for cell in row]
         cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others)
         lines.append(f'<tr class="mark">{cells}</tr>' if row[0] == marked else f"<tr>{cells}</tr>")
+    kind = ' class="texts"' if texts else ""
     return (
-        f'<div class="scroll"><table><caption>{text(caption)}</caption>\n<thead><tr>{head}</tr>'
-        "</thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
+        f"<figure><figcaption>{text(caption)}</figcaption>\n"
+        f'<div class="scroll" tabindex="0"><table{kind} aria-label="{text(caption)}">\n<thead><tr>'
+        f"{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div></figure>"
     )
 
 

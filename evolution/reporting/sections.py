@@ -12,6 +12,7 @@ from evolution.reporting.figures import (
     curve,
 )
 from evolution.reporting.findings import Findings
+from evolution.reporting.measured import HeldOut
 from evolution.reporting.members import (
     family_section,
     games_section,
@@ -99,7 +100,9 @@ def _header(found: Findings) -> str:
 
 def _summary(found: Findings) -> str:
     run = found.run
-    words = [_held_out_words(found)]
+    words = [
+        f"{len(run.generations)} generations of {len(run.agents)} agents. {_held_out_words(found)}"
+    ]
     if (accuracy := run.mean("accuracy")) is not None and len(run.generations) > 1:
         first, last = _ends(accuracy)
         words.append(
@@ -214,9 +217,9 @@ def _measured(found: Findings) -> str:
     else:
         rows: list[list[Cell]] = [["base", held.base.value, held.base.standard_error, None]]
         for name, own in held.agents.items() or [(held.best_agent or "best", held.best)]:
-            rows.append([name, own.value, own.standard_error, own.value - held.base.value])
+            rows.append([name, own.value, own.standard_error, _change(own.value, held)])
         if held.vote is not None:
-            rows.append(["majority vote", held.vote, None, held.vote - held.base.value])
+            rows.append(["majority vote", held.vote, None, _change(held.vote, held)])
         caption = (
             f"Accuracy on {held.problems} problems that were never trained on, greedy. The best "
             f"agent, {held.best_agent or 'not recorded'}, was chosen on training problems. s.e.: "
@@ -241,10 +244,14 @@ def _measured(found: Findings) -> str:
     return section("measured", "Held-out accuracy", *parts)
 
 
+def _change(accuracy: float, held: HeldOut) -> str:
+    return f"{accuracy - held.base.value:+.3f}"
+
+
 def _settings(found: Findings) -> str:
     if not found.run.config:
         return section("settings", "Settings", paragraph(NOT_RECORDED))
     rows = [[name, str(value)] for name, value in sorted(found.run.config.items())]
     body = table("As saved in run.toml; what is not listed was left to its default.",
-                 ["setting", "value"], rows)  # fmt: skip
+                 ["setting", "value"], rows, texts=True)  # fmt: skip
     return section("settings", "Settings", details("All settings", body))

@@ -21,6 +21,7 @@
     const size = narrow.matches ? 11 : 12;
     return {
       ...layout,
+      dragmode: narrow.matches ? false : "zoom", // on a phone a finger scrolls
       font: { color: ink, size, family: getComputedStyle(document.body).fontFamily },
       xaxis: { ...layout.xaxis, ...axis },
       yaxis: { ...layout.yaxis, ...axis },
@@ -29,10 +30,7 @@
     };
   };
 
-  const config = {
-    displaylogo: false, responsive: true,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "sendDataToCloud"],
-  };
+  const config = { displayModeBar: false, responsive: true };
   const draw = () => {
     for (const [key, chart] of Object.entries(charts)) {
       Plotly.react(key, chart.data, themed(chart.layout), config);
