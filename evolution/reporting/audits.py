@@ -22,6 +22,8 @@ FADED, COLLAPSED = 0.5, 0.25  # shares of the first diversity that are left
 ALIKE, SAME = 0.5, 0.8  # shares of pairs of attempts that are identical
 LONGER, MUCH_LONGER, SHORTER = 1.25, 1.5, 0.8  # last length over first
 FELL, FELL_CLEARLY = 2.0, 3.0  # standard errors below the base
+SOLVED = 0.05  # accuracy of the base below which a task has nothing to forget
+UNSEEN = 0.2  # fall that must not go unseen
 
 
 class Verdict(StrEnum):
@@ -219,7 +221,9 @@ def forgetting(bench: Bench | None, last: int, run: str) -> Audit:
     rule = (
         f"On each task outside the training, the population's mean accuracy is compared with the "
         f"base's, paired by problem. Watch: a fall of more than {FELL:g} standard errors. "
-        f"Problem: of more than {FELL_CLEARLY:g}."
+        f"Problem: of more than {FELL_CLEARLY:g}. Tasks of which the base solves less than "
+        f"{SOLVED:.0%} are left out: there is nothing to forget. Cannot tell: a fall of {UNSEEN} "
+        "could have gone unseen."
     )
     outside = [change for change in bench.changes if change.outside] if bench else []
     if bench is None or not outside:
@@ -228,6 +232,16 @@ def forgetting(bench: Bench | None, last: int, run: str) -> Audit:
             f"{run} --forgetting."
         )
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
+    empty = [change for change in outside if change.base < SOLVED]
+    outside = [change for change in outside if change.base >= SOLVED]
+    beside = ""
+    if empty:
+        beside = (
+            f"the base solves less than {SOLVED:.0%} of {len(empty)} measured tasks, which cannot "
+            "show forgetting"
+        )
+    if not outside:
+        return Audit(name, Verdict.CANNOT_TELL, _sentence(beside), rule, {})
     falls = {c.task: _falls(c.change) for c in outside}
     worst = max(outside, key=lambda c: (falls[c.task], -c.change.value))
     sigma = falls[worst.task]
@@ -240,6 +254,10 @@ def forgetting(bench: Bench | None, last: int, run: str) -> Audit:
         unseen = max(FELL * c.change.standard_error - c.change.value for c in outside)
         if unseen > 0:
             said += f", and a fall of up to {unseen:.2f} somewhere would have gone unseen"
+        if unseen > UNSEEN:
+            verdict = Verdict.CANNOT_TELL
+    if beside:
+        said += f"; {beside}"
     if bench.generation != last:
         said += f" (measured after generation {bench.generation}, not the last, {last})"
     figures = {f"{c.task} change": c.change.value for c in outside}

@@ -226,10 +226,24 @@ def bench(*changes, generation=9):
         ([(True, -0.1, 0.0)], Verdict.PROBLEM),
         ([(False, -0.5, 0.04), (True, 0.1, 0.04)], Verdict.FINE),
         ([(False, 0.2, 0.04)], Verdict.CANNOT_TELL),
+        ([(True, -0.05, 0.15)], Verdict.CANNOT_TELL),
     ],
 )
 def test_forgetting(changes, verdict):
     assert forgetting(bench(*changes), 9, "runs/x").verdict is verdict
+
+
+def test_what_the_base_cannot_do_cannot_be_forgotten():
+    none = TaskChange("none", True, 100, 0.0, 0.0, Estimate(0.0, 0.0))
+    some = TaskChange("some", True, 100, 0.5, 0.5, Estimate(0.0, 0.03))
+    alone = forgetting(Bench(9, (none,)), 9, "runs/x")
+    assert alone.verdict is Verdict.CANNOT_TELL
+    assert "The base solves less than 5% of 1 measured tasks" in alone.reason
+    both = forgetting(Bench(9, (none, some)), 9, "runs/x")
+    assert both.verdict is Verdict.FINE
+    assert "on 0 of 1 tasks" in both.reason
+    assert both.reason.endswith("the base solves less than 5% of 1 measured tasks, which cannot "
+                                "show forgetting.")  # fmt: skip
 
 
 def test_forgetting_says_what_to_run_and_what_is_old():
