@@ -155,13 +155,15 @@ def transcripts_section(found: Findings) -> str:
         words = (
             f"The best agent's {right}attempt and the {right}attempt at the same problem farthest "
             f"from it in words: distance {both.distance:.2f}, from 0 (same words) to 1 (none in "
-            "common), digits not counted. Of the best individual's latest episodes this is the "
+            "common), digits all alike. Of the best individual's latest episodes this is the "
             "pair farthest apart."
         )
         cards.append(_card("The best agent's", both.best))
         cards.append(_card("The most different", both.other))
     if found.fooled is not None:
         cards.append(_card("Wrong, and taken for good", found.fooled))
+    elif found.judges:
+        words += " No wrong attempt was taken for good by a judge in what is kept."
     return section(
         "transcripts", "Transcripts", paragraph(words), f'<div class="cards">{"".join(cards)}</div>'
     )
