@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from evolution.lineage import Individual, Lineage
+from evolution.reporting.data import read_run_data
 from populora_env.records import (
     Assessment,
     Attempt,
@@ -115,6 +116,34 @@ def write_run(
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         (folder / file).write_text(text, encoding="utf-8")
     (folder / "lineage.json").write_text(json.dumps(lineage.to_list()))
+    return folder
+
+
+def write_measured(folder, *, problems=8):
+    """Add what is measured beside the evolution."""
+    run = read_run_data(folder)
+    best, last = run.best[-1], run.generations[-1]
+    marks = {"base": [True] * 3 + [False] * 5, best: [True] * 6 + [False] * 2}
+    rows = [{"agent": who, "correct": mark} for who, own in marks.items() for mark in own]
+    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held_out = {"problems": problems, "base": 3 / 8, "best": 6 / 8, "mean": 0.5, "vote": 0.625}
+    summary = {"generations": last + 1, "held_out": held_out}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    curve = [
+        {"generation": g, "agent": a, "accuracy": 0.3 + 0.05 * g, "problems": 8}
+        for g in range(1, last + 3, 2)  # the last one is of a generation that never finished
+        for a in (("base",) if g == 1 else ()) + run.agents
+    ]
+    (folder / "held_out_curve.jsonl").write_text("".join(json.dumps(r) + "\n" for r in curve))
+    change = {"base": 0.5, "mean": 0.2, "change": -0.3, "standard_error": 0.05}
+    results = [
+        {"task": "inside", "outside": False, "problems": 50, "change": {**change, "change": 0.1}},
+        {"task": "elsewhere", "outside": True, "problems": 60, "change": change},
+        {"task": "alone", "outside": True, "problems": 60, "change": None},
+    ]
+    bench = folder / "bench" / f"generation_{last:04d}"
+    bench.mkdir(parents=True)
+    (bench / "results.json").write_text(json.dumps({"results": results}))
     return folder
 
 
