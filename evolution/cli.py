@@ -16,6 +16,7 @@ COMMANDS = {
     "evolve": ("evolve a population of adapters", "evolution.evolve"),
     "bench": ("measure accuracy", "evolution.bench"),
     "play": ("watch an episode, or play in it", "evolution.play"),
+    "report": ("write a run's report as one HTML page", "evolution.report"),
     "validate": ("grade every known answer against itself", "evolution.validate"),
 }
 

@@ -257,6 +257,8 @@ class RunConfig(EvolutionConfig):
     """Problem spec; see load_problems."""
     held_out: int = 128
     """Problems, never trained on, for the table at the end; 0 for no table."""
+    held_out_every: int = 0
+    """Generations from one measurement on them to the next, for the report; 0 for only the last."""
     generations: int = 20
     """Generations in total."""
     max_minutes: float = 0.0
@@ -272,7 +274,8 @@ class RunConfig(EvolutionConfig):
         """
         super().check()
         for name, least in {
-            "size": 1, "rank": 1, "max_rows": 1, "held_out": 0, "generations": 1
+            "size": 1, "rank": 1, "max_rows": 1, "held_out": 0, "generations": 1,
+            "held_out_every": 0,
         }.items():  # fmt: skip
             _check_count(name, getattr(self, name), least)
         if not self.max_minutes >= 0:

@@ -23,6 +23,7 @@ from agents.models import load_base
 from agents.population import BASE, LoraPopulation
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import RunConfig, from_mapping, presets, read_preset, read_toml
+from evolution.held_out import HeldOutLogger
 from evolution.judging import judging_figures, judging_summary, judging_table, majority_line
 from evolution.loggers import TensorBoardLogger
 from evolution.manager import EvolutionManager, GenerationResult
@@ -83,6 +84,11 @@ def main(arguments: Sequence[str]) -> int:
         manager.loggers.append(
             TensorBoardLogger(folder.path / "tensorboard", first=manager.generation)
         )
+        if held_out and (every := options.held_out_every):
+            tokens = options.solve_tokens
+            manager.loggers.append(
+                HeldOutLogger(folder, population, held_out, every, tokens, grader)
+            )
         try:
             with Interrupts() as interrupts:
                 results = _evolve(manager, options, console, started, interrupts)

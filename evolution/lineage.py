@@ -7,9 +7,10 @@ with, so a copy and its original are seen to agree.
 
 import hashlib
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agents.adapters import StackedLora
+if TYPE_CHECKING:  # a lineage is read without torch
+    from agents.adapters import StackedLora
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Lineage:
         return lineage
 
 
-def content_hash(lora: StackedLora, slot: int) -> str:
+def content_hash(lora: "StackedLora", slot: int) -> str:
     """Hash of one member's alpha and factors, 16 hexadecimal characters."""
     digest = hashlib.sha256(repr(float(lora.alpha[slot])).encode())
     for layer in lora.layers():

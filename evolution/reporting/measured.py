@@ -1,0 +1,196 @@
+"""What was measured beside the evolution: held-out problems, and tasks outside the training.
+
+Read from what ``populora evolve`` (`summary.json`, `held_out.jsonl`, `held_out_curve.jsonl`) and
+``populora bench --run`` (`bench/generation_0007/results.json`) write.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.figures import Estimate
+from evolution.reporting.data import RunData, Series, read_json, read_rows
+from evolution.usage import UsageError
+
+BASE = "base"  # as `agents.population.BASE`, which needs torch
+CURVE_FILE = "held_out_curve.jsonl"  # as `evolution.held_out.CURVE_FILE`, which does, too
+_BENCH = re.compile(r"generation_(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Accuracy on held-out problems at the end of a run, greedy.
+
+    Attributes:
+        after: Number of generations after which it was measured; None if not recorded.
+        problems: How many problems.
+        best_agent: Agent of highest standing at that time; None if not recorded.
+        base: Of the bare base.
+        best: Of that agent.
+        gain: Best less base; paired by problem where the replies are kept.
+        paired: Whether it is.
+        agents: Agent to its accuracy; empty if the replies were not kept.
+        vote: Accuracy of the majority; None if not recorded.
+    """
+
+    after: int | None
+    problems: int
+    best_agent: str | None
+    base: Estimate
+    best: Estimate
+    gain: Estimate
+    paired: bool
+    agents: Mapping[str, Estimate]
+    vote: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutCurve:
+    """Held-out accuracy while a run went on, greedy.
+
+    Attributes:
+        problems: How many problems.
+        base: Of the bare base.
+        values: Of each agent, [G, N], at the run's generations; NaN where not measured.
+    """
+
+    problems: int
+    base: float | None
+    values: Series
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    """What a run changed on a task: mean of the population less the base, paired by problem."""
+
+    task: str
+    outside: bool
+    problems: int
+    base: float
+    mean: float
+    change: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A benchmark of a run: after which generation, and what changed on each task."""
+
+    generation: int
+    changes: tuple[TaskChange, ...]
+
+
+def read_held_out(run: RunData) -> HeldOut | None:
+    """Return the held-out accuracy at the end; None if it was not measured.
+
+    Raises:
+        UsageError: If a file is damaged.
+    """
+    file = run.path / "summary.json"
+    if not file.exists():
+        return None
+    summary = read_json(file)
+    try:
+        found = summary.get("held_out")
+        if not found:
+            return None
+        problems = int(found["problems"])
+        if problems < 1:
+            raise ValueError(f"problems: {problems}")
+        base = _binomial(float(found["base"]), problems)
+        best = _binomial(float(found["best"]), problems)
+        after = None if summary.get("generations") is None else int(summary["generations"])
+        vote = None if found.get("vote") is None else float(found["vote"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"run: {file} is damaged ({type(error).__name__}: {error})") from error
+    place = run.generations.index(after - 1) if after and after - 1 in run.generations else None
+    best_agent = None if place is None else run.best[place]
+    agents: dict[str, Estimate] = {}
+    apart = math.hypot(base.standard_error, best.standard_error)
+    gain, paired = Estimate(best.value - base.value, apart), False
+    marks = _marks(run.path / "held_out.jsonl", problems)
+    if marks:
+        agents = {name: Estimate.of(own.tolist()) for name, own in marks.items() if name != BASE}
+        if BASE in marks and best_agent in marks:
+            gain = Estimate.of((marks[best_agent] - marks[BASE]).tolist())
+            paired = True
+    return HeldOut(after, problems, best_agent, base, best, gain, paired, agents, vote)
+
+
+def _binomial(accuracy: float, problems: int) -> Estimate:
+    return Estimate(accuracy, math.sqrt(max(accuracy * (1 - accuracy), 0.0) / problems))
+
+
+def _marks(file: Path, problems: int) -> dict[str, Series]:
+    """Return who is right where, [problems] for each; empty if replies are not all there."""
+    found: dict[str, list[float]] = {}
+    for row in read_rows(file, ("agent", "correct")):
+        found.setdefault(str(row["agent"]), []).append(float(bool(row["correct"])))
+    if any(len(own) != problems for own in found.values()):
+        return {}
+    return {name: np.array(own) for name, own in found.items()}
+
+
+def read_curve(run: RunData) -> HeldOutCurve | None:
+    """Return the held-out accuracy while the run went on; None if it was not recorded.
+
+    Raises:
+        UsageError: If the file is damaged.
+    """
+    file = run.path / CURVE_FILE
+    values = np.full((len(run.generations), len(run.agents)), np.nan)
+    base, problems = None, 0
+    for row in read_rows(file, ("generation", "agent", "accuracy", "problems")):
+        try:
+            problems, accuracy = int(row["problems"]), float(row["accuracy"])
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"run: {file} is damaged ({error})") from error
+        if row["agent"] == BASE:
+            base = accuracy
+        elif row["generation"] in run.generations and row["agent"] in run.agents:
+            place = run.generations.index(row["generation"])
+            values[place, run.agents.index(row["agent"])] = accuracy
+    return HeldOutCurve(problems, base, values) if np.isfinite(values).any() else None
+
+
+def read_bench(run: RunData) -> Bench | None:
+    """Return the run's latest benchmark against the base; None if there is none.
+
+    One with tasks outside the training is preferred to a later one without.
+
+    Raises:
+        UsageError: If a file is damaged.
+    """
+    found: list[Bench] = []
+    for file in (run.path / "bench").glob("*/results.json"):
+        match = _BENCH.fullmatch(file.parent.name)
+        if match:
+            found.append(Bench(int(match[1]), _changes(file, read_json(file))))
+    found = [bench for bench in found if bench.changes]
+    return max(
+        found,
+        key=lambda bench: (any(c.outside for c in bench.changes), bench.generation),
+        default=None,
+    )
+
+
+def _changes(file: Path, data: Any) -> tuple[TaskChange, ...]:
+    try:
+        return tuple(
+            TaskChange(
+                task=str(result["task"]),
+                outside=bool(result["outside"]),
+                problems=int(result["problems"]),
+                base=float(change["base"]),
+                mean=float(change["mean"]),
+                change=Estimate(float(change["change"]), float(change["standard_error"])),
+            )
+            for result in data["results"]
+            if (change := result.get("change")) is not None
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"run: {file} is damaged ({type(error).__name__}: {error})") from error
