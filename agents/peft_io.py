@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -61,6 +61,7 @@ _REFUSED_NAMES = {
     ".lora_A.bias": "its factors have biases",
     ".lora_B.bias": "its factors have biases",
     "modules_to_save": "it replaces whole modules of the base",
+    ".base_layer.": "it adapts the output layer or embeddings",
 }
 
 
@@ -190,9 +191,7 @@ def _read(folder: Path) -> PeftAdapter:
     rank = max(A.shape[0] for A, _ in factors.values())
     alpha = whole * rank
     if not _SMALLEST <= alpha <= 1 / _SMALLEST:
-        raise AdapterError(
-            f"{CONFIG_FILE}: lora_alpha comes to {alpha:g}, which is no usable scale"
-        )
+        raise AdapterError(f"{CONFIG_FILE}: lora_alpha makes alpha {alpha:g}, which is not usable")
     return PeftAdapter(rank, alpha, str(config.get("base_model_name_or_path") or ""), factors)
 
 
@@ -215,14 +214,13 @@ def _refuse(config: Mapping[str, Any]) -> None:
 
 def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Check names and shapes and sort factors by layer."""
+    if bad := [key for key in tensors if not _FACTOR.fullmatch(key)]:
+        telling = ((k, why) for part, why in _REFUSED_NAMES.items() for k in bad if part in k)
+        key, why = next(telling, (bad[0], "it is no factor of a linear layer"))
+        raise AdapterError(f"{key} cannot be stacked: {why}")
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        match = _FACTOR.fullmatch(key)
-        if match is None:
-            reasons = (why for part, why in _REFUSED_NAMES.items() if part in key)
-            raise AdapterError(
-                f"{key} cannot be stacked: {next(reasons, 'it is no factor of a linear layer')}"
-            )
+        match = cast(re.Match[str], _FACTOR.fullmatch(key))
         pair = found.setdefault(match["layer"], {})
         if match["letter"] in pair:
             raise AdapterError(f"{key}: {match['layer']} has two adapters, expected one")

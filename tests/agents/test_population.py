@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,7 @@ from peft import PeftModel
 
 from agents.evaluate import evaluate
 from agents.policy import Policy, Request
-from agents.population import AdapterError, LoraPopulation
+from agents.population import LoraPopulation
 from agents.rollout import rollout
 from populora_env import Problem, ReasoningArena
 from populora_env.records import Phase
@@ -54,81 +53,6 @@ def test_recall_gives_the_tokens_back(population):
 def test_unknown_agent(population):
     with pytest.raises(ValueError, match=r"agent: got 'agent_3', expected 'base' or one of"):
         population.act(requests("agent_3"))
-
-
-def test_adapters_survive_the_round_trip_to_disk(population, tmp_path):
-    population.lora.set_alpha(1, 2.5)
-    wanted = [(layer.A.clone(), layer.B.clone()) for layer in population.lora.layers()]
-    folders = population.save_adapters(tmp_path)
-    assert [f.name for f in folders] == ["agent_0", "agent_1", "agent_2"]
-    assert sorted(p.name for p in folders[0].iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
-    for layer in population.lora.layers():
-        layer.A.zero_()
-        layer.B.zero_()
-    population.lora.set_alpha(1, 8.0)
-    population.load_adapters(tmp_path)
-    for layer, (A, B) in zip(population.lora.layers(), wanted, strict=True):
-        assert torch.equal(layer.A, A)
-        assert torch.equal(layer.B, B)
-    assert population.lora.alpha.tolist() == [8.0, 2.5, 8.0]
-
-
-def test_an_adapter_of_smaller_rank_made_by_peft_is_a_member(tiny_base, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", init_lora_weights=False)
-    peft = get_peft_model(tiny_base.model, config)
-    peft.save_pretrained(tmp_path)
-    ids = torch.tensor([tiny_base.chat_ids("hello")])
-    with torch.no_grad():
-        wanted = peft(ids).logits
-    peft.unload()
-    from agents.adapters import Layout
-
-    population = LoraPopulation(tiny_base, 2, 4)
-    population.load_adapter("agent_1", tmp_path)
-    with torch.no_grad(), population.lora.active(Layout((1,), 1)):
-        got = tiny_base.model(ids).logits
-    assert ((got - wanted).norm() / wanted.norm()).item() <= 1e-5
-
-
-def _edit_config(folder, **changes):
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"use_dora": True}, "use_dora is set"),
-        ({"use_rslora": True}, "use_rslora is set"),
-        ({"r": 5}, "rank 5 is above the population's 4"),
-        ({"r": 3}, "expected shape"),
-    ],
-)
-def test_adapters_that_do_not_fit_are_refused_and_nothing_changes(
-    population, tmp_path, changes, said
-):
-    population.save_adapters(tmp_path)
-    _edit_config(tmp_path / "agent_2", **changes)
-    before = [layer.B.clone() for layer in population.lora.layers()]
-    randomised = randomise(population.lora, seed=9)
-    after = [layer.B.clone() for layer in randomised.layers()]
-    with pytest.raises(AdapterError, match=said):
-        population.load_adapters(tmp_path)
-    assert all(torch.equal(x.B, y) for x, y in zip(randomised.layers(), after, strict=True))
-    assert not torch.equal(before[0], after[0])
-
-
-def test_missing_folder_and_values_that_are_not_finite(population, tmp_path):
-    with pytest.raises(AdapterError, match="not a readable PEFT adapter folder"):
-        population.load_adapter("agent_0", tmp_path / "nowhere")
-    next(population.lora.layers()).B[0, 0, 0] = float("nan")
-    with pytest.raises(AdapterError, match="are not finite; not saved"):
-        population.save_adapters(tmp_path)
 
 
 def test_plain_peft_generates_the_same(population, tmp_path):

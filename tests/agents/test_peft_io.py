@@ -1,0 +1,450 @@
+"""Adapter folders to and from plain PEFT."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from agents.adapters import Layout
+from agents.peft_io import AdapterError, read_adapter, write_adapter
+from agents.population import LoraPopulation
+from tests.agents.helpers import randomise
+from tests.conftest import make_tiny_base
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+IDS = torch.arange(18).view(2, 9) * 7
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """PEFT draws its factors from PyTorch's global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        yield
+
+
+@pytest.fixture
+def population(tiny_base):
+    """Three agents of ranks 4, 2 and 3, all different."""
+    population = LoraPopulation(tiny_base, 3, (4, 2, 3), (8.0, 5.0, 1.1), dropout=(0, 0.05, 0.1))
+    randomise(population.lora)
+    population.lora.enforce_ranks()
+    return population
+
+
+def relative_error(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+def logits_of(population, agent):
+    with torch.no_grad(), population.lora.active(Layout((agent,), len(IDS))):
+        return population.base.model(IDS).logits
+
+
+def factors_of(lora):
+    return [(layer.A.clone(), layer.B.clone()) for layer in lora.layers()]
+
+
+def same(lora, factors):
+    return all(
+        torch.equal(layer.A, A) and torch.equal(layer.B, B)
+        for layer, (A, B) in zip(lora.layers(), factors, strict=True)
+    )
+
+
+def state(lora):
+    return [*lora.ranks.tolist(), *lora.alpha.tolist(), *lora.scale.tolist()]
+
+
+def made_by_peft(base, folder, *, dtype=None, **options):
+    """Save an adapter of plain PEFT with random factors; return its logits."""
+    settings = {"r": 2, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    settings = {**settings, "init_lora_weights": False, **options}
+    peft = get_peft_model(base.model, LoraConfig(**settings)).eval()
+    if dtype is not None:
+        for name, parameter in peft.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(dtype).float()
+    peft.save_pretrained(folder)
+    with torch.no_grad():
+        wanted = peft(IDS).logits
+    peft.unload()
+    vars(base.model).pop("peft_config", None)
+    return wanted
+
+
+def edit_config(folder, **changes):
+    path = folder / CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_tensors(folder, edit):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(dict(edit(dict(tensors))), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+# What is written
+
+
+def test_agents_survive_the_round_trip_to_disk(population, tmp_path):
+    lora = population.lora
+    wanted, settings = factors_of(lora), state(lora)
+    folders = population.save_adapters(tmp_path)
+    assert [f.name for f in folders] == ["agent_0", "agent_1", "agent_2"]
+    for folder in folders:
+        assert sorted(p.name for p in folder.iterdir()) == [CONFIG, WEIGHTS]
+    for agent in range(3):
+        lora.set_rank(agent, 1)
+        lora.set_alpha(agent, 0.5)
+    assert not same(lora, wanted)
+    population.load_adapters(tmp_path)
+    assert same(lora, wanted)
+    assert state(lora) == settings
+
+
+@pytest.mark.parametrize("agent", [0, 1, 2])
+def test_saved_folders_are_what_peft_itself_writes(population, tmp_path, agent):
+    wanted = logits_of(population, agent)
+    ours = population.save_adapter(f"agent_{agent}", tmp_path / "ours")
+    population.lora.detach()
+    peft = PeftModel.from_pretrained(population.base.model, ours)
+    with torch.no_grad():
+        assert relative_error(peft(IDS).logits, wanted) <= 1e-5
+    theirs = tmp_path / "theirs"
+    peft.save_pretrained(theirs)
+    mine, its = load_file(ours / WEIGHTS), load_file(theirs / WEIGHTS)
+    assert mine.keys() == its.keys()
+    assert all(torch.equal(mine[name], its[name]) for name in mine)
+    assert {t.shape[0] for name, t in mine.items() if "lora_A" in name} == {(4, 2, 3)[agent]}
+    mine, its = (json.loads((folder / CONFIG).read_text()) for folder in (ours, theirs))
+    mine["target_modules"], its["target_modules"] = (
+        sorted(config["target_modules"]) for config in (mine, its)
+    )
+    assert mine.items() <= its.items()
+    assert (mine["r"], mine["lora_dropout"]) == ((4, 2, 3)[agent], (0.0, 0.05, 0.1)[agent])
+    assert mine["lora_alpha"] == pytest.approx((8, 5, 1.1)[agent], rel=1e-7)
+    assert type(mine["lora_alpha"]) is (int, int, float)[agent]
+    assert "rank_pattern" not in mine
+    assert "alpha_pattern" not in mine
+
+
+def test_factors_that_are_not_finite_are_not_saved(population, tmp_path):
+    next(population.lora.layers()).B[1, 0, 0] = float("nan")
+    with pytest.raises(AdapterError, match="agent_1: its factors are not finite; nothing was"):
+        population.save_adapters(tmp_path / "all")
+    with pytest.raises(AdapterError, match=r"factors of .*q_proj are not finite; not saved"):
+        population.save_adapter("agent_1", tmp_path / "one")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_base_has_no_folder(population, tmp_path):
+    with pytest.raises(AdapterError, match="'base' has no adapter to save"):
+        population.save_adapter("base", tmp_path)
+    with pytest.raises(AdapterError, match="'base' has no adapter to replace"):
+        population.load_adapter("base", tmp_path)
+
+
+# What is read
+
+READABLE = {
+    "smaller rank": ({}, 2, 6.0),
+    "same rank": ({"r": 4, "lora_alpha": 1}, 4, 1.0),
+    "rank-stabilised": ({"r": 3, "lora_alpha": 6, "use_rslora": True}, 3, 6 * 3**0.5),
+    "rank and alpha by layer": (
+        {
+            "rank_pattern": {"q_proj": 4, "layers.1.mlp.down_proj": 1},
+            "alpha_pattern": {"v_proj": 20, r".*\.1\..*up_proj": 0.5},
+        },
+        4,
+        40.0,  # the largest scale is 20 / 2
+    ),
+    "rank-stabilised by layer": (
+        {"use_rslora": True, "rank_pattern": {"k_proj": 4}, "alpha_pattern": {"k_proj": 3}},
+        4,
+        4 * 6 / 2**0.5,
+    ),
+    "negative and zero alpha": ({"alpha_pattern": {"q_proj": 0, "k_proj": -9}}, 2, 9.0),
+    "two modules": ({"target_modules": ["v_proj", "up_proj"]}, 2, 6.0),
+    "regular expression": ({"target_modules": r".*\.(0\.mlp\.up|1\.self_attn\.[qk])_proj"}, 2, 6.0),
+    "excluded modules": ({"exclude_modules": ["o_proj"]}, 2, 6.0),
+    "some layers": (
+        {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+        2,
+        6.0,
+    ),
+    "bfloat16": ({"dtype": torch.bfloat16}, 2, 6.0),
+    "orthogonal": ({"init_lora_weights": "orthogonal"}, 2, 6.0),
+    "gaussian": ({"init_lora_weights": "gaussian"}, 2, 6.0),
+    "trained with dropout": ({"lora_dropout": 0.5}, 2, 6.0),
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_an_adapter_of_plain_peft_is_a_member(tiny_base, tmp_path, name):
+    options, rank, alpha = READABLE[name]
+    with torch.no_grad():
+        bare = tiny_base.model(IDS).logits
+    wanted = made_by_peft(tiny_base, tmp_path / "theirs", **options)
+    population = LoraPopulation(tiny_base, 3, 4, dropout=0.25)
+    lora = randomise(population.lora)
+    before = factors_of(lora)
+    population.load_adapter("agent_1", tmp_path / "theirs")
+    got = logits_of(population, 1)
+    assert relative_error(got, wanted) <= 1e-5
+    assert name in ("gaussian", "orthogonal") or relative_error(got, bare) > 1e-2
+    assert lora.ranks.tolist() == [4, rank, 4]
+    assert lora.alpha.tolist() == pytest.approx([8.0, alpha, 8.0], rel=1e-6)
+    assert lora.dropout == (0.25, 0.25, 0.25)
+    for layer, (A, B) in zip(lora.layers(), before, strict=True):
+        assert torch.equal(layer.A[[0, 2]], A[[0, 2]])
+        assert torch.equal(layer.B[[0, 2]], B[[0, 2]])
+        assert not layer.A[1, rank:].any()
+        assert not layer.B[1, :, rank:].any()
+    # And back: plain PEFT computes the same from what is saved.
+    again = population.save_adapter("agent_1", tmp_path / "again")
+    lora.detach()
+    peft = PeftModel.from_pretrained(tiny_base.model, again)
+    with torch.no_grad():
+        assert relative_error(peft(IDS).logits, got) <= 1e-5
+
+
+def test_keys_may_hold_the_adapters_name(tiny_base, tmp_path):
+    wanted = made_by_peft(tiny_base, tmp_path)
+    edit_tensors(
+        tmp_path, lambda t: {k.replace(".weight", ".default.weight"): v for k, v in t.items()}
+    )
+    population = LoraPopulation(tiny_base, 1, 2)
+    population.load_adapter("agent_0", tmp_path)
+    assert relative_error(logits_of(population, 0), wanted) <= 1e-5
+
+
+def test_what_was_read_says_which_layers_it_adapts(tiny_base, tmp_path):
+    made_by_peft(tiny_base, tmp_path, target_modules=r".*1\.mlp\.(up|down)_proj", r=3)
+    adapter = read_adapter(tmp_path)
+    assert adapter.targets == ("down_proj", "up_proj")
+    assert (adapter.rank, adapter.alpha) == (3, 6.0)
+    assert sorted(adapter.factors) == ["model.layers.1.mlp.down_proj", "model.layers.1.mlp.up_proj"]
+
+
+def test_written_and_read_factors_are_the_same(tmp_path):
+    factors = {
+        "a.b": (torch.rand(2, 5), torch.rand(7, 2)),
+        "a.c": (torch.rand(2, 3), torch.rand(4, 2)),
+    }
+    write_adapter(tmp_path / "new", factors, alpha=3.5, dropout=0.1, base="my/base")
+    adapter = read_adapter(tmp_path / "new")
+    assert (adapter.rank, adapter.alpha, adapter.base) == (2, 3.5, "my/base")
+    for name, (A, B) in factors.items():
+        assert torch.equal(adapter.factors[name][0], A)
+        assert torch.equal(adapter.factors[name][1], B)
+
+
+# What is refused
+
+
+def refused(population, folder, said):
+    """Loading raises one line that names the folder, and changes nothing."""
+    before, settings = factors_of(population.lora), state(population.lora)
+    with pytest.raises(AdapterError, match=said) as caught:
+        population.load_adapter("agent_1", folder)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{folder}: ")
+    assert same(population.lora, before)
+    assert state(population.lora) == settings
+
+
+UNREADABLE = {
+    "DoRA": ({"use_dora": True}, "use_dora is set, which cannot be stacked: DoRA rescales"),
+    "biases of the base": ({"bias": "all"}, "bias is 'all', expected 'none'"),
+    "biases of the factors": ({"lora_bias": True}, "lora_bias is set, .* its factors have biases"),
+    "whole modules": ({"modules_to_save": ["norm"]}, "modules_to_save is set, .* whole modules"),
+    "embeddings": ({"target_modules": ["embed_tokens", "q_proj"]}, "it adapts embeddings"),
+    "tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices is set"),
+    "output layer": (
+        {"target_modules": ["lm_head", "q_proj"]},
+        "lm_head.* cannot be stacked: it adapts the output layer",
+    ),
+    "PiSSA": ({"init_lora_weights": "pissa"}, "'pissa', which changes the base's weights"),
+    "OLoRA": ({"init_lora_weights": "olora"}, "'olora', .* convert it: .*path_initial_model_for"),
+    "higher rank": ({"r": 5}, "rank 5 is above the population's 4; make .* with rank=5"),
+    "higher rank of one layer": ({"rank_pattern": {"q_proj": 6}}, "with rank=6"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_plain_peft_can_make_and_we_cannot_stack(tmp_path, name):
+    options, said = UNREADABLE[name]
+    made_by_peft(make_tiny_base(), tmp_path / "theirs", **options)
+    population = LoraPopulation(make_tiny_base(), 3, 4)
+    randomise(population.lora)
+    refused(population, tmp_path / "theirs", said)
+
+
+def test_another_kind_of_adapter(tiny_base, tmp_path):
+    config = IA3Config(target_modules=["k_proj"], feedforward_modules=[])
+    peft = get_peft_model(tiny_base.model, config)
+    peft.save_pretrained(tmp_path / "a")
+    peft.unload()
+    population = LoraPopulation(tiny_base, 3, 4)
+    refused(population, tmp_path / "a", "peft_type is 'IA3', expected 'LORA'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"r": 3}, r"_proj has rank 2, but adapter_config\.json says 3"),
+        ({"r": None}, r"adapter_config\.json: r is None, expected a number"),
+        ({"lora_alpha": "16"}, "lora_alpha is '16', expected a number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, expected a number"),
+        ({"lora_alpha": 1e39}, "lora_alpha makes alpha 1e.39, which is not usable"),
+        ({"alpha_pattern": {"q_proj": "x"}}, r"alpha_pattern\['q_proj'\] is 'x'"),
+        ({"rank_pattern": {"(": 2}}, "rank_pattern cannot be read"),
+        ({"rank_pattern": [2]}, "rank_pattern cannot be read"),
+        ({"peft_type": "ADALORA"}, "peft_type is 'ADALORA', expected 'LORA'"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out is set"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights is 'corda'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is set"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication is set"),
+    ],
+)
+def test_settings_that_do_not_fit(tiny_base, tmp_path, changes, said):
+    made_by_peft(tiny_base, tmp_path / "a")
+    edit_config(tmp_path / "a", **changes)
+    population = LoraPopulation(tiny_base, 3, 4)
+    refused(population, tmp_path / "a", said)
+
+
+A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{x}.weight" for x in "AB")
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (
+            lambda t: t | {A: t[A] * float("nan")},
+            "not finite",
+        ),
+        (lambda t: t | {B: t[B] / 0}, "not finite"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != B},
+            "q_proj has no lora_B",
+        ),
+        (
+            lambda t: t | {B: torch.ones(48, 3)},
+            "are no factors of a linear layer",
+        ),
+        (lambda t: t | {f"{Q}.lora_A.other.weight": torch.ones(2, 48)}, "has two adapters"),
+        (
+            lambda t: t | {A: torch.ones(2, 48).char()},
+            "got torch.int8, expected",
+        ),
+        (lambda t: t | {f"{Q}.lora_magnitude_vector": torch.ones(48)}, "DoRA rescales"),
+        (lambda t: t | {f"{Q}.lora_B.bias": torch.ones(48)}, "its factors have biases"),
+        (lambda t: t | {"base_model.model.lm_head.weight": torch.ones(2)}, "no factor of a linear"),
+        (lambda t: {}, "holds no factors"),
+        (
+            lambda t: {k.replace("layers.1", "layers.7"): v for k, v in t.items()},
+            r"layers\.7\..* has no place in this population: .*another base \(the adapter names "
+            "'their/base', this is 'tiny'",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit(tiny_base, tmp_path, edit, said):
+    made_by_peft(tiny_base, tmp_path / "a")
+    edit_config(tmp_path / "a", base_model_name_or_path="their/base")
+    edit_tensors(tmp_path / "a", edit)
+    population = LoraPopulation(tiny_base, 3, 4)
+    refused(population, tmp_path / "a", said)
+
+
+def test_an_adapter_of_another_base(tiny_base, tmp_path):
+    made_by_peft(make_tiny_base(hidden_size=64), tmp_path / "a")
+    edit_config(tmp_path / "a", base_model_name_or_path="their/base")
+    refused(
+        LoraPopulation(tiny_base, 3, 4),
+        tmp_path / "a",
+        r"got factors for 64 inputs and 64 outputs, expected 48 and 48; .* names 'their/base'",
+    )
+
+
+def test_an_adapter_with_more_targets_than_the_population(tiny_base, tmp_path):
+    made_by_peft(tiny_base, tmp_path / "a")
+    population = LoraPopulation(tiny_base, 3, 4, targets=("q_proj", "v_proj"))
+    refused(population, tmp_path / "a", "make it with targets that include it")
+
+
+def test_factors_that_overflow_the_populations_type(tiny_base, tmp_path):
+    made_by_peft(tiny_base, tmp_path / "a")
+    edit_tensors(tmp_path / "a", lambda t: {k: v * 1e9 for k, v in t.items()})
+    LoraPopulation(tiny_base, 1, 4).load_adapter("agent_0", tmp_path / "a")
+    other = make_tiny_base()
+    population = LoraPopulation(other, 3, 4, adapter_dtype="float16")
+    refused(population, tmp_path / "a", "its factors overflow torch.float16")
+
+
+def test_a_pickle_is_never_opened(tiny_base, tmp_path):
+    made_by_peft(tiny_base, tmp_path / "a")
+    (tmp_path / "a" / WEIGHTS).rename(tmp_path / "a" / "adapter_model.bin")
+    refused(
+        LoraPopulation(tiny_base, 3, 4), tmp_path / "a", r"adapter_model\.bin is a pickle, which"
+    )
+
+
+def test_the_line_that_converts_a_pickle_works(tiny_base, tmp_path, monkeypatch):
+    wanted = made_by_peft(tiny_base, tmp_path)
+    torch.save(load_file(tmp_path / WEIGHTS), tmp_path / "adapter_model.bin")
+    (tmp_path / WEIGHTS).unlink()
+    population = LoraPopulation(tiny_base, 3, 4)
+    with pytest.raises(AdapterError) as caught:
+        population.load_adapter("agent_1", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(str(caught.value).split('python -c "')[1].rstrip('"'), {})
+    population.load_adapter("agent_1", tmp_path)
+    assert relative_error(logits_of(population, 1), wanted) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (CONFIG, b"{"),
+        (CONFIG, b"[]"),
+        (CONFIG, b"\xff\xfe"),
+        (WEIGHTS, b"not safetensors"),
+        (WEIGHTS, b""),
+        (WEIGHTS, None),
+        (CONFIG, None),
+    ],
+)
+def test_damaged_and_missing_files(tiny_base, tmp_path, file, content):
+    made_by_peft(tiny_base, tmp_path / "a")
+    (tmp_path / "a" / file).unlink()
+    if content is not None:
+        (tmp_path / "a" / file).write_bytes(content)
+    refused(LoraPopulation(tiny_base, 3, 4), tmp_path / "a", "not a readable PEFT adapter folder")
+
+
+def test_a_truncated_file(tiny_base, tmp_path):
+    made_by_peft(tiny_base, tmp_path / "a")
+    whole = (tmp_path / "a" / WEIGHTS).read_bytes()
+    (tmp_path / "a" / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    refused(LoraPopulation(tiny_base, 3, 4), tmp_path / "a", "not a readable PEFT adapter folder")
+
+
+@pytest.mark.parametrize("changes", [{"use_dora": True}, {"r": 9}, {"lora_alpha": 1e39}])
+def test_loading_all_agents_changes_all_or_none(population, tmp_path, changes):
+    population.save_adapters(tmp_path)
+    edit_config(tmp_path / "agent_2", **changes)
+    randomise(population.lora, seed=9)
+    before, settings = factors_of(population.lora), state(population.lora)
+    with pytest.raises(AdapterError, match="agent_2: "):
+        population.load_adapters(tmp_path)
+    assert same(population.lora, before)
+    assert state(population.lora) == settings
