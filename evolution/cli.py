@@ -15,6 +15,9 @@ from evolution.usage import UsageError, one_line
 COMMANDS = {
     "evolve": ("evolve a population of adapters", "evolution.evolve"),
     "bench": ("measure accuracy", "evolution.bench"),
+    "bench-engine": ("measure speed and memory beside peers", "evolution.bench_engine"),
+    "export": ("make one adapter, or one model, of many", "evolution.export"),
+    "distill": ("train one adapter on a run's verified replies", "evolution.distill"),
     "play": ("watch an episode, or play in it", "evolution.play"),
     "report": ("write a run's report as one HTML page", "evolution.report"),
     "validate": ("grade every known answer against itself", "evolution.validate"),
