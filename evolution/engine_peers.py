@@ -164,6 +164,9 @@ class PeftPeer:
         Returns:
             Takes samples of all adapters and returns the seconds that their steps took together.
         """
+        rate = config.learning_rate
+        if not isinstance(rate, float):
+            raise ValueError(f"learning_rate: got {rate}, expected one for all adapters")
         optimizers: list[torch.optim.Optimizer] = []
         with self._attachment.on() as wrapped:
             for adapter in self.adapters:
@@ -171,7 +174,7 @@ class PeftPeer:
                 own = [p for p in wrapped.parameters() if p.requires_grad]
                 optimizers.append(
                     torch.optim.AdamW(
-                        own, lr=config.learning_rate, betas=(config.beta1, config.beta2),
+                        own, lr=rate, betas=(config.beta1, config.beta2),
                         weight_decay=config.weight_decay,
                     )
                 )  # fmt: skip

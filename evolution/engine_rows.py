@@ -8,13 +8,11 @@ natural one in the rollout.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
-import agents.generation
 from agents.adapters import StackedLora
-from agents.generation import Job, Reply, generate
+from agents.generation import DecodeStats, Job, Reply, generate
 from agents.learners import LearnerConfig, PolicyGradient, Sample
 from agents.models import BaseModel
 from evolution.breeding import Breeder
@@ -40,7 +38,6 @@ from evolution.timing import Contender
 from populora_env.keys import generator
 
 TEMPERATURE = 0.8  # of sampled replies, as a run's default
-NO_SLOT_COUNTS = "this engine does not count its slots"
 
 
 def decoding_row(bench: Workbench) -> None:
@@ -160,32 +157,18 @@ def rollout_row(bench: Workbench) -> None:
 def slots_row(bench: Workbench) -> None:
     """Useful tokens over slots times steps, with three requests for every slot."""
     key, what = "slot_efficiency", "useful tokens / (slots x steps)"
-    stats_type = getattr(agents.generation, "DecodeStats", None)
-    if stats_type is None:
-        bench.findings.missing(key, what, NO_SLOT_COUNTS)
-        return
     sizes, base = bench.sizes, bench.base
     size = sizes.agents[0]
     attachment = stacked(base.model, size, sizes.rank, sizes.seed)
 
     def share(number: int) -> float:
-        jobs, stats = bench.requests(size, number, 3 * sizes.rows), stats_type()
+        jobs, stats = bench.requests(size, number, 3 * sizes.rows), DecodeStats()
         with attachment.on() as lora:
-            options: dict[str, Any] = {
-                "temperature": TEMPERATURE,
-                "max_rows": sizes.rows,
-                "stats": stats,
-            }
-            generate(base, lora, jobs, **options)
-        return _slot_efficiency(stats)
+            generate(base, lora, jobs, temperature=TEMPERATURE, max_rows=sizes.rows, stats=stats)
+        return stats.slot_efficiency
 
     bench.race({key: share}, warmup=0)
     bench.findings.add(key, what, bench.findings.rounds[key])
-
-
-def _slot_efficiency(stats: object) -> float:
-    """What the engine's counts come to."""
-    return float(getattr(stats, "slot_efficiency"))  # noqa: B009 - of a type found at run time
 
 
 def evolution_row(bench: Workbench) -> None:
