@@ -118,8 +118,10 @@ def main(arguments: Sequence[str]) -> int:
             used = choose(replies, options.per_problem, options.seed)
             if not used:
                 raise UsageError(
-                    "run: none of its replies is known to be right; try --sample 4, or a run whose "
-                    "problems have known answers"
+                    "sample: none of the fresh replies is right; ask for more, or of more problems"
+                    if options.sample
+                    else "run: none of its replies is known to be right; try --sample 4, or a run "
+                    "whose problems have known answers"
                 )
             problems = len({reply.problem for reply in used})
             console.print(

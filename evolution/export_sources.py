@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.population import CONFIG_FILE
 from evolution.entrants import SavedRun, adapter_folder, read_run, unique_names, vote_weights
 from evolution.usage import UsageError
 
@@ -54,12 +55,22 @@ def read_sources(
     else:
         if tuple(agents) != (ALL,):
             raise UsageError("agents: only of a single run folder; expected adapter folders alone")
-        folders = unique_names([adapter_folder(name) for name in names])
+        folders = unique_names([_folder(name) for name in names])
     values = _weights(list(folders), weights, records, run)
     return run, [
         Source(name, folder, value, records.get(name, {}))
         for (name, folder), value in zip(folders.items(), values, strict=True)
     ]
+
+
+def _folder(name: str) -> Path:
+    try:
+        return adapter_folder(name)
+    except UsageError as error:
+        raise UsageError(
+            f"sources: {name} is neither a PEFT adapter folder ({CONFIG_FILE} is missing) nor "
+            "a run with a best adapter; all agents of a run are merged where it is the only source"
+        ) from error
 
 
 def last_records(run: SavedRun) -> dict[str, dict[str, Any]]:

@@ -177,6 +177,9 @@ def merge(
 ) -> Merge:
     """Weighted sum of adapters' updates at a rank, layer by layer in float32.
 
+    Rounding is about 1e-7 of the largest update, so it is a larger share of a sum that nearly
+    cancels; the measured errors say so.
+
     Args:
         adapters: At least one, all of the same layers.
         weights: One for each.

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import tomli_w
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents.population import WEIGHTS_FILE, LoraPopulation
+from evolution import export, mutation
+from evolution.checkpoint import RunFolder
+from evolution.cli import main
+from evolution.entrants import vote_weights
+from tests.conftest import make_tiny_base
+
+STANDINGS, RATINGS = (0.1, -0.2, 0.4), (25.0, 26.0, 24.0)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model, and a run of three agents whose updates share no rows."""
+    folder = tmp_path_factory.mktemp("export")
+    base = make_tiny_base()
+    base.model.save_pretrained(folder / "model")
+    base.tokenizer.save_pretrained(folder / "model")
+    population = LoraPopulation(base, 3, 2)
+    mutation.spread(population.lora, 0.5, 1)
+    generator = torch.Generator().manual_seed(0)
+    for layer in population.lora.layers():
+        layer.A[:] = torch.randn(layer.A.shape, generator=generator) / 7
+    run = RunFolder(folder / "run")
+    run.save(4, population, {}, {}, keep=2)
+    population.save_adapter("agent_2", folder / "run" / "best")
+    population.lora.detach()
+    config = {"model": str(folder / "model"), "size": 3, "rank": 2}
+    run.write("run.toml", tomli_w.dumps({"config": config}))
+    run.append(
+        "history.jsonl",
+        (
+            {
+                "generation": generation, "agent": f"agent_{i}", "individual": f"g1-{i}",
+                "parents": ["g0-0"], "operator": "crossover", "best": i == generation - 2,
+                "standing": STANDINGS[i] * (generation == 4), "rating": RATINGS[i],
+            }
+            for generation in (3, 4)
+            for i in range(3)
+        ),
+    )  # fmt: skip
+    return folder
+
+
+def agent(saved, i):
+    return saved / "run" / "generation_0004" / "adapters" / f"agent_{i}"
+
+
+def exported(saved, out, *more, source="run"):
+    assert main(["export", str(saved / source), "--out", str(out), *more]) == 0
+    return json.loads((out / "export.json").read_text(encoding="utf-8"))
+
+
+def updates(folder):
+    """Every layer's update, straight from the files."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    tensors = load_file(folder / WEIGHTS_FILE)
+    scale = config["lora_alpha"] / config["r"]
+    return {
+        name.removesuffix(".lora_A.weight"): scale
+        * tensors[name.replace("lora_A", "lora_B")].double()
+        @ tensors[name].double()
+        for name in tensors
+        if name.endswith("lora_A.weight")
+    }
+
+
+def weighted(saved, weights):
+    parts = [updates(agent(saved, i)) for i in range(3)]
+    return {n: sum(w * p[n] for w, p in zip(weights, parts, strict=True)) for n in parts[0]}
+
+
+def distance(folder, exact):
+    got = updates(folder)
+    lost = sum((got[name] - exact[name]).square().sum() for name in exact)
+    return (lost / sum(update.square().sum() for update in exact.values())).sqrt().item()
+
+
+def test_a_whole_run_at_full_rank_is_exact(saved, tmp_path, capsys):
+    record = exported(saved, tmp_path / "out", "--rank", "full")
+    exact = weighted(saved, [1 / 3] * 3)
+    assert distance(tmp_path / "out", exact) < 1e-5
+    assert record["relative_error"] == pytest.approx(0, abs=1e-5)
+    assert record["rank"] == 6
+    assert (record["run"], record["generation"]) == (str(saved / "run"), 4)
+    assert [source["individual"] for source in record["sources"]] == ["g1-0", "g1-1", "g1-2"]
+    assert record["sources"][1]["parents"] == ["g0-0"]
+    said = capsys.readouterr().out
+    assert "rank 6: relative error" in said
+    assert exported(saved, tmp_path / "zero", "--rank", "0")["rank"] == 6
+
+
+def test_the_default_rank_and_its_measured_error(saved, tmp_path, capsys):
+    record = exported(saved, tmp_path / "out")
+    exact = weighted(saved, [1 / 3] * 3)
+    assert record["rank"] == 2
+    assert record["relative_error"] == pytest.approx(distance(tmp_path / "out", exact), rel=1e-4)
+    assert 0.1 < record["relative_error"] < 1
+    assert record["energy_kept"] == pytest.approx(1 - record["relative_error"] ** 2, rel=1e-3)
+    worst = max(record["layers"], key=record["layers"].get)
+    assert record["worst_layer"] == worst
+    assert worst in "".join(capsys.readouterr().out.split())
+
+
+def test_plain_peft_reads_it(saved, tmp_path):
+    exported(saved, tmp_path / "out", "--rank", "full", "--weights", "0.5", "-1", "2")
+    model = AutoModelForCausalLM.from_pretrained(saved / "model").eval()
+    ids = torch.randint(0, 200, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        bare = model(ids).logits
+        for name, update in weighted(saved, [0.5, -1, 2]).items():
+            layer = name.removeprefix("base_model.model.")
+            model.get_submodule(layer).weight += update.float()
+        wanted = model(ids).logits
+        again = AutoModelForCausalLM.from_pretrained(saved / "model").eval()
+        got = PeftModel.from_pretrained(again, tmp_path / "out")(ids).logits
+    assert ((got - wanted).norm() / (wanted - bare).norm()).item() < 1e-4
+
+
+def test_a_model_with_the_adapter_merged_into_it(saved, tmp_path):
+    exported(saved, tmp_path / "out", "--merge-into-base")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
+    plain = AutoModelForCausalLM.from_pretrained(saved / "model").eval()
+    ids = torch.randint(0, 200, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        bare, got = plain(ids).logits, merged(ids).logits
+        wanted = PeftModel.from_pretrained(plain, tmp_path / "out")(ids).logits
+    assert ((got - wanted).norm() / (wanted - bare).norm()).item() < 1e-4
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "model")
+    assert tokenizer.chat_template
+
+
+def test_one_agent_is_copied_as_it_is(saved, tmp_path, capsys):
+    record = exported(saved, tmp_path / "out", "--agents", "best")
+    assert record["copied"]
+    assert record["relative_error"] == 0
+    assert [source["name"] for source in record["sources"]] == ["agent_2"]
+    for name in ("adapter_config.json", WEIGHTS_FILE):
+        assert (tmp_path / "out" / name).read_bytes() == (agent(saved, 2) / name).read_bytes()
+    assert "a copy of the only adapter" in capsys.readouterr().out
+    smaller = exported(saved, tmp_path / "less", "--agents", "agent_0", "--rank", "1")
+    assert not smaller["copied"]
+    assert smaller["relative_error"] > 0
+    half = exported(saved, tmp_path / "half", "--agents", "agent_0", "--weights", "0.5")
+    assert not half["copied"]
+
+
+def test_weights_by_rating_and_standing(saved, tmp_path):
+    record = exported(saved, tmp_path / "rating", "--weights", "rating")
+    got = [source["weight"] for source in record["sources"]]
+    odds = list(vote_weights({str(i): rating for i, rating in enumerate(RATINGS)}).values())
+    assert got == pytest.approx([value / sum(odds) for value in odds])
+    record = exported(saved, tmp_path / "standing", "--weights", "standing")
+    got = torch.tensor([source["weight"] for source in record["sources"]])
+    standing = torch.tensor(STANDINGS)
+    wanted = torch.softmax((standing - standing.max()) / standing.std(correction=0), 0)
+    assert torch.allclose(got, wanted, atol=1e-6)
+    some = ["--agents", "agent_2", "agent_0", "--weights", "rating"]
+    record = exported(saved, tmp_path / "some", *some)
+    assert [source["name"] for source in record["sources"]] == ["agent_2", "agent_0"]
+    assert sum(source["weight"] for source in record["sources"]) == pytest.approx(1)
+
+
+def test_adapter_folders_and_a_runs_best(saved, tmp_path):
+    words = ["export", str(agent(saved, 0)), str(saved / "run"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--rank", "full"]) == 0
+    exact = weighted(saved, [0.5, 0, 0.5])  # the run's best is agent_2
+    assert distance(tmp_path / "out", exact) < 1e-5
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert record["run"] is None
+    assert record["sources"][0]["folder"] == str(agent(saved, 0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["RUN", "--rank", "-1"], "rank: got -1, expected an integer >= 0, or full"),
+        (["RUN", "--weights", "1", "x"], "weights: got '1 x', expected equal, standing, rating"),
+        (["RUN", "--weights", "1", "nan"], "weights: got '1 nan'"),
+        (["RUN", "--weights", "1", "2"], "weights: got 2 numbers for 3 adapters"),
+        (["RUN", "--agents", "agent_3"], "agents: got agent_3, expected all, best, or different"),
+        (["RUN", "--agents", "agent_0", "agent_0"], "agents: got agent_0, agent_0"),
+        (["/no/run"], "sources: /no/run is neither a PEFT adapter folder"),
+        (["A0", "A1", "--weights", "rating"], "weights: rating needs a run folder"),
+        (["A0", "A1", "--agents", "best"], "agents: only of a single run folder"),
+        (["A0", "A0"], "the same folder is given twice"),
+        (["A0", "--merge-into-base", "--model", "/no/model"], "neither an existing folder"),
+        ([], "sources"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(saved, capsys, tmp_path, arguments, said):
+    places = {"RUN": saved / "run", "A0": agent(saved, 0), "A1": agent(saved, 1)}
+    words = [str(places.get(word, word)) for word in arguments]
+    assert main(["export", *words, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_of_other_shapes_is_refused(saved, capsys, tmp_path):
+    other = make_tiny_base(hidden_size=32)
+    other.model.save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+    words = ["export", str(saved / "run"), "--out", str(tmp_path / "out"), "--merge-into-base"]
+    assert main([*words, "--model", str(tmp_path / "other")]) == 2
+    assert "floats, neither quantised nor of another model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_left_alone(saved, capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert main(["export", str(saved / "run"), "--out", str(tmp_path)]) == 2
+    assert "is there already; choose another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert main(["export", str(saved / "run"), "--out", "/proc/nowhere"]) == 2
+    assert "out: cannot write to /proc/nowhere" in capsys.readouterr().err
+
+
+def test_interrupted_leaves_nothing(saved, capsys, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "merge", interrupt)
+    assert main(["export", str(saved / "run"), "--out", str(tmp_path / "out")]) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert "interrupted" in capsys.readouterr().err
