@@ -166,7 +166,6 @@ def _read(folder: Path) -> PeftAdapter:
         config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"{CONFIG_FILE} holds no object")
-        _refuse(config)
         if (folder / _PICKLE_FILE).exists() and not (folder / WEIGHTS_FILE).exists():
             raise AdapterError(
                 f"{_PICKLE_FILE} is a pickle, which is not opened here; if you trust it, run there "
@@ -180,6 +179,7 @@ def _read(folder: Path) -> PeftAdapter:
             f"not a readable PEFT adapter folder ({error}); expected {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}"
         ) from error
+    _refuse(config)
     factors = _factors(tensors)
     scales = _scales(config, {name: A.shape[0] for name, (A, _) in factors.items()})
     # The scale of the whole adapter is the largest, so that no factor grows.

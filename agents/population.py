@@ -201,12 +201,12 @@ class LoraPopulation:
             for r in requests
         ]
         limit = self.base.context
-        for request, job in zip(requests, jobs, strict=True):
+        for i, job in enumerate(jobs):
             if limit and len(job.prompt_ids) + job.max_new_tokens > limit:
                 raise ValueError(
-                    f"requests: a prompt of {request.agent} has {len(job.prompt_ids)} tokens, with "
-                    f"{job.max_new_tokens} new ones more than the model's {limit}; shorten the "
-                    "prompt or the limit"
+                    f"requests[{i}]: {len(job.prompt_ids)} prompt tokens + {job.max_new_tokens} "
+                    f"new ones exceed the model's context of {limit}; shorten the prompt or the "
+                    "limit"
                 )
         used = self.temperature if temperature is None else temperature
         begin = time.perf_counter()

@@ -161,7 +161,7 @@ def test_a_sliding_window_bounds_the_context(tiny_base):
     population.act(fits)
     too_long = [Request("agent_0", Phase.SOLVE, prompt, 21 - tokens, 0)]
     with pytest.raises(
-        ValueError, match=f"a prompt of agent_0 has {tokens} tokens, with .* model's 20"
+        ValueError, match=f"{tokens} prompt tokens .* exceed the model's context of 20"
     ):
         population.act(too_long)
 
