@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-import agents.generation
 from agents.learners import LearnerConfig, PolicyGradient
 from agents.models import load_base
 from evolution import engine_large, engine_peers, engine_rows
@@ -297,20 +296,12 @@ def test_an_evolution_step_replaces_the_lesser_half(bench):
 
 
 def test_slot_efficiency_is_the_engines_own(bench, monkeypatch):
-    monkeypatch.delattr(agents.generation, "DecodeStats", raising=False)
-    slots_row(bench)
-    assert bench.findings.figures[-1].reason == engine_rows.NO_SLOT_COUNTS
-
-    class Stats:
-        slot_efficiency = 0.0
-
     asked = []
 
     def generate(base, lora, jobs, *, temperature, max_rows, stats):
         asked.append((len(jobs), max_rows))
-        stats.slot_efficiency = 0.25
+        stats.decoded, stats.slot_steps = 1, 4
 
-    monkeypatch.setattr(agents.generation, "DecodeStats", Stats, raising=False)
     monkeypatch.setattr(engine_rows, "generate", generate)
     slots_row(bench)
     assert bench.findings.figures[-1].spread == Spread(0.25, 0.25, 0.25)

@@ -136,6 +136,8 @@ def start(*arguments):
         [sys.executable, "-m", "evolution.cli", "evolve", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Where the tests run in the background Ctrl-C is ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
