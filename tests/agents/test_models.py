@@ -178,13 +178,14 @@ def test_a_model_saved_in_4_bits_loads_and_decodes(tiny_folder, tmp_path):
 
 @pytest.mark.parametrize("missing", ["bitsandbytes", "accelerate"])
 def test_4_bits_without_their_packages_say_what_to_install(tiny_folder, monkeypatch, missing):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "agents.models.importlib.util.find_spec",
-        lambda name: None if name == missing else find(name),
-    )
-    with pytest.raises(ModelError, match=f"needs the package {missing}; pip install"):
-        load_base(str(tiny_folder), load_in_4bit=True)
+    here = importlib.util.find_spec("json")  # a package that is there, whatever is installed
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "agents.models.importlib.util.find_spec",
+            lambda name: None if name == missing else here,
+        )
+        with pytest.raises(ModelError, match=f"needs the package {missing}; pip install"):
+            load_base(str(tiny_folder), load_in_4bit=True)
     load_base(str(tiny_folder))
 
 
