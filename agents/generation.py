@@ -60,7 +60,7 @@ class Reply:
     Attributes:
         ids: Token ids, without the token that ended the reply.
         finished: Whether the model ended it or a stop text came; False: the length limit did.
-        ended: Whether the model ended it with an end token.
+        end: The end token with which the model ended it; None if something else did.
         feature: Mean last hidden state over the tokens of the reply, ``[width]``, float32; without
             the last token of a reply that no end token ended.
         distribution: Mean of the distributions its tokens were drawn from, at temperature 1,
@@ -71,7 +71,7 @@ class Reply:
     finished: bool
     feature: Tensor
     distribution: Tensor | None = None
-    ended: bool = False
+    end: int | None = None
 
 
 @dataclass(slots=True)
@@ -390,7 +390,7 @@ class _Decoder:
                 continue
             self.stats.tokens += 1
             if token in self.ends:
-                self._finish(i, ended=True)
+                self._finish(i, end=token)
                 continue
             row.ids.append(token)
             stopped = self._stopped(row)
@@ -406,16 +406,15 @@ class _Decoder:
         text = self.base.tokenizer.decode(tail, skip_special_tokens=True)
         return any(stop in text for stop in stops)
 
-    def _finish(self, i: int, *, ended: bool = False, stopped: bool = False) -> None:
+    def _finish(self, i: int, *, end: int | None = None, stopped: bool = False) -> None:
         row = self.rows[i]
         row.done = True
         distribution = None
         if self.how.distribution:
-            distribution = self.distributions[i].cpu() / max(len(row.ids) + ended, 1)
+            distribution = self.distributions[i].cpu() / max(len(row.ids) + (end is not None), 1)
         feature = self.features[i].cpu() / max(row.advanced, 1)
-        self.replies[row.job] = Reply(
-            tuple(row.ids), ended or stopped, feature, distribution, ended
-        )
+        finished = end is not None or stopped
+        self.replies[row.job] = Reply(tuple(row.ids), finished, feature, distribution, end)
 
     def _compact(self) -> None:
         """Put the last running rows where rows have ended."""

@@ -22,6 +22,7 @@ from agents.models import BaseModel
 from agents.objective import Objective
 from agents.optimizer import StackedAdamW
 from agents.packing import Batch, plan
+from populora_env.keys import Key
 
 Progress = Callable[[float], None]
 
@@ -177,7 +178,11 @@ class _StackedLearner:
         self.optimizer.load_state(state)
 
     def _learn(
-        self, samples: Sequence[Sample], by_ratio: bool, progress: Progress | None
+        self,
+        samples: Sequence[Sample],
+        by_ratio: bool,
+        progress: Progress | None,
+        key: Sequence[Key] | None,
     ) -> LearnerStats:
         """Take the updates of one step.
 
@@ -185,6 +190,7 @@ class _StackedLearner:
             samples: All carry weight.
             by_ratio: Whether several updates are held together by probability ratios.
             progress: Told of every batch that is done.
+            key: Of the dropout masks.
         """
         config, agents = self.config, [sample.agent for sample in samples]
         tokens = Tokens([s.prompt_ids for s in samples], [s.reply_ids for s in samples])
@@ -223,8 +229,9 @@ class _StackedLearner:
             part = parts[number % len(parts)]
             objective.weigh(part)
             objective.recording = number == 0
-            for batch in batches[number % len(parts)]:
-                self._likelihood.backward(batch, tokens, objective)
+            for place, batch in enumerate(batches[number % len(parts)]):
+                own = None if key is None else (*key, number, place)
+                self._likelihood.backward(batch, tokens, objective, own)
                 tick()
             moved = sorted({agents[i] for i in part})
             norms += self.optimizer.step(moved).cpu().numpy()
@@ -262,7 +269,13 @@ class PolicyGradient(_StackedLearner):
         config: Settings.
     """
 
-    def step(self, samples: Sequence[Sample], progress: Progress | None = None) -> LearnerStats:
+    def step(
+        self,
+        samples: Sequence[Sample],
+        progress: Progress | None = None,
+        *,
+        key: Sequence[Key] | None = None,
+    ) -> LearnerStats:
         """Learn from replies; see `agents.objective` for the loss.
 
         Replies of advantage 0 carry no gradient and cost nothing, unless there is a ``kl`` weight.
@@ -270,9 +283,11 @@ class PolicyGradient(_StackedLearner):
         Args:
             samples: Replies of any agents.
             progress: Called with the fraction done after each forward (and backward) pass.
+            key: Of the step's dropout masks; another one for each step.
 
         Raises:
-            ValueError: If a sample is of no agent or has no prompt.
+            ValueError: If a sample is of no agent or has no prompt, or an agent has dropout and
+                there is no key.
         """
         factor, fraction = self.config.negative_weight, self.config.sample_fraction
         weighted = [
@@ -281,7 +296,7 @@ class PolicyGradient(_StackedLearner):
         ]
         useful = [s for s in weighted if s.advantage != 0 or self.config.kl]
         useful.sort(key=lambda sample: -abs(sample.advantage))
-        return self._learn(useful[: math.ceil(fraction * len(weighted))], True, progress)
+        return self._learn(useful[: math.ceil(fraction * len(weighted))], True, progress, key)
 
 
 class RejectionTuning(_StackedLearner):
@@ -297,18 +312,26 @@ class RejectionTuning(_StackedLearner):
         config: Settings; clipping, ``negative_weight`` and ``sample_fraction`` have no part in it.
     """
 
-    def step(self, samples: Sequence[Sample], progress: Progress | None = None) -> LearnerStats:
+    def step(
+        self,
+        samples: Sequence[Sample],
+        progress: Progress | None = None,
+        *,
+        key: Sequence[Key] | None = None,
+    ) -> LearnerStats:
         """Learn from right replies.
 
         Args:
             samples: Replies for any agents, not necessarily their own.
             progress: Called with the fraction done after each forward (and backward) pass.
+            key: Of the step's dropout masks; another one for each step.
 
         Raises:
-            ValueError: If a sample is of no agent or has no prompt.
+            ValueError: If a sample is of no agent or has no prompt, or an agent has dropout and
+                there is no key.
         """
         right = [replace(sample, advantage=1.0) for sample in samples]
-        return self._learn(self._usable(right), False, progress)
+        return self._learn(self._usable(right), False, progress, key)
 
 
 def _parts(agents: Sequence[int], count: int) -> list[list[int]]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from agents.adapters import Layout, StackedLora
 from agents.models import BaseModel, backbone
 from agents.packing import Batch, pack
+from populora_env.keys import Key
 
 _LOGITS = 1 << 25  # most logits held at once
 
@@ -91,12 +92,28 @@ class Likelihood:
         with torch.no_grad():
             self._run(batch, tokens, lambda logp, which: into.index_copy_(0, which, logp), bare)
 
-    def backward(self, batch: Batch, tokens: Tokens, loss: Loss) -> None:
-        """Add the gradient of a loss of a batch's tokens to the adapters' gradients."""
-        self._run(batch, tokens, loss, bare=False)
+    def backward(
+        self, batch: Batch, tokens: Tokens, loss: Loss, key: Sequence[Key] | None = None
+    ) -> None:
+        """Add the gradient of a loss of a batch's tokens to the adapters' gradients.
 
-    def _run(self, batch: Batch, tokens: Tokens, use: Loss, bare: bool) -> None:
-        with self._lora.active(None if bare else _layout(batch)):
+        Args:
+            batch: What to compute.
+            tokens: Which tokens count.
+            loss: Of their log-probabilities.
+            key: Of the dropout masks; see `StackedLora.active`.
+        """
+        self._run(batch, tokens, loss, False, key)
+
+    def _run(
+        self,
+        batch: Batch,
+        tokens: Tokens,
+        use: Loss,
+        bare: bool,
+        key: Sequence[Key] | None = None,
+    ) -> None:
+        with self._lora.active(None if bare else _layout(batch), key):
             packed = pack(batch, tokens.sequences)
             device, head = self._base.device, self._base.model.get_output_embeddings()
             rows, places, which = tokens.find(packed.places)

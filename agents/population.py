@@ -223,10 +223,9 @@ class LoraPopulation:
         texts = self.base.tokenizer.batch_decode(
             [list(reply.ids) for reply in replies], skip_special_tokens=True
         )
-        end = self.base.tokenizer.eos_token_id
         results: list[Generated] = []
         for request, job, reply, text in zip(requests, jobs, replies, texts, strict=True):
-            ids = (*reply.ids, end) if reply.ended else reply.ids
+            ids = reply.ids if reply.end is None else (*reply.ids, reply.end)
             results.append(Generated(text, tuple(job.prompt_ids), ids, reply.feature))
             self._recent[request.agent, request.prompt, text] = results[-1]
         return results

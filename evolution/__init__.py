@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from evolution.config import ConfigError, EvolutionConfig, Learner, RunConfig
     from evolution.lineage import Individual
     from evolution.loggers import Logger, TensorBoardLogger
-    from evolution.manager import EpisodePlan, EvolutionManager, GenerationResult
+    from evolution.manager import EvolutionManager
+    from evolution.results import EpisodePlan, GenerationResult
 
 _LAZY = {
     "CheckpointError": "evolution.checkpoint",
     "ConfigError": "evolution.config",
-    "EpisodePlan": "evolution.manager",
+    "EpisodePlan": "evolution.results",
     "EvolutionConfig": "evolution.config",
     "EvolutionManager": "evolution.manager",
-    "GenerationResult": "evolution.manager",
+    "GenerationResult": "evolution.results",
     "Individual": "evolution.lineage",
     "Learner": "evolution.config",
     "Logger": "evolution.loggers",

@@ -1,30 +1,41 @@
-"""Making individuals: the first population, and children of the fittest.
+"""Making individuals: the first population, children of the fittest, and migrants.
 
-Only weights and lineage are looked after here. What else belongs to an individual (standing,
-rating, optimiser state) is the manager's to reset.
+Only weights, lineage and what is inherited with them are looked after here. What else belongs to an
+individual (standing, rating, optimiser state) is the manager's to reset.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from agents.adapters import StackedLora
-from evolution import mutation, selection
-from evolution.config import EvolutionConfig, Settings
-from evolution.crossover import CROSSOVERS
-from evolution.lineage import Individual, Lineage, content_hash
-from evolution.lowrank import recombine
+from evolution import mutation
+from evolution.brood import Form
+from evolution.config import EvolutionConfig, Learner, Settings
+from evolution.crossover import Mating, clone
+from evolution.genomes import Genome, read_genome, recombine, view_genome, write_genome
+from evolution.lanes import in_lanes
+from evolution.lineage import Individual, Lineage, content_hash, factors_hash
+from evolution.mutation import Newborn
+from evolution.selection import Candidates, Turnover, draw, merits, ranking, turnover
 from populora_env.keys import generator
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A newborn, and the slots its parents had when it was made."""
+    """A newborn.
+
+    Attributes:
+        individual: Its record.
+        parent_slots: Slots its parents had when it was made, from best to worst.
+        is_copy: Whether it is the first of them, number by number.
+    """
 
     individual: Individual
     parent_slots: tuple[int, ...]
+    is_copy: bool
 
 
 class Breeder:
@@ -41,6 +52,7 @@ class Breeder:
         self, lora: StackedLora, config: EvolutionConfig, settings: Settings, lineage: Lineage
     ) -> None:
         self._lora, self._config, self._settings = lora, config, settings
+        self._operators = config.operators(settings)
         self.lineage = lineage
 
     def found(self) -> tuple[Individual, ...]:
@@ -51,67 +63,176 @@ class Breeder:
         else:
             mutation.spread(lora, config.spread, config.seed)
             operator, parameters = "spread", {"strength": config.spread}
-        return tuple(
-            self._record(0, slot, operator, (), dict(parameters)) for slot in range(lora.size)
-        )
+        own = {} if config.learner is Learner.NONE else {"learning_rate": config.learning_rate}
+        born = [
+            Individual(f"g0-{slot}", slot, 0, operator, (), dict(parameters), "", 1.0, dict(own))
+            for slot in range(lora.size)
+        ]
+        return self._record(born)
 
-    def breed(self, generation: int, standing: np.ndarray) -> tuple[Child, ...]:
-        """Replace the least fit by children of the fittest.
+    def breed(self, generation: int, candidates: Candidates) -> tuple[Child, ...]:
+        """Replace the least fit by children of the fittest and, where it is time, by migrants.
 
         Args:
             generation: Number of the generation they are born in.
-            standing: Fitness of the individuals, ``[N]``.
+            candidates: What is known of the individuals.
         """
-        config, lora = self._config, self._lora
-        slots = selection.ranking(standing)[::-1][: self._settings.offspring]
-        if not len(slots):
-            return ()
-        chosen: list[np.ndarray] = []
-        weights: list[np.ndarray] = []
-        for slot in slots.tolist():
-            rng = generator("breed", config.seed, generation, slot)
-            chosen.append(
-                selection.tournament(standing, config.parents, config.tournament_size, rng)
-            )
-            weights.append(CROSSOVERS[config.crossover](standing[chosen[-1]], rng))
-        device = lora.alpha.device
-        recombine(
-            lora,
-            torch.tensor(slots.copy(), device=device),
-            torch.tensor(np.stack(chosen), device=device),
-            torch.tensor(np.stack(weights), device=device, dtype=torch.float32),
+        config, settings = self._config, self._settings
+        merit = merits(self._operators.selection, candidates)
+        step = generation // settings.evolve_every
+        plan = turnover(
+            ranking(merit, candidates.fitness),
+            config.islands,
+            settings.offspring,
+            config.migrants if step % config.migrate_every == 0 else 0,
         )
-        strength = self._settings.mutation
-        if strength:
-            mutation.gaussian(lora, slots, strength, config.seed, generation)
-        living = dict(self.lineage.living)  # as it was before any child was recorded
-        born: list[Child] = []
-        for slot, parents, share in zip(slots.tolist(), chosen, weights, strict=True):
-            parameters = {
-                "weights": [round(weight, 6) for weight in share.tolist()],
-                "mutation": strength,
-            }
-            names = tuple(living[parent].name for parent in parents.tolist())
-            individual = self._record(generation, slot, "crossover", names, parameters)
-            born.append(Child(individual, tuple(parents.tolist())))
-        return tuple(born)
+        before = self.lineage.living
+        born: list[tuple[Individual, np.ndarray]] = []
+        if plan.children:
+            born += self._cross(generation, plan, merit, candidates.fitness, before)
+        born += self._migrate(generation, plan.migrants, before)
+        recorded = self._record([individual for individual, _ in born])
+        return tuple(
+            Child(
+                individual,
+                tuple(parents.tolist()),
+                individual.content_hash == individual.parameters.get("parent_hash"),
+            )
+            for individual, (_, parents) in zip(recorded, born, strict=True)
+        )
 
-    def _record(
+    def _cross(
         self,
         generation: int,
-        slot: int,
-        operator: str,
-        parents: tuple[str, ...],
-        parameters: dict[str, Any],
-    ) -> Individual:
-        individual = Individual(
-            f"g{generation}-{slot}",
-            slot,
-            generation,
-            operator,
-            parents,
-            parameters,
-            content_hash(self._lora, slot),
+        plan: Turnover,
+        merit: np.ndarray,
+        fitness: np.ndarray,
+        before: Mapping[int, Individual],
+    ) -> list[tuple[Individual, np.ndarray]]:
+        """Make the children; their records lack the content hash."""
+        config, lora, operators = self._config, self._lora, self._operators
+        key = (config.seed, generation)
+        slots = np.array(list(plan.children))
+        parents = np.stack(
+            [
+                draw(
+                    operators.selection,
+                    merit,
+                    fitness,
+                    members,
+                    config.parents,
+                    generator("breed", *key, slot),
+                )
+                for slot, members in plan.children.items()
+            ]
         )
-        self.lineage.add(individual)
-        return individual
+        known = merit[np.isfinite(merit)]
+        spread = float(known.std()) if len(known) else 0.0
+        mating = Mating(slots, parents, merit[parents], spread, key)
+        spare = self._spare(mating)
+        crossover = operators.crossover
+        notes = crossover.function(lora, mating, **crossover.parameters)
+        form = Form.CANONICAL if mating.is_canonical else Form.ANY
+        members = [
+            Newborn(
+                int(slot),
+                float(np.exp(np.mean([np.log(before[p].mutation_strength) for p in own]))),
+                dict(before[own[0]].hyperparameters),
+                form,
+            )
+            for slot, own in zip(slots, parents.tolist(), strict=True)
+        ]
+        undergone = mutation.mutate(lora, operators.mutations, members, *key)
+        failed = self._mend(mating, spare)
+        born: list[tuple[Individual, np.ndarray]] = []
+        for i, member in enumerate(members):
+            operator = crossover.name
+            parameters = {**crossover.parameters, **notes[i], "mutations": undergone[i]}
+            if member.slot in failed:
+                operator, parameters = failed[member.slot]
+                parameters["failed"] = f"{crossover} and {undergone[i]}: not finite"
+            individual = Individual(
+                f"g{generation}-{member.slot}",
+                member.slot,
+                generation,
+                operator,
+                tuple(before[parent].name for parent in parents[i].tolist()),
+                parameters,
+                "",
+                round(member.strength, 9),
+                member.hyperparameters,
+            )
+            born.append((individual, parents[i]))
+        return born
+
+    def _spare(self, mating: Mating) -> dict[int, Genome]:
+        """The best parents, by slot, to fall back on; copies of those that will be overwritten."""
+        lost = set(mating.slots.tolist())
+        best = set(mating.parents[:, 0].tolist())
+        read = {True: read_genome, False: view_genome}
+        return {parent: read[parent in lost](self._lora, parent) for parent in sorted(best)}
+
+    def _mend(
+        self, mating: Mating, spare: Mapping[int, Genome]
+    ) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Replace children that are not finite by their best parents, or by the base itself.
+
+        Returns:
+            For the slots of these children: operator and parameters.
+        """
+        lora = self._lora
+        slots = mating.slots.tolist()
+        sound = in_lanes(lambda slot: view_genome(lora, slot).is_finite, slots, lora.alpha.device)
+        mended: dict[int, tuple[str, dict[str, Any]]] = {}
+        for slot, parent, is_sound in zip(slots, mating.parents[:, 0].tolist(), sound, strict=True):
+            if is_sound:
+                continue
+            genome = spare[parent]
+            if genome.is_finite:
+                write_genome(lora, slot, genome)
+                known = factors_hash(genome.alpha, genome.factors)
+                mended[slot] = "clone", {"parent_hash": known}
+            else:
+                for layer in lora.layers():
+                    layer.A[slot] = layer.B[slot] = 0.0
+                recombine(lora, [slot], [[slot]], [[1.0]])
+                mended[slot] = "base", {}
+        return mended
+
+    def _migrate(
+        self, generation: int, migrants: Mapping[int, int], before: Mapping[int, Individual]
+    ) -> list[tuple[Individual, np.ndarray]]:
+        """Copy the migrants; their records lack the content hash."""
+        if not migrants:
+            return []
+        slots, sources = np.array(list(migrants)), np.array(list(migrants.values()))
+        nothing = np.full((len(slots), 1), np.nan)
+        key = (self._config.seed, generation)
+        notes = clone(self._lora, Mating(slots, sources[:, None], nothing, 0.0, key))
+        return [
+            (
+                replace(
+                    before[source],
+                    name=f"g{generation}-{slot}",
+                    slot=slot,
+                    generation=generation,
+                    operator="migration",
+                    parents=(before[source].name,),
+                    parameters=note,
+                    fitness=None,
+                ),
+                np.array([source]),
+            )
+            for slot, source, note in zip(slots.tolist(), sources.tolist(), notes, strict=True)
+        ]
+
+    def _record(self, born: Sequence[Individual]) -> tuple[Individual, ...]:
+        """Put newborns into the lineage, with the hash of what is now in their slots."""
+        lora = self._lora
+        hashes = in_lanes(
+            lambda individual: content_hash(lora, individual.slot), born, lora.alpha.device
+        )
+        known = [replace(i, content_hash=h) for i, h in zip(born, hashes, strict=True)]
+        for individual in known:
+            self.lineage.add(individual)
+        return tuple(known)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from agents.population import AdapterError, LoraPopulation
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"generation_(\d+)")
 _GROWING = ("history.jsonl", "transcripts.jsonl")
 
@@ -39,12 +39,12 @@ class Saved:
     Attributes:
         generation: Its number, from 0.
         state: JSON state of the manager.
-        optimizer: State of the learner; empty without one.
+        tensors: State of the learner, and the champion's factors.
     """
 
     generation: int
     state: dict[str, Any]
-    optimizer: dict[str, Tensor]
+    tensors: dict[str, Tensor]
 
 
 class RunFolder:
@@ -94,7 +94,7 @@ class RunFolder:
         self,
         generation: int,
         population: LoraPopulation,
-        optimizer: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor],
         state: Mapping[str, Any],
         keep: int,
     ) -> Path:
@@ -108,16 +108,16 @@ class RunFolder:
         try:
             shutil.rmtree(work, ignore_errors=True)
             population.save_adapters(work / "adapters")
-            if optimizer:
-                tensors = {name: tensor.contiguous() for name, tensor in optimizer.items()}
-                save_file(tensors, work / "optimizer.safetensors")
+            if tensors:
+                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                save_file(whole, work / "state.safetensors")
             lengths = {
                 name: (self.path / name).stat().st_size
                 for name in _GROWING
                 if (self.path / name).exists()
             }
-            whole = {"format": FORMAT, "generation": generation, "lengths": lengths, **state}
-            (work / "state.json").write_text(json.dumps(whole, indent=1) + "\n")
+            rest = {"format": FORMAT, "generation": generation, "lengths": lengths, **state}
+            (work / "state.json").write_text(json.dumps(rest, indent=1) + "\n")
             manifest = {
                 str(file.relative_to(work)): _sync_and_hash(file)
                 for file in sorted(work.rglob("*"))
@@ -162,14 +162,19 @@ class RunFolder:
                     f"resume: {folder} was written by a newer version (format {saved['format']}); "
                     "update populora-env"
                 )
-            optimizer: dict[str, Tensor] = {}
-            if (folder / "optimizer.safetensors").exists():
-                optimizer = load_file(folder / "optimizer.safetensors")
+            if saved["format"] < FORMAT:
+                raise CheckpointError(
+                    f"resume: {folder} was written by an older version (format {saved['format']}); "
+                    "its adapters can be exported, but the run cannot go on with this one"
+                )
+            tensors: dict[str, Tensor] = {}
+            if (folder / "state.safetensors").exists():
+                tensors = load_file(folder / "state.safetensors")
             population.load_adapters(folder / "adapters")
         except (OSError, ValueError, KeyError, SafetensorError, AdapterError) as error:
             raise CheckpointError(f"resume: {folder} cannot be read ({error})") from error
         self._cut_back(saved["lengths"])
-        return Saved(int(saved["generation"]), saved, optimizer)
+        return Saved(int(saved["generation"]), saved, tensors)
 
     def _cut_back(self, lengths: Mapping[str, int]) -> None:
         for name in _GROWING:

@@ -6,7 +6,7 @@ A TOML file, a preset and command-line flags all set the fields of one dataclass
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,10 @@ from typing import Any
 from agents.advantages import ADVANTAGES
 from agents.linear import Products
 from agents.rejection import RejectionSource
-from evolution.crossover import CROSSOVERS
+from evolution.crossover import CROSSOVERS, Crossover
+from evolution.mutation import MUTATIONS, Mutation
+from evolution.operators import OperatorError, Use
+from evolution.selection import SELECTIONS, Selection
 from populora_env.arena import read_forms
 from populora_env.matchmaking import Matchmaking
 from populora_env.records import Phase
@@ -73,20 +76,39 @@ class EvolutionConfig:
     """What a unit of diversity (cosine distance) adds to fitness, in units of return."""
     fitness_memory: float = 0.8
     """Weight of an individual's earlier generations in its standing, per generation; below 1."""
+    confirm_problems: int = 16
+    """Fresh problems for trials, which would-be elites and a new champion must pass; 0: none."""
+    confirm_confidence: float = 0.0
+    """Standard errors by which a new champion must lead the old one in its trial."""
     evolve_every: int | None = None
     """Generations from one evolution step to the next; default 5 with a learner, 1 without."""
     offspring: int | None = None
-    """Least fit individuals, replaced in an evolution step; default 1 in 4, or all but elites."""
+    """Least fit of an island, replaced in an evolution step; default 1 in 4, or all but elites."""
     elites: int = 2
-    """Fittest individuals that selection never replaces or changes."""
+    """Fittest individuals of each island, which selection never replaces or changes."""
     parents: int = 2
     """Parents of a child."""
-    tournament_size: int = 3
-    """Individuals in a tournament; the fittest of them becomes a parent."""
+    selection: str = "tournament"
+    """How parents are drawn: tournament(size=3), truncation(share=0.5), roulette(floor=0.1),
+    rank(pressure=1.8), or lower_bound(c=3,share=0.5), which ranks by ratings, at mu - c*sigma."""
     crossover: str = "weighted_average"
-    """How parents are weighted: average or weighted_average."""
+    """What children take from parents' updates: weighted_average, average, clone,
+    fitness_weighted(temperature=1), extrapolation(least=1,most=1.5), layer_wise(run=1,share=0.5),
+    subspace_interpolation(share=0.5), subspace_split(share=0.5), dare(drop=0.7,exact=false) or
+    ties(density=0.2,exact=false)."""
+    mutations: str = "gaussian"
+    """What children undergo, joined by +, chances in front as in gaussian+0.3*dropout(rate=0.2):
+    gaussian(strength), relative_gaussian(strength=0.15,floor=0.01), svd(strength=0.1),
+    layer_gaussian(strength=0.1,fraction=0.33,floor=0.01), dropout(rate=0.1), masking(rho=0.3),
+    hyperparameters(factor=1.25,resample=0.1), self_adaptation(tau=0.3); or none."""
     mutation: float | None = None
-    """Strength of each child's Gaussian mutation; default 0.01 with a learner, 0.05 without."""
+    """Strength of gaussian where mutations give none; default 0.01 with a learner, 0.05 without."""
+    islands: int = 1
+    """Parts of the population, of equal size, that breed among themselves."""
+    migrate_every: int = 4
+    """Evolution steps from one migration between islands to the next."""
+    migrants: int = 1
+    """Copies of its fittest that an island sends to the next one, in the place of the least fit."""
     learner: Learner = Learner.POLICY_GRADIENT
     """How agents learn: policy-gradient, rejection (from right attempts), or none."""
     learn_judging: bool = True
@@ -127,27 +149,52 @@ class EvolutionConfig:
         """What the settings left open come to for a population of this size.
 
         Raises:
-            ConfigError: If there are fewer individuals than elites and offspring, or parents.
+            ConfigError: If an island has fewer individuals than parents, or than elites, offspring
+                and migrants.
         """
         learns = self.learner != Learner.NONE  # which may be a plain string
-        most = max(size - self.elites, 0)
-        usual = min(max(size // 4, 1), most) if learns else most
+        home = size // self.islands  # the smallest island
+        moving = self.migrants if self.islands > 1 else 0
+        most = max(home - self.elites - moving, 0)
+        usual = min(max(home // 4, 1), most) if learns else most
         settings = Settings(
             evolve_every=_or(self.evolve_every, 5 if learns else 1),
             offspring=_or(self.offspring, usual),
             mutation=_or(self.mutation, 0.01 if learns else 0.05),
             temperature=_or(self.temperature, 0.8 if learns else 0.0),
         )
-        if self.elites + settings.offspring > size:
-            raise ConfigError(
-                f"elites + offspring: got {self.elites} + {settings.offspring}, expected at most "
-                f"size = {size}"
-            )
-        if self.parents > size:
-            raise ConfigError(f"parents: got {self.parents}, expected at most size = {size}")
+        room = f"size = {size}" if self.islands == 1 else f"size / islands = {home}"
+        if self.elites + settings.offspring + moving > home:
+            named = "elites + offspring" + " + migrants" * bool(moving)
+            found = f"{self.elites} + {settings.offspring}" + f" + {moving}" * bool(moving)
+            raise ConfigError(f"{named}: got {found}, expected at most {room}")
+        if self.parents > home:
+            raise ConfigError(f"parents: got {self.parents}, expected at most {room}")
         if learns and settings.temperature == 0:
             raise ConfigError("temperature: got 0, expected more: a learner needs sampled replies")
         return settings
+
+    def operators(self, settings: "Settings | None" = None) -> "BreedingOperators":
+        """Selection, crossover and mutations by name; see `evolution.operators`.
+
+        Args:
+            settings: What says how strong mutations are that do not say it themselves.
+
+        Raises:
+            OperatorError: If a name or a parameter does not exist or is out of range.
+        """
+        mutations = MUTATIONS.read_several(self.mutations)
+        if settings is not None:
+            strength = {"strength": settings.mutation}
+            mutations = [
+                replace(use, parameters={**strength, **use.parameters})
+                if use.name == "gaussian"
+                else use
+                for use in mutations
+            ]
+        return BreedingOperators(
+            SELECTIONS.read(self.selection), CROSSOVERS.read(self.crossover), tuple(mutations)
+        )
 
     def check(self) -> None:
         """Check every field.
@@ -170,9 +217,14 @@ class EvolutionConfig:
                 raise ConfigError(f"{name}: got {value!r}, expected {low} to {high}")
         if self.fitness_memory == 1:
             raise ConfigError("fitness_memory: got 1, expected less, or fitness never changes")
-        if self.crossover not in CROSSOVERS:
+        try:
+            self.operators()
+        except OperatorError as error:
+            raise ConfigError(str(error)) from error
+        if self.islands > 1 and self.migrants > self.elites:
             raise ConfigError(
-                f"crossover: got {self.crossover!r}, expected one of {', '.join(CROSSOVERS)}"
+                f"migrants: got {self.migrants}, expected at most elites = {self.elites}, the "
+                "fittest that are there to be copied"
             )
         if self.learner not in set(Learner):
             raise ConfigError(
@@ -220,15 +272,26 @@ class Settings:
     temperature: float
 
 
+@dataclass(frozen=True, slots=True)
+class BreedingOperators:
+    """How children are made."""
+
+    selection: Use[Selection]
+    crossover: Use[Crossover]
+    mutations: tuple[Use[Mutation], ...]
+
+
 _OPEN = frozenset(field.name for field in fields(Settings))
 _COUNTS = {
     "seed": 0, "problems_per_generation": 1, "judged_problems": 0, "solve_tokens": 1,
     "judge_tokens": 1, "critique_tokens": 1, "judge_load": 1, "evolve_every": 1, "offspring": 0,
-    "elites": 0, "parents": 1, "tournament_size": 1, "keep_generations": 1, "epochs": 1,
-    "minibatches": 1, "rejection_replies": 1,
+    "elites": 0, "parents": 1, "islands": 1, "migrate_every": 1, "migrants": 1,
+    "confirm_problems": 0,
+    "keep_generations": 1, "epochs": 1, "minibatches": 1, "rejection_replies": 1,
 }  # fmt: skip
 _RANGES = {
     "spread": (0.0, 10.0), "diversity_weight": (-1e6, 1e6), "fitness_memory": (0.0, 1.0),
+    "confirm_confidence": (0.0, 10.0),
     "mutation": (0.0, 10.0), "learning_rate": (0.0, 1.0), "sample_fraction": (0.0, 1.0),
     "negative_weight": (0.0, 1.0), "temperature": (0.0, 10.0), "clip_low": (0.0, 1.0),
     "clip_high": (0.0, 1e6), "kl": (0.0, 1e6),

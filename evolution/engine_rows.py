@@ -34,6 +34,7 @@ from evolution.engine_setup import (
     stacked,
 )
 from evolution.lineage import Lineage
+from evolution.selection import Candidates
 from evolution.timing import Contender
 from populora_env.keys import generator
 
@@ -209,7 +210,7 @@ def evolution_step(lora: StackedLora, base: BaseModel, seed: int) -> Contender:
     generations = iter(range(1, 1_000_000))
 
     def step(number: int) -> float:
-        fitness = _fitness(seed, number, lora.size)
+        fitness = Candidates.of(_fitness(seed, number, lora.size))
         return seconds(base.device, lambda: breeder.breed(next(generations), fitness))
 
     return step

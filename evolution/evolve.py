@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from agents.evaluate import EvaluationResult, evaluate
+from agents.evaluate import AgentScore, EvaluationResult, evaluate
 from agents.generation import DecodeStats
 from agents.models import load_base
 from agents.population import BASE, LoraPopulation
@@ -25,8 +25,11 @@ from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import RunConfig, from_mapping, presets, read_preset, read_toml
 from evolution.held_out import HeldOutLogger
 from evolution.judging import judging_figures, judging_summary, judging_table, majority_line
+from evolution.lineage import content_hash
 from evolution.loggers import TensorBoardLogger
-from evolution.manager import EvolutionManager, GenerationResult
+from evolution.manager import EvolutionManager
+from evolution.results import GenerationResult
+from evolution.trials import Champion, hosting
 from evolution.usage import Interrupts, parse
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
@@ -92,10 +95,11 @@ def main(arguments: Sequence[str]) -> int:
         try:
             with Interrupts() as interrupts:
                 results = _evolve(manager, options, console, started, interrupts)
+            manager.confirm()
             summary: dict[str, Any] = {"generations": manager.generation}
             if folder.generations():
                 summary["arena"] = _show_judging(folder, console)
-            if held_out:
+            if held_out and manager.generation:
                 summary["held_out"] = _measure(manager, options, held_out, grader, console, folder)
             summary["seconds"] = round(time.monotonic() - started, 1)
             folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -278,28 +282,54 @@ def _measure(
             )
             for names in ((BASE,), population.agents)
         )
-    best = manager.best
-    console.print(_table(base, agents, best, manager))
-    saved = population.save_adapter(best, folder.path / "best")
-    console.print(f"Best adapter ({best}): {saved}", soft_wrap=True)
+    champion = manager.champion
+    assert champion is not None  # a generation has been played, so there is one
+    best = _score_of(champion, agents, manager, options, held_out, grader)
+    console.print(_table(base, agents, champion, best, manager))
+    saved = champion.save(population, folder.path / "best")
+    console.print(f"Champion ({champion.individual}): {saved}", soft_wrap=True)
     folder.write(
         "held_out.jsonl",
         "".join(
             json.dumps({"agent": agent, "problem": problem.prompt, "answer": problem.answer,
                         "reply": reply, "extracted": grade.extracted, "correct": grade.correct})
             + "\n"
-            for agent, score in {**base.scores, **agents.scores}.items()
+            for agent, score in {**base.scores, **agents.scores, "champion": best}.items()
             for problem, reply, grade in zip(held_out, score.replies, score.grades, strict=True)
         ),
     )  # fmt: skip
     return {
         "problems": len(held_out),
         "base": base.scores[BASE].accuracy,
-        "best": agents.scores[best].accuracy,
+        "best": best.accuracy,
         "mean": agents.mean,
         "vote": agents.vote if agents.vote is not None else agents.mean,
-        "standard_error": agents.scores[best].standard_error,
+        "standard_error": best.standard_error,
     }
+
+
+def _score_of(
+    champion: Champion,
+    agents: EvaluationResult,
+    manager: EvolutionManager,
+    options: RunConfig,
+    held_out: Sequence[Problem],
+    grader: Grader,
+) -> AgentScore:
+    """Held-out score of the champion: that of the agent that still is what it was, or its own."""
+    population = manager.population
+    slot = population.agents.index(champion.agent)
+    if content_hash(population.lora, slot) == champion.content_hash:
+        return agents.scores[champion.agent]
+    with hosting(population.lora, slot, champion.genome):
+        measured = evaluate(
+            population.greedy(),
+            held_out,
+            agents=(champion.agent,),
+            grader=grader,
+            max_new_tokens=options.solve_tokens,
+        )
+    return measured.scores[champion.agent]
 
 
 def _show_judging(folder: RunFolder, console: Console) -> dict[str, Any]:
@@ -313,7 +343,11 @@ def _show_judging(folder: RunFolder, console: Console) -> dict[str, Any]:
 
 
 def _table(
-    base: EvaluationResult, agents: EvaluationResult, best: str, manager: EvolutionManager
+    base: EvaluationResult,
+    agents: EvaluationResult,
+    champion: Champion,
+    best: AgentScore,
+    manager: EvolutionManager,
 ) -> Table:
     table = Table(
         title=f"Accuracy on {len(base.problems)} held-out problems, greedy "
@@ -338,12 +372,8 @@ def _table(
         score = agents.scores[agent]
         row(agent, score.accuracy, score.standard_error, fitness)
     table.add_section()
-    row(
-        f"best by standing ({best})",
-        agents.scores[best].accuracy,
-        agents.scores[best].standard_error,
-        float(manager.standing.max()),
-    )
+    taken = "" if champion.generation == manager.generation else f", gen. {champion.generation}"
+    row(f"champion ({champion.agent}{taken})", best.accuracy, best.standard_error, None)
     row("population mean", agents.mean, None, None)
     if agents.vote is not None:
         row("majority vote", agents.vote, None, None)

@@ -18,6 +18,8 @@ class Scores:
         length: Mean length of the attempts in characters.
         diversity: See `evolution.diversity`.
         fitness: ``returns + weight * diversity``.
+        errors: Standard error of an agent's lead in return over the population's mean, from the
+            choice of problems; infinite if there was only one.
     """
 
     returns: np.ndarray
@@ -25,6 +27,7 @@ class Scores:
     length: np.ndarray
     diversity: np.ndarray
     fitness: np.ndarray
+    errors: np.ndarray
 
 
 def score(
@@ -38,7 +41,8 @@ def score(
         diversity_weight: What a unit of diversity is worth in units of return.
     """
     agents = transcripts[0].agents
-    returns = np.array([[t.rewards[a] for a in agents] for t in transcripts]).mean(0)
+    rewards = np.array([[t.rewards[a] for a in agents] for t in transcripts])
+    returns = rewards.mean(0)
     correct = np.full((len(transcripts), len(agents)), np.nan)
     length = np.zeros((len(transcripts), len(agents)))
     for row, transcript in enumerate(transcripts):
@@ -49,7 +53,23 @@ def score(
     known = np.isfinite(correct).any()
     accuracy = np.nanmean(correct, 0) if known else np.full(len(agents), np.nan)
     fitness = returns + diversity_weight * diversity
-    return Scores(returns, accuracy, length.mean(0), diversity, fitness)
+    errors = lead_errors(rewards)
+    return Scores(returns, accuracy, length.mean(0), diversity, fitness, errors)
+
+
+def lead_errors(rewards: np.ndarray) -> np.ndarray:
+    """Standard errors of leads over the mean of those who played the same problems.
+
+    Args:
+        rewards: ``[problems, N]``.
+
+    Returns:
+        ``[N]``; infinite where there is one problem. What all find hard or easy does not count.
+    """
+    if len(rewards) < 2:
+        return np.full(rewards.shape[1], np.inf)
+    leads = rewards - rewards.mean(1, keepdims=True)
+    return leads.std(0, ddof=1) / len(rewards) ** 0.5
 
 
 def solve_replies(transcript: Transcript) -> dict[str, tuple[str, str]]:

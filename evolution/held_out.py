@@ -11,7 +11,7 @@ from populora_env.grading import Grader
 from populora_env.records import Problem, Transcript
 
 if TYPE_CHECKING:
-    from evolution.manager import GenerationResult
+    from evolution.results import GenerationResult
 
 CURVE_FILE = "held_out_curve.jsonl"
 

@@ -1,30 +1,38 @@
 """Lineage: where every individual comes from.
 
-An individual is a set of factors that entered the population at one moment: at the start, or as a
-child. Learning changes its weights, not its name; `content_hash` tells the weights it was born
-with, so a copy and its original are seen to agree.
+An individual is a set of factors that entered the population at one moment: at the start, as a
+child, or as a copy that migrated. Learning changes its weights, not its name; `content_hash` tells
+the weights it was born with, so a copy and its original are seen to agree.
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a lineage is read without torch
+    from torch import Tensor
+
     from agents.adapters import StackedLora
 
 
 @dataclass(frozen=True, slots=True)
 class Individual:
-    """One individual's birth.
+    """One individual's birth, and what is inherited or measured besides its weights.
 
     Attributes:
         name: ``g<generation>-<slot>``, unique within a run.
         slot: Agent number it lives in.
         generation: First generation it plays in.
-        operator: What made it: ``spread`` or ``crossover``.
-        parents: Names of its parents.
-        parameters: Of the operator, such as the parents' weights and the mutation's strength.
+        operator: What made it: ``spread`` or ``given`` at the start, the name of a crossover,
+            ``migration``, or ``clone`` and ``base`` where another operator failed.
+        parents: Names of its parents, from best to worst.
+        parameters: Of the operator: its settings, the parents' weights, the mutations that
+            followed, the recompression error, and ``failed`` with the reason if it did.
         content_hash: Of its factors at birth, 16 hexadecimal characters.
+        mutation_strength: Factor on the strength of mutations that it and its children undergo.
+        hyperparameters: Settings of its own, such as ``learning_rate``.
+        fitness: Its standing when last measured; once it is dead, that at its death.
     """
 
     name: str
@@ -34,6 +42,9 @@ class Individual:
     parents: tuple[str, ...] = ()
     parameters: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
     content_hash: str = ""
+    mutation_strength: float = 1.0
+    hyperparameters: dict[str, float] = field(default_factory=dict[str, float], hash=False)
+    fitness: float | None = None
 
 
 class Lineage:
@@ -41,15 +52,26 @@ class Lineage:
 
     def __init__(self) -> None:
         self.individuals: list[Individual] = []
-        self.living: dict[int, Individual] = {}
+        self._living: dict[int, int] = {}  # slot to place in the list
+
+    @property
+    def living(self) -> dict[int, Individual]:
+        """Who lives in which slot."""
+        return {slot: self.individuals[place] for slot, place in self._living.items()}
 
     def add(self, individual: Individual) -> None:
         """Record a birth; the newcomer takes its slot."""
+        self._living[individual.slot] = len(self.individuals)
         self.individuals.append(individual)
-        self.living[individual.slot] = individual
+
+    def measure(self, fitness: Mapping[int, float | None]) -> None:
+        """Record the fitness of the living, by slot."""
+        for slot, value in fitness.items():
+            place = self._living[slot]
+            self.individuals[place] = replace(self.individuals[place], fitness=value)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """All births as JSON types."""
+        """All individuals as JSON types."""
         return [{**asdict(i), "parents": list(i.parents)} for i in self.individuals]
 
     @classmethod
@@ -64,8 +86,14 @@ class Lineage:
 
 def content_hash(lora: "StackedLora", slot: int) -> str:
     """Hash of one member's alpha and factors, 16 hexadecimal characters."""
-    digest = hashlib.sha256(repr(float(lora.alpha[slot])).encode())
-    for layer in lora.layers():
-        for tensor in (layer.A[slot], layer.B[slot]):
+    pairs = ((layer.A[slot], layer.B[slot]) for layer in lora.layers())
+    return factors_hash(float(lora.alpha[slot]), pairs)
+
+
+def factors_hash(alpha: float, factors: "Iterable[tuple[Tensor, Tensor]]") -> str:
+    """Hash of an alpha and the ``A`` and ``B`` of all layers; see `content_hash`."""
+    digest = hashlib.sha256(repr(alpha).encode())
+    for pair in factors:
+        for tensor in pair:
             digest.update(tensor.float().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

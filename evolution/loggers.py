@@ -13,7 +13,7 @@ import numpy as np
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
-    from evolution.manager import GenerationResult
+    from evolution.results import GenerationResult
 
 
 class Logger(Protocol):

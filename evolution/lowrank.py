@@ -2,18 +2,149 @@
 
 An adapter's update is ``dW = scale * B @ A``. Averaging ``A`` and ``B`` separately is not averaging
 updates, so everything here acts on ``dW``: a weighted sum of K updates of rank r is the
-concatenation of their factors, of rank K*r, brought back to rank r by two QR decompositions and an
-SVD of the small core, which is the best approximation of that rank (Eckart & Young, 1936).
+concatenation of their factors, of rank K*r, brought back to rank r, which is best done by the
+singular value decomposition (Eckart & Young, 1936).
 
-The result is in canonical form: rows of ``A`` orthonormal, sizes in ``B``.
+Canonical form: the rows of ``A`` are orthonormal, the columns of ``B`` are orthogonal and sorted
+from large to small: ``A`` holds the right singular vectors, ``B`` the left ones times the singular
+values over the scale. Where an update has fewer than r components, the columns of ``B`` are zero
+and the rows of ``A`` are filled up to an orthonormal set: rows of zeros under columns of zeros
+would never receive a gradient, nor noise. An agent of smaller rank keeps zeros beyond it.
+
+Nothing of the size of a weight matrix is formed: the factors' Gram matrices say all there is to
+know, and the rest is on matrices of K*r by K*r. A Gram matrix has the square of its factor's
+condition, so it is taken in float64 wherever rounding could be seen in the result. Factors of
+lower precision are computed with in float32 and stored as they were.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from agents.adapters import LayerFactors, StackedLora
+from populora_env.keys import generator
+
+# Components below this share of the largest possible energy (squared norm) are rounding errors.
+_NOTHING = 1e-11
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Updates brought to a rank.
+
+    Attributes:
+        A: ``[M, rank, in]``, canonical.
+        B: ``[M, out, rank]``.
+        energy: Squared singular values of what was asked for, from large to small, ``[M, k]``
+            float64; those past the rank were lost.
+    """
+
+    A: Tensor
+    B: Tensor
+    energy: Tensor
+
+
+def joined(parts: Sequence[Compressed]) -> Compressed:
+    """Several put one after the other; their ranks and shapes are the same."""
+    return Compressed(
+        torch.cat([part.A for part in parts]),
+        torch.cat([part.B for part in parts]),
+        torch.cat([part.energy for part in parts]),
+    )
+
+
+def compress(A: Tensor, B: Tensor, rank: int, size: Tensor | None = None) -> Compressed:
+    """Best approximations of ``B @ diag(size) @ A`` at a rank, in canonical form.
+
+    With ``G = L L^T`` the Gram matrix of the rows of ``A``, the right singular vectors of the
+    product are ``A^T L^-T y`` for the eigenvectors ``y`` of ``L^T B^T B L``. Rows are first scaled
+    to length 1. Dependent rows are harmless: ``L^-T y`` is taken as ``B^T B L y`` over the
+    eigenvalue, which needs no inverse.
+
+    Args:
+        A: ``[M, k, in]`` float32.
+        B: ``[M, out, k]`` float32.
+        rank: Rank of the results; zeros fill up what the matrix itself has no room for.
+        size: ``[M, k]``; 1 by default.
+
+    Returns:
+        Results; NaN where a factor is not finite.
+    """
+    count, k, width = A.shape
+    kept = min(rank, k, width, B.shape[1])
+    gram = _inner(A.double())
+    length = gram.diagonal(dim1=1, dim2=2).sqrt()
+    inverse = torch.where(length > 0, 1 / length, 0.0)
+    weight = length if size is None else length * size
+    gram *= inverse[:, :, None] * inverse[:, None, :]
+    outer = weight[:, :, None] * weight[:, None, :]
+    columns = B.transpose(1, 2)
+    other = _inner(columns).double() * outer
+    broken = ~(torch.isfinite(gram).all((1, 2)) & torch.isfinite(other).all((1, 2)))
+    if broken.any():
+        gram[broken] = other[broken] = 0.0
+    ridge = 4e-15 * k * torch.eye(k, dtype=gram.dtype, device=A.device)
+    lower = torch.linalg.cholesky_ex(gram + ridge).L
+    energy, mix = _directions(lower, other, kept)
+    unsure = _unsure(energy, kept) & ~broken
+    if unsure.any():
+        exact = _inner(columns[unsure].double()) * outer[unsure]
+        energy[unsure], mix[unsure] = _directions(lower[unsure], exact, kept)
+    to_A = (mix * inverse[:, :, None]).transpose(1, 2)
+    to_B = (gram @ mix) * weight[:, :, None]
+    new_A, new_B = A.new_zeros(count, rank, width), B.new_zeros(count, B.shape[1], rank)
+    new_A[:, :kept] = torch.bmm(to_A.to(A.dtype), A)
+    new_B[..., :kept] = torch.bmm(B, to_B.to(B.dtype))
+    _fill_up(new_A, (energy[:, :kept] > 0).sum(1))
+    if broken.any():
+        new_A[broken] = new_B[broken] = float("nan")
+    return Compressed(new_A, new_B, energy)
+
+
+def _inner(rows: Tensor) -> Tensor:
+    """Gram matrices ``[M, k, k]`` of rows ``[M, k, n]``."""
+    return torch.bmm(rows, rows.transpose(1, 2))
+
+
+def _directions(lower: Tensor, gram_B: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """Squared singular values ``[M, k]``, and what the first right vectors are made of.
+
+    The latter, ``[M, k, kept]``, are the coefficients of the rows of length 1 of ``A``.
+    """
+    right = gram_B @ lower
+    values, vectors = torch.linalg.eigh(lower.transpose(1, 2) @ right)
+    nothing = _NOTHING * gram_B.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    energy = torch.where(values > nothing, values, 0.0).flip(1)
+    first = energy[:, None, :kept]
+    return energy, (right @ vectors.flip(2)[..., :kept]) * torch.where(first > 0, 1 / first, 0.0)
+
+
+def _unsure(energy: Tensor, kept: int) -> Tensor:
+    """Where rounding to float32 can change the result, ``[M]``.
+
+    An error of 1e-7 of the energy is nothing beside what the rank cannot hold anyway; it matters
+    where little or nothing is lost, or what is kept comes close to it.
+    """
+    total = energy.sum(1)
+    lost = energy[:, kept:].sum(1)
+    return (energy[:, kept - 1] < 1e-5 * total) | ((lost > 0) & (lost < 1e-3 * total))
+
+
+def _fill_up(A: Tensor, known: Tensor) -> None:
+    """Complete the first rows of each ``A [M, r, in]`` to an orthonormal set, in place."""
+    rows = min(A.shape[1:])
+    short = (known < rows).nonzero()[:, 0]
+    if not len(short):
+        return
+    drawn = generator("basis", rows, A.shape[2]).standard_normal((rows, A.shape[2]))
+    missing = torch.arange(rows, device=A.device) >= known[short, None]
+    filled = torch.where(missing[..., None], torch.from_numpy(drawn).to(A), A[short, :rows])
+    # The known rows come first, so they are the first columns of Q, up to their sign.
+    Q, upper = torch.linalg.qr(filled.transpose(1, 2))
+    sign = torch.sign(upper.diagonal(dim1=1, dim2=2))
+    completed = (Q * sign[:, None]).transpose(1, 2)
+    A[short, :rows] = torch.where(missing[..., None], completed, A[short, :rows])
 
 
 def combine(
@@ -37,50 +168,15 @@ def combine(
         rank: Rank of the children; r by default.
 
     Returns:
-        Factors ``[L, C, rank, in]`` and ``[L, C, out, rank]``, zero-padded where the layer itself
-        has a smaller rank.
+        Canonical factors ``[L, C, rank, in]`` and ``[L, C, out, rank]``, zero-padded where the
+        layer itself has a smaller rank.
     """
-    layers, _, r, width = A.shape
-    children, count = parents.shape
-    rank = r if rank is None else rank
-    size = (weights * scale[parents])[None, :, :, None, None]
-    wide_A = A[:, parents].reshape(layers, children, count * r, width)
-    wide_B = (B[:, parents] * size).transpose(2, 3).flatten(-2)  # [L, C, out, K*r]
-    Q_b, R_b = torch.linalg.qr(wide_B.float())
-    Q_a, R_a = torch.linalg.qr(wide_A.transpose(-1, -2).float())
-    U, S, Vh = torch.linalg.svd(R_b @ R_a.transpose(-1, -2), full_matrices=False)
-    kept = min(rank, S.shape[-1])
-    new_A = A.new_zeros(layers, children, rank, width)
-    new_B = B.new_zeros(layers, children, B.shape[2], rank)
-    new_A[..., :kept, :] = Vh[..., :kept, :] @ Q_a.transpose(-1, -2)
-    sized = U[..., :kept] * S[..., None, :kept] / child_scale[None, :, None, None]
-    new_B[..., :kept] = Q_b @ sized
-    return new_A, new_B
-
-
-def by_shape(lora: StackedLora) -> Iterator[list[LayerFactors]]:
-    """Layers of equal shape together, so that the algebra runs over many layers at once."""
-    shapes: dict[tuple[int, int], list[LayerFactors]] = {}
-    for layer in lora.layers():
-        shapes.setdefault((layer.A.shape[2], layer.B.shape[1]), []).append(layer)
-    yield from shapes.values()
-
-
-def recombine(lora: StackedLora, slots: Tensor, parents: Tensor, weights: Tensor) -> None:
-    """Overwrite slots of the population by weighted sums of its members, all layers.
-
-    All parents are read before any slot is written. A child keeps the scale of its slot.
-
-    Args:
-        lora: The population, changed in place.
-        slots: Where each child goes ``[C]``.
-        parents: ``[C, K]``.
-        weights: ``[C, K]``.
-    """
-    scale = lora.alpha / lora.rank
-    for group in by_shape(lora):
-        A, B = torch.stack([g.A for g in group]), torch.stack([g.B for g in group])
-        new_A, new_B = combine(A, B, scale, parents, weights, scale[slots])
-        for i, layer in enumerate(group):
-            layer.A[slots] = new_A[i]
-            layer.B[slots] = new_B[i]
+    layers, _, r, _ = A.shape
+    wide_A = A[:, parents].flatten(0, 1).flatten(1, 2)
+    wide_B = B[:, parents].flatten(0, 1).transpose(1, 2).flatten(2)
+    size = (weights * scale[parents] / child_scale[:, None]).double().repeat_interleave(r, 1)
+    made = compress(
+        wide_A.float(), wide_B.float(), r if rank is None else rank, size.repeat(layers, 1)
+    )
+    shape = (layers, len(parents))
+    return made.A.unflatten(0, shape).to(A.dtype), made.B.unflatten(0, shape).to(B.dtype)

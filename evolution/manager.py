@@ -10,10 +10,8 @@ killed and resumed continues as if nothing had happened.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,61 +25,26 @@ from evolution.breeding import Breeder
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import EvolutionConfig
 from evolution.diversity import cosine_distance
-from evolution.fitness import Scores, score, solve_replies
+from evolution.fitness import score, solve_replies
+from evolution.heritage import set_learning_rate
 from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual, Lineage
 from evolution.loggers import Logger
+from evolution.results import EpisodePlan, GenerationResult, history_rows, known
+from evolution.selection import Candidates
+from evolution.standing import Standing
+from evolution.trials import Champion, Trial, Trials
 from populora_env.arena import ReasoningArena
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.keys import generator
 from populora_env.problems import ProblemSource, as_source
-from populora_env.ratings import BradleyTerry, Ratings, bradley_terry
+from populora_env.ratings import Ratings, bradley_terry
 from populora_env.records import Phase, Problem, Transcript
 
 Progress = Callable[[str, float], None]
 
 JUDGE_TIMEOUT = 60.0  # seconds that a judge from outside may take over one episode
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodePlan:
-    """What the population is to play next.
-
-    Attributes:
-        generation: Number of the generation, from 0.
-        problems: One episode each, the same for all agents.
-        judged: Which of the episodes have an evaluation phase.
-        born: Individuals made for this generation.
-    """
-
-    generation: int
-    problems: tuple[Problem, ...]
-    judged: tuple[bool, ...]
-    born: tuple[Individual, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationResult:
-    """What a generation measured and did.
-
-    Attributes:
-        generation: Its number.
-        scores: Of each agent, in the population's order, before learning.
-        peers: How the attempts fared in comparison, by Bradley and Terry's model.
-        standing: Lead over the population across an individual's life, ``[N]``; see the manager.
-        best: Agent of highest standing.
-        learning: What the learner did, if there is one.
-        seconds: Wall-clock time from ``ask`` to the end of ``tell``.
-    """
-
-    generation: int
-    scores: Scores
-    peers: BradleyTerry
-    standing: np.ndarray
-    best: str
-    learning: LearnerStats | None
-    seconds: float
 
 
 class EvolutionManager:
@@ -126,10 +89,9 @@ class EvolutionManager:
         self.folder = None if folder is None else RunFolder(folder)
         self._grader, self._owns_grader = grader or Grader(), grader is None
         self._excluded = {problem.id for problem in exclude}
-        # Of each individual's life, older generations counting less: how far its fitness was
-        # above the population's mean, and how many generations that rests on.
-        self._lead = np.zeros(population.size)
-        self._evidence = np.zeros(population.size)
+        self._standing = Standing(population.size, self.config.fitness_memory)
+        self._trials = Trials(population, self.config, self._grader, self._fresh)
+        self._confirmed = 0  # generations that had been played when trials were last held
         self._plan: EpisodePlan | None = None
         self._started = 0.0
         self._lineage = Lineage()
@@ -146,11 +108,25 @@ class EvolutionManager:
     def standing(self) -> np.ndarray:
         """How far each individual is above the mean of its generations, ``[N]``; 0 is average.
 
-        Generations differ in how hard their problems are, so only fitness within a generation is
-        compared. The mean over an individual's life is shrunk towards 0 as if it had also played
-        one average generation: a newborn's one lucky generation does not beat a proven lead.
+        See `evolution.standing`.
         """
-        return self._lead / (self._evidence + 1)
+        return self._standing.values
+
+    @property
+    def champion(self) -> Champion | None:
+        """A snapshot of the best individual that was ever confirmed; see `confirm`."""
+        return self._trials.champion
+
+    def confirm(self) -> Trial | None:
+        """Let would-be elites and a new champion prove themselves on fresh training problems.
+
+        Done before every evolution step; call it at the end of a run. Calling it again before the
+        next generation has been played changes nothing.
+        """
+        if self._confirmed == self.generation or self.generation == 0:
+            return None
+        self._confirmed = self.generation
+        return self._trials.hold(self._standing, self._lineage.living, self.generation)
 
     @property
     def best(self) -> str:
@@ -167,6 +143,7 @@ class EvolutionManager:
             return self._plan
         self._started = time.monotonic()
         config, generation = self.config, self.generation
+        trial = None
         if generation == 0:
             if self.folder is not None and self.folder.generations():
                 raise CheckpointError(
@@ -174,23 +151,13 @@ class EvolutionManager:
                 )
             born = self._breeder.found()
         elif generation % self.settings.evolve_every == 0:
+            trial = self.confirm()
             born = self._breed()
         else:
             born = ()
-        rng = generator("problems", config.seed, generation)
-        problems: dict[str, Problem] = {}
-        for _ in range(100 * config.problems_per_generation):
-            problem = self.problems[int(rng.integers(len(self.problems)))]
-            problems.setdefault(problem.id, problem)
-            if len(problems) == config.problems_per_generation:
-                break
-        if leaked := sorted(self._excluded & set(problems)):
-            raise ValueError(
-                f"problems: {leaked[0]} is among those that must not be trained on; use disjoint "
-                "splits"
-            )
+        problems = self._draw("problems", generation, config.problems_per_generation)
         judged = tuple(i < config.judged_problems for i in range(len(problems)))
-        self._plan = EpisodePlan(generation, tuple(problems.values()), judged, born)
+        self._plan = EpisodePlan(generation, problems, judged, born, trial)
         return self._plan
 
     def play(self, plan: EpisodePlan, progress: Progress | None = None) -> list[Transcript]:
@@ -256,26 +223,32 @@ class EvolutionManager:
             )
         diversity = cosine_distance(self._features(transcripts))
         scores = score(transcripts, diversity, self.config.diversity_weight)
-        memory = self.config.fitness_memory
-        self._lead = memory * self._lead + scores.fitness - scores.fitness.mean()
-        self._evidence = memory * self._evidence + 1
+        self._standing.update(scores.fitness, scores.errors)
         evaluations = [entry for transcript in transcripts for entry in transcript.evaluations]
         peers = bradley_terry(self.population.agents, evaluations)
         self.ratings.update(evaluations)
+        self._lineage.measure({i: known(v) for i, v in enumerate(self.standing)})
         learning = self._learn(transcripts, progress)
         self.population.forget()
         self._plan = None
         self.generation += 1
-        self._save(plan, scores, peers, transcripts, learning)
+        living = self._lineage.living
         result = GenerationResult(
             plan.generation,
+            self.population.agents,
+            tuple(living[slot] for slot in range(self.population.size)),
             scores,
             peers,
+            np.array([self.ratings.rating(agent).mu for agent in self.population.agents]),
             self.standing,
+            self._standing.errors,
             self.best,
+            "" if self.champion is None else self.champion.individual,
+            plan.trial,
             learning,
             time.monotonic() - self._started,
         )
+        self._save(result, transcripts)
         for logger in self.loggers:
             logger.log(result, transcripts)
         return result
@@ -313,19 +286,19 @@ class EvolutionManager:
         """
         self.folder = RunFolder(folder)
         saved = self.folder.load(self.population)
-        lead, evidence = saved.state["lead"], saved.state["evidence"]
-        if len(lead) != self.population.size:
-            raise CheckpointError(
-                f"resume: the run has {len(lead)} agents, the population {self.population.size}"
-            )
-        if self._learner is not None:
-            try:
-                self._learner.load_state(saved.optimizer)
-            except ValueError as error:
-                raise CheckpointError(
-                    f"resume: the learner's state does not fit: {error}"
-                ) from error
-        self._lead, self._evidence = np.array(lead), np.array(evidence)
+        try:
+            self._standing.load(saved.state["standing"])
+        except ValueError as error:
+            raise CheckpointError(f"resume: {error}") from error
+        try:
+            if saved.state["champion"] is not None:
+                self._trials.champion = Champion.restore(saved.state["champion"], saved.tensors)
+            self._trials.elites = frozenset(saved.state["elites"])
+            if self._learner is not None:
+                own = {k: v for k, v in saved.tensors.items() if not k.startswith("champion.")}
+                self._learner.load_state(own)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"resume: the run's state does not fit: {error}") from error
         self.ratings = Ratings.from_dict(saved.state["ratings"])
         self._lineage = self._breeder.lineage = Lineage.from_list(saved.state["lineage"])
         self.generation = saved.generation + 1
@@ -339,20 +312,56 @@ class EvolutionManager:
             self._grader.close()
 
     def _breed(self) -> tuple[Individual, ...]:
-        """Replace the least fit by children, who inherit ratings and maybe optimiser state."""
+        """Replace the least fit by children, who inherit ratings, and copies their standing.
+
+        Children may inherit optimiser state as well.
+        """
         estate = Estate(self._learner, self.population.lora, self.config.child_optimizer)
-        born = self._breeder.breed(self.generation, self.standing)
-        estate.hand_down(born)
         agents, before = self.population.agents, self.ratings.to_dict()
+        ratings = [self.ratings.rating(agent) for agent in agents]
+        known = Candidates(
+            self.standing, np.array([r.mu for r in ratings]), np.array([r.sigma for r in ratings])
+        )
+        born = self._breeder.breed(self.generation, known)
+        estate.hand_down(born)
+        self._standing.inherit(
+            {c.individual.slot: c.parent_slots[0] if c.is_copy else None for c in born}
+        )
         after = dict(before)
         for child in born:
-            self._lead[child.individual.slot] = self._evidence[child.individual.slot] = 0.0
+            if self._learner is not None:
+                set_learning_rate(self._learner, child.individual)
             # From the parents' ratings as these were before any child was born.
             heir, name = Ratings.from_dict(before), agents[child.individual.slot]
             heir.reset(name, [agents[parent] for parent in child.parent_slots])
             after[name] = heir.to_dict()[name]
         self.ratings = Ratings.from_dict(after)
         return tuple(child.individual for child in born)
+
+    def _draw(self, what: str, generation: int, count: int) -> tuple[Problem, ...]:
+        """Distinct problems for one purpose; fewer if the source has no more.
+
+        Raises:
+            ValueError: If one is among those that must not be trained on.
+        """
+        rng = generator(what, self.config.seed, generation)
+        drawn: dict[str, Problem] = {}
+        for _ in range(100 * count):
+            problem = self.problems[int(rng.integers(len(self.problems)))]
+            drawn.setdefault(problem.id, problem)
+            if len(drawn) == count:
+                break
+        if leaked := sorted(self._excluded & set(drawn)):
+            raise ValueError(
+                f"problems: {leaked[0]} is among those that must not be trained on; use disjoint "
+                "splits"
+            )
+        return tuple(drawn.values())
+
+    def _fresh(self, generation: int) -> list[Problem]:
+        """Problems with known answers for the trial of a generation."""
+        drawn = self._draw("trial", generation, self.config.confirm_problems)
+        return [problem for problem in drawn if problem.answer is not None]
 
     def _features(self, transcripts: Sequence[Transcript]) -> np.ndarray:
         """Features of all attempts, ``[problems, N, width]``; NaN where one is not known."""
@@ -373,70 +382,40 @@ class EvolutionManager:
             return None
         samples = gather_samples(transcripts, self.population, self.config)
         return self._learner.step(
-            samples, None if progress is None else lambda done: progress("learning", done)
+            samples,
+            None if progress is None else lambda done: progress("learning", done),
+            key=("learn", self.config.seed, self.generation),
         )
 
-    def _save(
-        self,
-        plan: EpisodePlan,
-        scores: Scores,
-        peers: BradleyTerry,
-        transcripts: Sequence[Transcript],
-        learning: LearnerStats | None,
-    ) -> None:
+    def _save(self, result: GenerationResult, transcripts: Sequence[Transcript]) -> None:
         if self.folder is None:
             return
-        rows: list[dict[str, Any]] = []
-        for i, agent in enumerate(self.population.agents):
-            individual = self._lineage.living[i]
-            rows.append(
-                {
-                    "generation": plan.generation,
-                    "agent": agent,
-                    "individual": individual.name,
-                    "operator": individual.operator,
-                    "parents": list(individual.parents),
-                    "return": _number(scores.returns[i]),
-                    "accuracy": _number(scores.accuracy[i]),
-                    "length": _number(scores.length[i]),
-                    "diversity": _number(scores.diversity[i]),
-                    "fitness": _number(scores.fitness[i]),
-                    "standing": _number(self.standing[i]),
-                    "peer_strength": _number(peers.strengths[i]),
-                    "rating": _number(self.ratings.rating(agent).mu),
-                    "best": agent == self.best,
-                    "grad_norm": None if learning is None else _number(learning.grad_norms[i]),
-                    "kl": None if learning is None or not learning.kl else _number(learning.kl[i]),
-                }
-            )
         try:
-            self.folder.append("history.jsonl", rows)
+            self.folder.append("history.jsonl", history_rows(result))
             self.folder.append(
                 "transcripts.jsonl",
-                ({"generation": plan.generation, **t.to_dict()} for t in transcripts),
+                ({"generation": result.generation, **t.to_dict()} for t in transcripts),
             )
             lineage = self._lineage.to_list()
             state = {
-                "lead": self._lead.tolist(),
-                "evidence": self._evidence.tolist(),
+                "standing": self._standing.to_dict(),
                 "ratings": self.ratings.to_dict(),
                 "lineage": lineage,
+                "elites": sorted(self._trials.elites),
+                "champion": None if self.champion is None else self.champion.to_dict(),
             }
-            optimizer = {} if self._learner is None else self._learner.state()
+            tensors = {} if self._learner is None else self._learner.state()
+            if self.champion is not None:
+                tensors = {**tensors, **self.champion.tensors()}
             self.folder.save(
-                plan.generation, self.population, optimizer, state, self.config.keep_generations
+                result.generation, self.population, tensors, state, self.config.keep_generations
             )
             self.folder.write("lineage.json", _json_rows(lineage))
         except OSError as error:
             raise CheckpointError(
-                f"generation {plan.generation} could not be saved to {self.folder.path} "
+                f"generation {result.generation} could not be saved to {self.folder.path} "
                 f"({error.strerror}); earlier generations are intact"
             ) from error
-
-
-def _number(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _json_rows(rows: Sequence[dict[str, Any]]) -> str:

@@ -310,3 +310,21 @@ def test_bad_samples_are_named(tiny_base):
         learner.step([Sample(0, [1], [2]), Sample(3, [1], [2])])
     with pytest.raises(ValueError, match=r"samples\[0\]: expected a prompt of at least 1 token"):
         learner.step([Sample(0, [], [2])])
+
+
+def test_dropout_while_learning_follows_the_key_and_spares_agents_without_it():
+    def step(key, rates=(0.5, 0.0, 0.0)):
+        base = make_tiny_base()
+        lora = randomise(StackedLora(base.model, 3, 2, dropout=rates))
+        PolicyGradient(base, lora, LearnerConfig(learning_rate=0.01)).step(
+            samples_for(base), key=key
+        )
+        return copy_of(lora)
+
+    first, again, other, none = step([1]), step([1]), step([2]), step(None, (0.0, 0.0, 0.0))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name][0], other[name][0]) for name in first)
+    assert any(not torch.equal(first[name][0], none[name][0]) for name in first)
+    assert all(torch.allclose(first[name][1:], none[name][1:], atol=1e-5) for name in first)
+    with pytest.raises(ValueError, match="key: got None, but an agent"):
+        step(None)

@@ -146,7 +146,7 @@ def test_resumed_equals_uninterrupted(tmp_path, settings):
     resumed = manager()
     resumed.resume(tmp_path / "parts")
     resumed.run(2)
-    for name in ("history.jsonl", "lineage.json", "generation_0003/optimizer.safetensors"):
+    for name in ("history.jsonl", "lineage.json", "generation_0003/state.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").open()]
     known = [row["kl"] for row in rows if row["kl"] is not None]
@@ -155,7 +155,7 @@ def test_resumed_equals_uninterrupted(tmp_path, settings):
 
 
 def child(slot, *parents):
-    return Child(Individual(f"g1-{slot}", slot, 1, "test"), parents)
+    return Child(Individual(f"g1-{slot}", slot, 1, "test"), parents, is_copy=False)
 
 
 @pytest.mark.parametrize("policy", ["inherit", "reset"])

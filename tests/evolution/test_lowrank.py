@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from agents.adapters import StackedLora
-from evolution.lowrank import combine, recombine
+from evolution.genomes import recombine
+from evolution.lowrank import combine
 
 SCALE = torch.tensor([2.0, 0.5, 1.0])
 

@@ -57,7 +57,7 @@ def test_a_newborns_lucky_generation_does_not_beat_a_proven_lead():
     results = [manager.run(1)[0] for _ in range(2)]
     lead = sum(0.8 ** (1 - i) * (r.scores.fitness - r.scores.fitness.mean())
                for i, r in enumerate(results))  # fmt: skip
-    settled = [i for i in range(4) if manager._evidence[i] > 1]
+    settled = [i for i in range(4) if manager._standing.evidence[i] > 1]
     assert settled
     assert manager.standing[settled] == pytest.approx(lead[settled] / (1.8 + 1))
 
@@ -144,7 +144,7 @@ def test_history_has_a_row_per_agent_and_generation(tmp_path):
     assert all(sum(r["best"] for r in rows if r["generation"] == g) == 1 for g in range(2))
 
 
-@pytest.mark.parametrize("name", ["optimizer.safetensors", "adapters/agent_1/adapter_config.json"])
+@pytest.mark.parametrize("name", ["state.safetensors", "adapters/agent_1/adapter_config.json"])
 def test_a_damaged_generation_is_refused(tmp_path, name):
     make(tmp_path).run(1)
     file = tmp_path / "generation_0000" / name

@@ -1,0 +1,106 @@
+"""What a generation is asked to play, what it measured, and its rows of ``history.jsonl``."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.learners import LearnerStats
+from evolution.fitness import Scores
+from evolution.lineage import Individual
+from evolution.trials import Trial
+from populora_env.ratings import BradleyTerry
+from populora_env.records import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodePlan:
+    """What the population is to play next.
+
+    Attributes:
+        generation: Number of the generation, from 0.
+        problems: One episode each, the same for all agents.
+        judged: Which of the episodes have an evaluation phase.
+        born: Individuals made for this generation.
+        trial: What was confirmed before they were made, if anything was in question.
+    """
+
+    generation: int
+    problems: tuple[Problem, ...]
+    judged: tuple[bool, ...]
+    born: tuple[Individual, ...]
+    trial: Trial | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What a generation measured and did; arrays are ``[N]``, in the population's order.
+
+    Attributes:
+        generation: Its number.
+        agents: Names.
+        individuals: Who lives in which slot.
+        scores: Before learning.
+        peers: How the attempts fared in comparison, by Bradley and Terry's model.
+        ratings: Means of the ratings across generations.
+        standing: Lead over the population across an individual's life; see `evolution.standing`.
+        standing_errors: Standard errors of these.
+        best: Agent of highest standing.
+        champion: Individual that the champion is a snapshot of; empty before the first trial.
+        trial: What was confirmed before the generation was played, if anything was in question.
+        learning: What the learner did, if there is one.
+        seconds: Wall-clock time from ``ask`` to the end of learning.
+    """
+
+    generation: int
+    agents: tuple[str, ...]
+    individuals: tuple[Individual, ...]
+    scores: Scores
+    peers: BradleyTerry
+    ratings: np.ndarray
+    standing: np.ndarray
+    standing_errors: np.ndarray
+    best: str
+    champion: str
+    trial: Trial | None
+    learning: LearnerStats | None
+    seconds: float
+
+
+def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
+    """A row for each agent, as JSON types; None is what is not known."""
+    scores, learning, trial = result.scores, result.learning, result.trial
+    rows: list[dict[str, Any]] = []
+    for i, (agent, individual) in enumerate(zip(result.agents, result.individuals, strict=True)):
+        rows.append(
+            {
+                "generation": result.generation,
+                "agent": agent,
+                "individual": individual.name,
+                "operator": individual.operator,
+                "parents": list(individual.parents),
+                "return": known(scores.returns[i]),
+                "accuracy": known(scores.accuracy[i]),
+                "length": known(scores.length[i]),
+                "diversity": known(scores.diversity[i]),
+                "fitness": known(scores.fitness[i]),
+                "fitness_error": known(scores.errors[i]),
+                "standing": known(result.standing[i]),
+                "standing_error": known(result.standing_errors[i]),
+                "peer_strength": known(result.peers.strengths[i]),
+                "rating": known(result.ratings[i]),
+                "best": agent == result.best,
+                "champion": result.champion,
+                "trial": None if trial is None else trial.accuracy.get(i),
+                "grad_norm": None if learning is None else known(learning.grad_norms[i]),
+                "kl": None if learning is None or not learning.kl else known(learning.kl[i]),
+            }
+        )
+    return rows
+
+
+def known(value: Any) -> float | None:
+    """A number for JSON; None if it is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else None
