@@ -129,7 +129,7 @@ def test_replies_alone_and_in_the_batch_are_compared(folder, capsys, tmp_path, m
 
     def broken(base, lora, jobs, **how):
         replies = real(base, lora, jobs, **how)
-        return replies if len(jobs) > 1 or jobs[0].agent else [replace(replies[0], ids=())]
+        return replies if len(jobs) > 1 or jobs[0].agent else [replace(replies[0], ids=(-1,))]
 
     monkeypatch.setattr(engine_agreement, "generate", broken)
     data, _ = run(folder, capsys, tmp_path, "--only", "agreement")
