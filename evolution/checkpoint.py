@@ -202,12 +202,15 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
-        numbers = self.generations()
-        for old in numbers[:-keep]:
+        self.prune(keep, every)
+        return target
+
+    def prune(self, keep: int, every: int = 0) -> None:
+        """Delete the generations that need not be kept; see `save`."""
+        for old in self.generations()[:-keep]:
             if not every or (old + 1) % every:
                 with suppress(OSError):  # the next generation tries again
                     discard(folder_of(self.path, old))
-        return target
 
     def load(self, population: LoraPopulation) -> Saved:
         """Restore the latest generation and cut growing files back to it.

@@ -317,8 +317,9 @@ class EvolutionManager:
             if change.option == "learning_rate":
                 change_learning_rate(self._learner, self._lineage, change.before, change.after)
         record(self.folder, changes, generation)
-        # The last thing to be written, it may be a generation behind.
+        # It may be a generation ahead, and deleting what need not be kept may be due.
         self.folder.write("lineage.json", _json_rows(saved.state["lineage"]))
+        self.folder.prune(self.config.keep_generations, self.config.keep_every)
         self.generation = generation
         self._plan = None
 
