@@ -147,7 +147,7 @@ def test_a_newer_version_and_another_population(three, tmp_path):
     with pytest.raises(CheckpointError, match="does not fit|damaged|the run has 4"):
         make(size=5, settings=SETTINGS).resume(folder)
     edit_state(folder / "generation_0002", format=FORMAT + 1)
-    with pytest.raises(CheckpointError, match=f"newer version .format {FORMAT + 1}"):
+    with pytest.raises(CheckpointError, match=rf"newer version \(format {FORMAT + 1};"):
         make(settings=SETTINGS).resume(folder)
 
 
