@@ -127,3 +127,17 @@ def test_what_a_resumed_command_refuses(run, more, error, said):
         read_options(["--resume", str(run), *more])
     with pytest.raises(UsageError, match="--note: only with"):
         read_options(["--note", "x"])
+
+
+def test_the_report_shows_changes(run, tmp_path):
+    pytest.importorskip("plotly")
+    new = branch(run, 1, tmp_path / "new")
+    row = {"generation": 2, "option": "mutation", "from": 0.1, "to": 0.3, "note": "<b>broader"}
+    (new / "changes.jsonl").write_text(json.dumps(row) + "\n")
+    page = tmp_path / "page.html"
+    assert main(["report", str(new), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "Changed while the run went on." in text
+    assert "&lt;b&gt;broader" in text
+    (new / "changes.jsonl").write_text("[]\n")
+    assert main(["report", str(new), "--out", str(page)]) == 2

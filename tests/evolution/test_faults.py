@@ -144,7 +144,7 @@ def test_damage_is_named_and_the_way_on_is_said(three, tmp_path, damage, said):
 def test_a_newer_version_and_another_population(three, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(three, folder)
-    with pytest.raises(CheckpointError, match="does not fit|damaged|the run has 4"):
+    with pytest.raises(CheckpointError, match=r"does not fit .*agent_4"):
         make(size=5, settings=SETTINGS).resume(folder)
     edit_state(folder / "generation_0002", format=FORMAT + 1)
     with pytest.raises(CheckpointError, match=rf"newer version \(format {FORMAT + 1};"):
