@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evolution.branching import branch
     from evolution.checkpoint import CheckpointError
     from evolution.config import ConfigError, EvolutionConfig, Learner, RunConfig
     from evolution.lineage import Individual
@@ -26,6 +27,7 @@ _LAZY = {
     "Logger": "evolution.loggers",
     "RunConfig": "evolution.config",
     "TensorBoardLogger": "evolution.loggers",
+    "branch": "evolution.branching",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Logger",
     "RunConfig",
     "TensorBoardLogger",
+    "branch",
 ]
 
 

@@ -15,7 +15,7 @@ from evolution import mutation
 from evolution.brood import Form
 from evolution.config import EvolutionConfig, Learner, Settings
 from evolution.crossover import Mating, clone
-from evolution.genomes import Genome, read_genome, recombine, view_genome, write_genome
+from evolution.genomes import Genome, clear, read_genome, view_genome, write_genome
 from evolution.lanes import in_lanes
 from evolution.lineage import Individual, Lineage, content_hash, factors_hash
 from evolution.mutation import Newborn
@@ -192,9 +192,7 @@ class Breeder:
                 known = factors_hash(genome.alpha, genome.factors)
                 mended[slot] = "clone", {"parent_hash": known}
             else:
-                for layer in lora.layers():
-                    layer.A[slot] = layer.B[slot] = 0.0
-                recombine(lora, [slot], [[slot]], [[1.0]])
+                clear(lora, slot)
                 mended[slot] = "base", {}
         return mended
 

@@ -2,17 +2,20 @@
 
 A generation is a folder of its own: adapters as PEFT folders, optimiser state, the rest as JSON. It
 is written under a temporary name, its manifest of hashes last, flushed to disk and renamed once, so
-a folder with its final name is whole whenever the process died. Files that grow (`history.jsonl`,
-`transcripts.jsonl`) are appended to before that; each generation records how long they were, and
-resuming cuts off whatever came after. Nothing is ever unpickled.
+a folder with its final name is whole whenever the process died; it is renamed again before it is
+deleted. Files that grow (`history.jsonl`, `transcripts.jsonl`) are appended to before that; each
+generation records how long they were, and resuming cuts off whatever came after. Nothing is ever
+unpickled.
+
+Not covered here: what a run's state means (`evolution.manager`), settings that change on the way
+(`evolution.changes`), runs that start from another one's generation (`evolution.branching`).
 """
 
-import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agents.population import AdapterError, LoraPopulation
+from evolution.run_files import (
+    FORMAT,
+    GROWING,
+    CheckpointError,
+    DamageError,
+    check,
+    discard,
+    folder_of,
+    saved_generations,
+    size_of,
+    sync_and_hash,
+    sync_folder,
+    writing,
+)
 
-FORMAT = 2
-_NAME = re.compile(r"generation_(\d+)")
-_GROWING = ("history.jsonl", "transcripts.jsonl")
-
-
-class CheckpointError(RuntimeError):
-    """A run folder that cannot be written or resumed."""
+__all__ = ["FORMAT", "CheckpointError", "RunFolder", "Saved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +82,75 @@ class RunFolder:
 
     def generations(self) -> list[int]:
         """Numbers of the generations on disk, ascending."""
-        matches = (_NAME.fullmatch(entry.name) for entry in self.path.iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        return saved_generations(self.path)
+
+    def begin(self) -> None:
+        """Make the folder ready for a new run: what one left that never saved anything goes.
+
+        Raises:
+            CheckpointError: If it holds a run, or the history of one.
+        """
+        if self.generations():
+            raise CheckpointError(
+                f"out: {self.path} already holds a run; continue it with --resume {self.path} or "
+                "choose another folder"
+            )
+        history = self.path / GROWING[0]
+        if history.exists() and b'{"generation": 1,' in history.read_bytes():
+            raise CheckpointError(
+                f"out: {self.path} holds the history of a run whose generations are gone; choose "
+                "another folder"
+            )
+        with writing(self.path, "the folder could not be cleared"):
+            for name in GROWING:
+                (self.path / name).unlink(missing_ok=True)
+        self.sweep()
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows to a JSONL file and flush it to disk."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        """Append rows to a JSONL file and flush it to disk.
+
+        Raises:
+            CheckpointError: If that fails.
+        """
+        with (
+            writing(self.path, f"{name} could not be written"),
+            (self.path / name).open("a", encoding="utf-8") as file,
+        ):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
 
     def write(self, name: str, text: str) -> None:
-        """Write a text file, whole or not at all."""
+        """Write a text file, whole or not at all.
+
+        Raises:
+            CheckpointError: If that fails.
+        """
         work = self.path / f".{name}.tmp"
-        with work.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(self.path / name)
+        with writing(self.path, f"{name} could not be written"):
+            with work.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            work.replace(self.path / name)
+
+    def replace(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Replace a folder in the run's, once the new one is whole.
+
+        Args:
+            name: Of the folder.
+            make: Writes the new one to the path it is given.
+
+        Raises:
+            CheckpointError: If that fails.
+        """
+        work, target = self.path / f".{name}.tmp", self.path / name
+        with writing(self.path, f"{name} could not be written"):
+            shutil.rmtree(work, ignore_errors=True)
+            make(work)
+            discard(target)
+            work.rename(target)
+        return target
 
     def save(
         self,
@@ -97,114 +159,106 @@ class RunFolder:
         tensors: Mapping[str, Tensor],
         state: Mapping[str, Any],
         keep: int,
+        every: int = 0,
     ) -> Path:
-        """Write a generation and delete all but the latest ``keep``.
+        """Write a generation and delete all but those to be kept.
+
+        Args:
+            generation: Its number, from 0.
+            population: Whose adapters to save.
+            tensors: State of the learner, and the like.
+            state: The rest, as JSON types.
+            keep: How many of the latest generations stay, at least 1: resuming needs the latest.
+            every: Besides, every so-manieth generation stays for good; 0 for none.
 
         Raises:
             CheckpointError: If it cannot be written; earlier generations stay as they were.
         """
-        target = self.path / f"generation_{generation:04d}"
+        target = folder_of(self.path, generation)
         work = self.path / f".{target.name}.tmp"
         try:
+            with writing(self.path, f"generation {generation} could not be saved"):
+                shutil.rmtree(work, ignore_errors=True)
+                population.save_adapters(work / "adapters")
+                if tensors:
+                    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                    save_file(whole, work / "state.safetensors")
+                sizes = {name: size_of(self.path / name) for name in GROWING}
+                lengths = {name: size for name, size in sizes.items() if size is not None}
+                rest = {"format": FORMAT, "generation": generation, "lengths": lengths, **state}
+                (work / "state.json").write_text(json.dumps(rest, indent=1) + "\n")
+                manifest = {
+                    str(file.relative_to(work)): sync_and_hash(file)
+                    for file in sorted(work.rglob("*"))
+                    if file.is_file()
+                }
+                (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+                sync_and_hash(work / "manifest.json")
+                for folder in (entry for entry in (work, *work.rglob("*")) if entry.is_dir()):
+                    sync_folder(folder)
+                discard(target)
+                work.rename(target)
+                sync_folder(self.path)
+        except BaseException:
             shutil.rmtree(work, ignore_errors=True)
-            population.save_adapters(work / "adapters")
-            if tensors:
-                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                save_file(whole, work / "state.safetensors")
-            lengths = {
-                name: (self.path / name).stat().st_size
-                for name in _GROWING
-                if (self.path / name).exists()
-            }
-            rest = {"format": FORMAT, "generation": generation, "lengths": lengths, **state}
-            (work / "state.json").write_text(json.dumps(rest, indent=1) + "\n")
-            manifest = {
-                str(file.relative_to(work)): _sync_and_hash(file)
-                for file in sorted(work.rglob("*"))
-                if file.is_file()
-            }
-            (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-            _sync_and_hash(work / "manifest.json")
-            if target.exists():
-                shutil.rmtree(target)
-            work.rename(target)
-            _sync_folder(self.path)
-        except OSError as error:
-            shutil.rmtree(work, ignore_errors=True)
-            raise CheckpointError(
-                f"generation {generation} could not be saved to {self.path} ({error.strerror}); "
-                "earlier generations are intact"
-            ) from error
-        for old in self.generations()[:-keep]:
-            shutil.rmtree(self.path / f"generation_{old:04d}", ignore_errors=True)
+            raise
+        self.prune(keep, every)
         return target
 
+    def prune(self, keep: int, every: int = 0) -> None:
+        """Delete the generations that need not be kept; see `save`."""
+        for old in self.generations()[:-keep]:
+            if not every or (old + 1) % every:
+                with suppress(OSError):  # the next generation tries again
+                    discard(folder_of(self.path, old))
+
     def load(self, population: LoraPopulation) -> Saved:
-        """Restore the latest whole generation and cut growing files back to it.
+        """Restore the latest generation and cut growing files back to it.
 
         Raises:
-            CheckpointError: If there is none, or it is damaged or of a newer version.
+            CheckpointError: If there is none, or it is damaged or of a newer version; the message
+                says which earlier one is whole.
         """
         numbers = self.generations()
         if not numbers:
             raise CheckpointError(
                 f"resume: {self.path} holds no complete generation; start the run anew"
             )
-        folder = self.path / f"generation_{numbers[-1]:04d}"
+        folder = folder_of(self.path, numbers[-1])
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-            for name, digest in manifest.items():
-                if _hash(folder / name) != digest:
-                    raise CheckpointError(f"resume: {folder / name} is damaged (hash differs)")
-            saved = json.loads((folder / "state.json").read_text())
-            if saved["format"] > FORMAT:
-                raise CheckpointError(
-                    f"resume: {folder} was written by a newer version (format {saved['format']}); "
-                    "update populora-env"
-                )
-            if saved["format"] < FORMAT:
-                raise CheckpointError(
-                    f"resume: {folder} was written by an older version (format {saved['format']}); "
-                    "its adapters can be exported, but the run cannot go on with this one"
-                )
+            state = check(self.path, numbers[-1])
+        except DamageError as error:
+            raise CheckpointError(f"resume: {error}; {self._way_on(numbers[:-1])}") from error
+        try:
             tensors: dict[str, Tensor] = {}
             if (folder / "state.safetensors").exists():
                 tensors = load_file(folder / "state.safetensors")
             population.load_adapters(folder / "adapters")
-        except (OSError, ValueError, KeyError, SafetensorError, AdapterError) as error:
-            raise CheckpointError(f"resume: {folder} cannot be read ({error})") from error
-        self._cut_back(saved["lengths"])
-        return Saved(int(saved["generation"]), saved, tensors)
+        except (OSError, SafetensorError, AdapterError) as error:
+            raise CheckpointError(f"resume: {folder} does not fit ({error})") from error
+        with writing(self.path, "what came after the last generation could not be cut off"):
+            for name in GROWING:
+                size, wanted = size_of(self.path / name), state["lengths"].get(name, 0)
+                if size is not None and size > wanted:
+                    os.truncate(self.path / name, wanted)
+        self.sweep()
+        return Saved(numbers[-1], state, tensors)
 
-    def _cut_back(self, lengths: Mapping[str, int]) -> None:
-        for name in _GROWING:
-            path = self.path / name
-            size = path.stat().st_size if path.exists() else 0
-            wanted = lengths.get(name, 0)
-            if size < wanted:
-                raise CheckpointError(
-                    f"resume: {path} is {wanted - size} bytes shorter than its generation recorded"
+    def sweep(self) -> None:
+        """Delete what interrupted writing and deleting left."""
+        for leftover in self.path.glob(".*.tmp"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def _way_on(self, earlier: Sequence[int]) -> str:
+        """What can be done about a damaged generation."""
+        for number in reversed(earlier):
+            with suppress(CheckpointError):
+                check(self.path, number)
+                return (
+                    f"generation {number} is whole: go on from it with populora evolve --branch "
+                    f"{self.path}@{number} --out NEW"
                 )
-            if size > wanted:
-                os.truncate(path, wanted)
-        for leftover in self.path.glob(".generation_*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_and_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return "no earlier generation on disk is whole; restore the file or start the run anew"

@@ -54,7 +54,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     errors: list[type[Exception]] = [UsageError]
     for module, name in (
         ("evolution.config", "ConfigError"),
-        ("evolution.checkpoint", "CheckpointError"),
+        ("evolution.run_files", "CheckpointError"),
         ("agents.models", "ModelError"),
         ("agents.population", "AdapterError"),
         ("populora_env.problems", "ProblemSpecError"),

@@ -140,7 +140,9 @@ class EvolutionConfig:
     temperature: float | None = None
     """Sampling temperature of training replies; default 0.8 with a learner, 0 (greedy) without."""
     keep_generations: int = 2
-    """How many of the latest generations stay on disk."""
+    """How many of the latest generations stay on disk; one at least, to resume from."""
+    keep_every: int = 0
+    """Besides, every so-manieth generation stays on disk for good; 0 for none."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -287,7 +289,7 @@ _COUNTS = {
     "judge_tokens": 1, "critique_tokens": 1, "judge_load": 1, "evolve_every": 1, "offspring": 0,
     "elites": 0, "parents": 1, "islands": 1, "migrate_every": 1, "migrants": 1,
     "confirm_problems": 0,
-    "keep_generations": 1, "epochs": 1, "minibatches": 1, "rejection_replies": 1,
+    "keep_generations": 1, "keep_every": 0, "epochs": 1, "minibatches": 1, "rejection_replies": 1,
 }  # fmt: skip
 _RANGES = {
     "spread": (0.0, 10.0), "diversity_weight": (-1e6, 1e6), "fitness_memory": (0.0, 1.0),

@@ -130,6 +130,13 @@ def over_layers(lora: StackedLora, rows: int, work: Callable[[Layers], R]) -> li
     return in_lanes(work, stacks, device)
 
 
+def clear(lora: StackedLora, slot: int) -> None:
+    """Make a member equal to the base, in factors that can be learned from."""
+    for layer in lora.layers():
+        layer.A[slot] = layer.B[slot] = 0.0
+    recombine(lora, [slot], [[slot]], [[1.0]])
+
+
 def recombine(
     lora: StackedLora, slots: ArrayLike, parents: ArrayLike, weights: ArrayLike
 ) -> np.ndarray:

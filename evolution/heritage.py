@@ -6,12 +6,13 @@ strengths and with the hyperparameters of its best parent.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from agents.adapters import StackedLora
 from evolution.brood import MUTATIONS, Brood
-from evolution.lineage import Individual
+from evolution.lineage import Individual, Lineage
 
 HYPERPARAMETERS = {"learning_rate": (1e-6, 1e-2)}
 """Least and greatest value of hyperparameters; others are only kept above 0."""
@@ -69,6 +70,26 @@ def perturb_hyperparameters(
             value = value * factor if up < 0.5 else value / factor
         explored[name] = float(min(max(value, least), most))
     return explored
+
+
+def change_learning_rate(learner: object, lineage: Lineage, before: float, after: float) -> None:
+    """Follow a change of the run's learning rate: every living individual's changes in proportion.
+
+    Args:
+        learner: One with ``learning_rates [N]`` is written to.
+        lineage: Whose living pass the new rates on.
+        before: The run's rate until now.
+        after: From now on.
+    """
+    rates: Any = getattr(learner, "learning_rates", None)
+    for slot, individual in lineage.living.items():
+        own = individual.hyperparameters
+        if "learning_rate" in own:
+            old = own["learning_rate"]
+            new = after if old == before or not before else old * after / before
+            lineage.amend(slot, hyperparameters={**own, "learning_rate": new})
+            if rates is not None:
+                rates[slot] = new
 
 
 def set_learning_rate(learner: object, individual: Individual) -> None:

@@ -33,6 +33,8 @@ class Individual:
         mutation_strength: Factor on the strength of mutations that it and its children undergo.
         hyperparameters: Settings of its own, such as ``learning_rate``.
         fitness: Its standing when last measured; once it is dead, that at its death.
+        broken: Generation in which its weights were found not to be finite; None if never. From
+            then on it has no standing, and its slot answers as the base does.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Individual:
     mutation_strength: float = 1.0
     hyperparameters: dict[str, float] = field(default_factory=dict[str, float], hash=False)
     fitness: float | None = None
+    broken: int | None = None
 
 
 class Lineage:
@@ -64,11 +67,15 @@ class Lineage:
         self._living[individual.slot] = len(self.individuals)
         self.individuals.append(individual)
 
+    def amend(self, slot: int, **entries: Any) -> None:
+        """Change entries in the record of the one who lives in a slot."""
+        place = self._living[slot]
+        self.individuals[place] = replace(self.individuals[place], **entries)
+
     def measure(self, fitness: Mapping[int, float | None]) -> None:
         """Record the fitness of the living, by slot."""
         for slot, value in fitness.items():
-            place = self._living[slot]
-            self.individuals[place] = replace(self.individuals[place], fitness=value)
+            self.amend(slot, fitness=value)
 
     def to_list(self) -> list[dict[str, Any]]:
         """All individuals as JSON types."""

@@ -22,14 +22,16 @@ from agents.population import LoraPopulation
 from agents.rollout import rollout
 from evolution import selection
 from evolution.breeding import Breeder
+from evolution.changes import find_changes, plain_settings, record
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import EvolutionConfig
 from evolution.diversity import cosine_distance
 from evolution.fitness import score, solve_replies
-from evolution.heritage import set_learning_rate
+from evolution.heritage import change_learning_rate, set_learning_rate
 from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual, Lineage
 from evolution.loggers import Logger
+from evolution.quarantine import broken_slots, quarantine
 from evolution.results import EpisodePlan, GenerationResult, history_rows, known
 from evolution.selection import Candidates
 from evolution.standing import Standing
@@ -92,6 +94,7 @@ class EvolutionManager:
         self._standing = Standing(population.size, self.config.fitness_memory)
         self._trials = Trials(population, self.config, self._grader, self._fresh)
         self._confirmed = 0  # generations that had been played when trials were last held
+        self._kept: tuple[str, Path] | None = None  # content hash and folder of the saved champion
         self._plan: EpisodePlan | None = None
         self._started = 0.0
         self._lineage = Lineage()
@@ -145,16 +148,15 @@ class EvolutionManager:
         config, generation = self.config, self.generation
         trial = None
         if generation == 0:
-            if self.folder is not None and self.folder.generations():
-                raise CheckpointError(
-                    f"out: {self.folder.path} already holds a run; resume it or choose another"
-                )
+            if self.folder is not None:
+                self.folder.begin()
             born = self._breeder.found()
         elif generation % self.settings.evolve_every == 0:
             trial = self.confirm()
             born = self._breed()
         else:
             born = ()
+        self._quarantine()
         problems = self._draw("problems", generation, config.problems_per_generation)
         judged = tuple(i < config.judged_problems for i in range(len(problems)))
         self._plan = EpisodePlan(generation, problems, judged, born, trial)
@@ -221,14 +223,17 @@ class EvolutionManager:
                 f"transcripts: expected the agents {self.population.agents[0]} to "
                 f"{self.population.agents[-1]}"
             )
+        self._quarantine()
         diversity = cosine_distance(self._features(transcripts))
         scores = score(transcripts, diversity, self.config.diversity_weight)
+        scores.fitness[broken_slots(self._lineage)] = np.nan
         self._standing.update(scores.fitness, scores.errors)
         evaluations = [entry for transcript in transcripts for entry in transcript.evaluations]
         peers = bradley_terry(self.population.agents, evaluations)
         self.ratings.update(evaluations)
         self._lineage.measure({i: known(v) for i, v in enumerate(self.standing)})
         learning = self._learn(transcripts, progress)
+        self._quarantine()
         self.population.forget()
         self._plan = None
         self.generation += 1
@@ -278,31 +283,62 @@ class EvolutionManager:
                 on_generation(results[-1])
         return results
 
-    def resume(self, folder: str | Path) -> None:
-        """Continue a saved run from its latest whole generation, in the same folder.
+    def resume(self, folder: str | Path, *, note: str = "") -> None:
+        """Continue a saved run from its latest generation, in the same folder.
+
+        Where the settings of this manager differ from those that generation was played with, the
+        changes are recorded in the run; see `evolution.changes`.
+
+        Args:
+            folder: The run's.
+            note: What to say of changes in their record.
 
         Raises:
-            CheckpointError: If there is nothing to resume or it does not fit this manager.
+            CheckpointError: If there is nothing to resume, it is damaged, does not fit this
+                manager, or a setting changed that cannot.
         """
         self.folder = RunFolder(folder)
         saved = self.folder.load(self.population)
+        generation = saved.generation + 1
+        changes = find_changes(saved.state.get("config", {}), self.config, generation, note)
         try:
             self._standing.load(saved.state["standing"])
-        except ValueError as error:
-            raise CheckpointError(f"resume: {error}") from error
-        try:
             if saved.state["champion"] is not None:
                 self._trials.champion = Champion.restore(saved.state["champion"], saved.tensors)
             self._trials.elites = frozenset(saved.state["elites"])
             if self._learner is not None:
                 own = {k: v for k, v in saved.tensors.items() if not k.startswith("champion.")}
                 self._learner.load_state(own)
-        except (KeyError, ValueError) as error:
+            self.ratings = Ratings.from_dict(saved.state["ratings"])
+            self._lineage = self._breeder.lineage = Lineage.from_list(saved.state["lineage"])
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"resume: the run's state does not fit: {error}") from error
-        self.ratings = Ratings.from_dict(saved.state["ratings"])
-        self._lineage = self._breeder.lineage = Lineage.from_list(saved.state["lineage"])
-        self.generation = saved.generation + 1
+        for change in changes:
+            if change.option == "learning_rate":
+                change_learning_rate(self._learner, self._lineage, change.before, change.after)
+        record(self.folder, changes, generation)
+        # It may be a generation ahead, and deleting what need not be kept may be due.
+        self.folder.write("lineage.json", _json_rows(saved.state["lineage"]))
+        self.folder.prune(self.config.keep_generations, self.config.keep_every)
+        self.generation = generation
         self._plan = None
+
+    def keep_best(self) -> Path | None:
+        """Write the champion's adapter to ``best`` in the run's folder, where it is not yet.
+
+        `tell` does so. Returns the folder; None without a champion or a run folder.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
+        champion, folder = self.champion, self.folder
+        if champion is None or folder is None:
+            return None
+        kept = champion.content_hash, folder.path / "best"
+        if kept != self._kept:
+            folder.replace("best", lambda path: champion.save(self.population, path))
+            self._kept = kept
+        return kept[1]
 
     def close(self) -> None:
         """Close the loggers and the manager's own grader."""
@@ -310,6 +346,11 @@ class EvolutionManager:
             logger.close()
         if self._owns_grader:
             self._grader.close()
+
+    def _quarantine(self) -> None:
+        """Take individuals out of evolution whose weights are not finite."""
+        lora = self.population.lora
+        quarantine(lora, self._learner, self._lineage, self._standing, self.generation)
 
     def _breed(self) -> tuple[Individual, ...]:
         """Replace the least fit by children, who inherit ratings, and copies their standing.
@@ -319,9 +360,9 @@ class EvolutionManager:
         estate = Estate(self._learner, self.population.lora, self.config.child_optimizer)
         agents, before = self.population.agents, self.ratings.to_dict()
         ratings = [self.ratings.rating(agent) for agent in agents]
-        known = Candidates(
-            self.standing, np.array([r.mu for r in ratings]), np.array([r.sigma for r in ratings])
-        )
+        mu = np.array([r.mu for r in ratings])
+        mu[broken_slots(self._lineage)] = np.nan  # never to breed, whatever selection goes by
+        known = Candidates(self.standing, mu, np.array([r.sigma for r in ratings]))
         born = self._breeder.breed(self.generation, known)
         estate.hand_down(born)
         self._standing.inherit(
@@ -390,32 +431,28 @@ class EvolutionManager:
     def _save(self, result: GenerationResult, transcripts: Sequence[Transcript]) -> None:
         if self.folder is None:
             return
-        try:
-            self.folder.append("history.jsonl", history_rows(result))
-            self.folder.append(
-                "transcripts.jsonl",
-                ({"generation": result.generation, **t.to_dict()} for t in transcripts),
-            )
-            lineage = self._lineage.to_list()
-            state = {
-                "standing": self._standing.to_dict(),
-                "ratings": self.ratings.to_dict(),
-                "lineage": lineage,
-                "elites": sorted(self._trials.elites),
-                "champion": None if self.champion is None else self.champion.to_dict(),
-            }
-            tensors = {} if self._learner is None else self._learner.state()
-            if self.champion is not None:
-                tensors = {**tensors, **self.champion.tensors()}
-            self.folder.save(
-                result.generation, self.population, tensors, state, self.config.keep_generations
-            )
-            self.folder.write("lineage.json", _json_rows(lineage))
-        except OSError as error:
-            raise CheckpointError(
-                f"generation {result.generation} could not be saved to {self.folder.path} "
-                f"({error.strerror}); earlier generations are intact"
-            ) from error
+        folder, config, champion = self.folder, self.config, self.champion
+        folder.append("history.jsonl", history_rows(result))
+        folder.append(
+            "transcripts.jsonl",
+            ({"generation": result.generation, **t.to_dict()} for t in transcripts),
+        )
+        lineage = self._lineage.to_list()
+        folder.write("lineage.json", _json_rows(lineage))
+        self.keep_best()
+        state = {
+            "config": plain_settings(config),
+            "standing": self._standing.to_dict(),
+            "ratings": self.ratings.to_dict(),
+            "lineage": lineage,
+            "elites": sorted(self._trials.elites),
+            "champion": None if champion is None else champion.to_dict(),
+        }
+        tensors = {} if self._learner is None else self._learner.state()
+        if champion is not None:
+            tensors = {**tensors, **champion.tensors()}
+        keep, every = config.keep_generations, config.keep_every
+        folder.save(result.generation, self.population, tensors, state, keep, every)
 
 
 def _json_rows(rows: Sequence[dict[str, Any]]) -> str:

@@ -91,6 +91,7 @@ def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
                 "peer_strength": known(result.peers.strengths[i]),
                 "rating": known(result.ratings[i]),
                 "best": agent == result.best,
+                "broken": individual.broken is not None,
                 "champion": result.champion,
                 "trial": None if trial is None else trial.accuracy.get(i),
                 "grad_norm": None if learning is None else known(learning.grad_norms[i]),

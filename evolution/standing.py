@@ -74,6 +74,10 @@ class Standing:
         self._noise[own] += lead_errors(earned.T) ** 2
         self.evidence[own] += 1
 
+    def lose(self, slots: Sequence[int]) -> None:
+        """Take the standing of individuals that broke: NaN until others are born in their slots."""
+        self._lead[list(slots)] = np.nan
+
     def inherit(self, heirs: Mapping[int, int | None]) -> None:
         """Begin anew in the slots of newborns.
 
@@ -89,8 +93,11 @@ class Standing:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        noise = [value if np.isfinite(value) else None for value in self._noise.tolist()]
-        return {"lead": self._lead.tolist(), "noise": noise, "evidence": self.evidence.tolist()}
+        lead, noise = (
+            [value if np.isfinite(value) else None for value in values.tolist()]
+            for values in (self._lead, self._noise)
+        )
+        return {"lead": lead, "noise": noise, "evidence": self.evidence.tolist()}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Read back what `to_dict` wrote.
@@ -99,8 +106,8 @@ class Standing:
             ValueError: If it is of another number of individuals.
         """
         parts = [
-            np.array([np.inf if value is None else value for value in saved[name]], dtype=float)
-            for name in ("lead", "noise", "evidence")
+            np.array([unknown if value is None else value for value in saved[name]], dtype=float)
+            for name, unknown in (("lead", np.nan), ("noise", np.inf), ("evidence", np.nan))
         ]
         if any(part.shape != self.evidence.shape for part in parts):
             raise ValueError(

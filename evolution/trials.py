@@ -175,8 +175,8 @@ class Trials:
     ) -> Trial | None:
         """Confirm who is among the elites, and the champion.
 
-        Standing is corrected by what a trial shows. Agents whose weights are not finite take no
-        part.
+        Standing is corrected by what a trial shows. Agents whose weights or standing are not finite
+        take no part.
 
         Args:
             standing: Of the members; changed in place.
@@ -186,7 +186,7 @@ class Trials:
         Returns:
             What was measured; None if nothing was in question.
         """
-        finite = self._population.lora.finite().cpu().numpy()
+        finite = self._population.lora.finite().cpu().numpy() & np.isfinite(standing.values)
         if not finite.any():
             return None
         problems = list(self._fresh(generation)) if self._config.confirm_problems else []

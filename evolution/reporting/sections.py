@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evolution.changes import read_changes
 from evolution.reporting.audits import Audit, Verdict
 from evolution.reporting.data import Series
 from evolution.reporting.figures import (
@@ -254,4 +255,9 @@ def _settings(found: Findings) -> str:
     rows = [[name, str(value)] for name, value in sorted(found.run.config.items())]
     body = table("As saved in run.toml; what is not listed was left to its default.",
                  ["setting", "value"], rows, texts=True)  # fmt: skip
-    return section("settings", "Settings", details("All settings", body))
+    parts = [details("All settings", body)]
+    if changes := read_changes(found.run.path):
+        rows = [[str(c.generation), c.option, str(c.before), str(c.after), c.note] for c in changes]
+        names = ["from generation", "setting", "from", "to", "note"]
+        parts.insert(0, table("Changed while the run went on.", names, rows, texts=True))
+    return section("settings", "Settings", *parts)

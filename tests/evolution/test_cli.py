@@ -128,7 +128,7 @@ def test_a_folder_in_use_and_a_changed_option(tmp_path, model_folder, capsys):
     arguments = ["evolve", "--model", model_folder, "--out", str(folder), *QUICK]
     assert "already holds a run" in one_line_error(capsys, arguments)
     said = one_line_error(capsys, ["evolve", "--resume", str(folder), "--rank", "3"])
-    assert "--rank cannot change in a saved run" in said
+    assert "--rank cannot change in a saved run (2 to 3): the adapters" in said
 
 
 def start(*arguments):

@@ -1,0 +1,125 @@
+"""Kill runs at random moments and resume them: what they leave must be as if nothing had happened.
+
+    python -m tests.evolution.kill_runs 100
+
+Each run is a child process on the tiny random model, resumed after every SIGKILL until it has
+played its generations; then it is compared, byte for byte, with one that was never killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from agents.population import LoraPopulation
+from evolution import EvolutionConfig, EvolutionManager
+from evolution.run_files import saved_generations, size_of
+from populora_env.keys import generator
+from tests.conftest import make_tiny_base
+
+FILES = ("history.jsonl", "transcripts.jsonl", "lineage.json")
+GENERATIONS = 6
+CONFIG = EvolutionConfig(
+    problems_per_generation=2, judged_problems=1, solve_tokens=4, judge_tokens=2, offspring=1,
+    evolve_every=2, confirm_problems=2, spread=0.5, keep_every=3,
+)  # fmt: skip
+
+
+def play(folder, tell=lambda done: None):
+    """Begin or go on with a run, and play it to its end."""
+    population = LoraPopulation(make_tiny_base(), 3, 2)
+    manager = EvolutionManager(
+        population, "procedural:chain_sum(max_terms=2,max_digits=1)", CONFIG, folder=folder
+    )
+    try:
+        if saved_generations(folder):
+            manager.resume(folder)
+        left = GENERATIONS - manager.generation
+        manager.run(left, on_generation=lambda result: tell(result.generation))
+    finally:
+        manager.close()
+
+
+def start(folder):
+    """Play in a child process; returns its id and a pipe that tells each generation it saved."""
+    reads, writes = os.pipe()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            os.close(reads)
+            play(folder, lambda done: os.write(writes, bytes([done])))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writes)
+    return child, reads
+
+
+def leftovers(folder):
+    """What a killed process left behind."""
+    numbers = saved_generations(folder)
+    lengths = {}
+    if numbers:
+        state = folder / f"generation_{numbers[-1]:04d}" / "state.json"
+        lengths = json.loads(state.read_text())["lengths"]
+    if list(folder.glob(".generation_*")):
+        yield "a generation half written or half deleted"
+    if any((size_of(folder / name) or 0) > lengths.get(name, 0) for name in FILES[:2]):
+        yield "rows of a generation that was not saved"
+
+
+def kill_runs(kills, where, seed=0):
+    """Kill runs this often.
+
+    Returns:
+        Figures: counts by name.
+    """
+    where = Path(where)
+    began = time.monotonic()
+    play(where / "whole")
+    span = (time.monotonic() - began) / GENERATIONS * 2
+    expected = {name: (where / "whole" / name).read_bytes() for name in FILES}
+    kept = saved_generations(where / "whole")
+    rng, figures, run = generator("kills", seed), Counter(), 0
+    while figures["kills"] < kills:
+        folder = where / f"run_{run}"
+        folder.mkdir()
+        finished = False
+        while not finished:
+            before = saved_generations(folder)
+            child, pipe = start(folder)
+            if figures["kills"] < kills:
+                time.sleep(span * float(rng.random()))
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            told = os.read(pipe, 1000)
+            os.close(pipe)
+            finished = os.WIFEXITED(status)
+            assert not finished or os.WEXITSTATUS(status) == 0, "a resumed run failed"
+            after = saved_generations(folder)
+            # All that the process had reported as done is on disk.
+            assert max(after, default=-1) >= max([*told, *before], default=-1)
+            if not finished:
+                figures["kills"] += 1
+                figures["kills before the first generation was saved"] += not after
+                for left in leftovers(folder):
+                    figures[f"kills that left {left}"] += 1
+        for name in FILES:
+            assert (folder / name).read_bytes() == expected[name], f"{folder / name} differs"
+        assert saved_generations(folder) == kept
+        assert not [entry.name for entry in folder.iterdir() if entry.name.endswith(".tmp")]
+        run += 1
+    figures["runs"] = run
+    return dict(figures)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, count in kill_runs(int(sys.argv[1]), scratch).items():
+            print(f"{count:5d}  {name}")
