@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import pytest
 
-from evolution.diversity import cosine_distance
+from evolution.diversity import cosine_distance, vendi
 
 NAN = float("nan")
 
@@ -17,3 +18,13 @@ def test_unknown_features_are_left_out():
     features = np.array([[[1.0, 0.0], [1.0, 0.0], [NAN, NAN]]])
     assert cosine_distance(features) == pytest.approx([0, 0, 0])
     assert cosine_distance(np.full((2, 3, 4), NAN)).tolist() == [0, 0, 0]
+
+
+def test_the_vendi_score_counts_wholly_different_members():
+    assert vendi(np.eye(4)) == pytest.approx(4)
+    assert vendi(np.ones((4, 4))) == pytest.approx(1)
+    two_pairs = np.kron(np.eye(2), np.ones((2, 2)))
+    assert vendi(two_pairs) == pytest.approx(2)
+    assert np.isnan(vendi(np.full((2, 2), np.nan)))
+    with pytest.raises(ValueError, match=r"kernel: got shape \(2, 3\)"):
+        vendi(np.ones((2, 3)))
