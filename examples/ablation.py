@@ -63,7 +63,7 @@ class Scale:
     weights: tuple[float, ...] = (0.0, EvolutionConfig.diversity_weight, 10.0)
 
 
-FULL = Scale(seeds=3, generations=20, size=6, problems=16, held_out=96, common=32)
+FULL = Scale(seeds=3, generations=15, size=6, problems=16, held_out=64, common=24)
 
 
 @CROSSOVERS.add("from_scratch")
