@@ -62,7 +62,11 @@ class _SharedInput(nn.Module):
             return nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device))
 
         self.A = zeros(size, len(linears) * rank, linears[0].in_features)
-        self.B = nn.ParameterList(zeros(size, linear.out_features, rank) for linear in linears)
+        # Laid out as [N, r, out], which is what decoding reads, row after row.
+        self.B = nn.ParameterList(
+            nn.Parameter(zeros(size, rank, linear.out_features).data.transpose(1, 2))
+            for linear in linears
+        )
         self.rank = rank
         self._place = place
         self._routing = routing

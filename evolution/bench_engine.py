@@ -9,9 +9,10 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -22,13 +23,16 @@ from rich.table import Table
 from agents.linear import Products
 from agents.models import BaseModel, load_base
 from evolution.config import RunConfig
+from evolution.engine_agreement import agreement_row
 from evolution.engine_large import large_row
 from evolution.engine_rows import ROWS
 from evolution.engine_setup import Figure, Sizes, Workbench
 from evolution.usage import UsageError, parse
 from populora_env.problems import load_problems
 
-LARGE = "large"
+ON_DEMAND: Mapping[str, Callable[[Workbench], None]] = MappingProxyType(
+    {"agreement": agreement_row, "large": large_row}
+)
 STEP_RANK = 16
 PACKAGES = ("torch", "transformers", "peft", "populora", "bitsandbytes")
 
@@ -61,6 +65,8 @@ TARGETS = {
     "population_decode_ratio_16": Target(0.88),
     "rollout_vs_generate_8": Target(1.8),
     "slot_efficiency": Target(0.85),
+    "agreement_greedy": Target(0.99),
+    "agreement_sampled": Target(0.99),
     "evolution_step_seconds_8": Target(0.2, least=False),
     "evolution_step_seconds_16": Target(0.35, least=False),
     "joint_learning_speedup_8": Target(1.5),
@@ -89,7 +95,7 @@ class BenchEngineOptions:
     problems: str = RunConfig.problems
     """Problem spec, where prompts come from; see load_problems."""
     only: tuple[str, ...] = ()
-    """Some of the rows: decoding, rollout, slots, evolution, learning, large."""
+    """Some of the rows: decoding, rollout, slots, evolution, learning, agreement, large."""
     large: Literal["auto", "on", "off"] = "auto"
     """A base of 7 billion random weights as well; auto where there is a GPU."""
     quick: bool = False
@@ -121,8 +127,10 @@ class BenchEngineOptions:
             raise UsageError(f"agents: got {_listed(sizes)}, expected different integers >= 2")
         if bad := [size for size in sizes if self.rows % size]:
             raise UsageError(f"rows: got {self.rows}, expected a multiple of agents = {bad[0]}")
-        if bad := [name for name in self.only if name not in (*ROWS, LARGE)]:
-            raise UsageError(f"only: got {bad[0]!r}, expected some of {_listed((*ROWS, LARGE))}")
+        if bad := [name for name in self.only if name not in {**ROWS, **ON_DEMAND}]:
+            raise UsageError(
+                f"only: got {bad[0]!r}, expected some of {_listed((*ROWS, *ON_DEMAND))}"
+            )
         file = Path(self.json).expanduser()
         if self.json and (file.is_dir() or not file.parent.is_dir()):
             raise UsageError(f"json: got {self.json}, expected a file in an existing folder")
@@ -146,8 +154,8 @@ class BenchEngineOptions:
         if self.large == "on" or (
             self.large == "auto" and not self.only and torch.cuda.is_available()
         ):
-            rows += [LARGE] * (LARGE not in rows)
-        return [name for name in rows if not (name == LARGE and self.large == "off")]
+            rows += ["large"] * ("large" not in rows)
+        return [name for name in rows if not (name == "large" and self.large == "off")]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -177,7 +185,7 @@ def main(arguments: Sequence[str]) -> int:
             base, source, options.sizes(), lambda what: bars.update(bar, description=what)
         )
         for name in options.chosen():
-            large_row(bench) if name == LARGE else ROWS[name](bench)
+            {**ROWS, **ON_DEMAND}[name](bench)
     console.print(table(bench.findings.figures))
     if options.json:
         _write(options.json, result(bench, environment))
@@ -217,7 +225,9 @@ def result(bench: Workbench, environment: dict[str, Any]) -> dict[str, Any]:
     figures = bench.findings.figures
     medians = {figure.key: figure.spread and figure.spread.median for figure in figures}
     left_out = {
-        key: "not measured in this run" for key in TARGETS if key not in medians and "7b" not in key
+        key: "not measured in this run"
+        for key in TARGETS
+        if key not in medians and not key.startswith(("agreement", "peak_memory"))
     }
     return {
         **medians,

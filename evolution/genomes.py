@@ -49,13 +49,16 @@ class Layers:
         Returns:
             ``[L*C, K*r, in]`` and ``[L*C, out, K*r]``, float32.
         """
-        each = members.expand(len(self.index), *members.shape[-2:])
-        A = [f.A[m] for f, m in zip(self.factors, each, strict=True)]
-        B = [
-            torch.cat([f.B[column] for column in m.unbind(1)], -1)
-            for f, m in zip(self.factors, each, strict=True)
-        ]
-        return torch.cat(A).flatten(1, 2).float(), torch.cat(B).float()
+        each = members.expand(len(self.index), *members.shape[-2:]).flatten(1)
+        some = self.factors[0]
+        shape = (len(self.index), each.shape[1], some.A.shape[1])
+        A = some.A.new_empty((*shape, some.A.shape[2]))
+        columns = some.B.new_empty((*shape, some.B.shape[1]))
+        for i, layer in enumerate(self.factors):
+            torch.index_select(layer.A, 0, each[i], out=A[i])
+            torch.index_select(layer.B.transpose(1, 2), 0, each[i], out=columns[i])
+        whole = (len(self.index) * members.shape[-2], members.shape[-1] * shape[2], -1)
+        return A.view(whole).float(), columns.view(whole).float().transpose(1, 2)
 
     def sizes(self, slots: Tensor, members: Tensor, weights: Tensor) -> Tensor:
         """What `compress` is to scale gathered factors by.
@@ -185,7 +188,12 @@ class Genome:
     @property
     def is_finite(self) -> bool:
         """Whether all numbers are."""
-        return all(bool(torch.isfinite(t).all()) for pair in self.factors for t in pair)
+        # A sum of finite numbers may overflow; only then is each of them looked at.
+        return all(
+            math.isfinite(float(t.sum())) or bool(torch.isfinite(t).all())
+            for pair in self.factors
+            for t in pair
+        )
 
 
 def read_genome(lora: StackedLora, slot: int) -> Genome:

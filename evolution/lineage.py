@@ -93,7 +93,7 @@ def content_hash(lora: "StackedLora", slot: int) -> str:
 def factors_hash(alpha: float, factors: "Iterable[tuple[Tensor, Tensor]]") -> str:
     """Hash of an alpha and the ``A`` and ``B`` of all layers; see `content_hash`."""
     digest = hashlib.sha256(repr(alpha).encode())
-    for pair in factors:
-        for tensor in pair:
+    for A, B in factors:
+        for tensor in (A, B.T):  # as they lie in memory
             digest.update(tensor.float().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from populora_env.keys import generator
 
@@ -71,7 +72,7 @@ def compress(A: Tensor, B: Tensor, rank: int, size: Tensor | None = None) -> Com
     Returns:
         Results; NaN where a factor is not finite.
     """
-    count, k, width = A.shape
+    _, k, width = A.shape
     kept = min(rank, k, width, B.shape[1])
     gram = _inner(A.double())
     length = gram.diagonal(dim1=1, dim2=2).sqrt()
@@ -93,13 +94,14 @@ def compress(A: Tensor, B: Tensor, rank: int, size: Tensor | None = None) -> Com
         energy[unsure], mix[unsure] = _directions(lower[unsure], exact, kept)
     to_A = (mix * inverse[:, :, None]).transpose(1, 2)
     to_B = (gram @ mix) * weight[:, :, None]
-    new_A, new_B = A.new_zeros(count, rank, width), B.new_zeros(count, B.shape[1], rank)
-    new_A[:, :kept] = torch.bmm(to_A.to(A.dtype), A)
-    new_B[..., :kept] = torch.bmm(B, to_B.to(B.dtype))
+    new_A = torch.bmm(to_A.to(A.dtype), A)
+    new_B = torch.bmm(to_B.transpose(1, 2).to(B.dtype), columns)
+    if kept < rank:
+        new_A, new_B = (functional.pad(t, (0, 0, 0, rank - kept)) for t in (new_A, new_B))
     _fill_up(new_A, (energy[:, :kept] > 0).sum(1))
     if broken.any():
         new_A[broken] = new_B[broken] = float("nan")
-    return Compressed(new_A, new_B, energy)
+    return Compressed(new_A, new_B.transpose(1, 2), energy)
 
 
 def _inner(rows: Tensor) -> Tensor:

@@ -170,8 +170,8 @@ def spread(lora: StackedLora, strength: float, seed: int) -> None:
         layer.B.zero_()
         for agent in range(lora.size):
             rng = generator("spread", seed, layer.name, agent)
-            noise = rng.standard_normal(tuple(layer.B.shape[1:]), dtype=np.float32)
-            layer.B[agent].add_(torch.from_numpy(noise).to(layer.B), alpha=strength / rank**0.5)
+            noise = rng.standard_normal((rank, layer.B.shape[1]), dtype=np.float32)
+            layer.B[agent].T.add_(torch.from_numpy(noise).to(layer.B), alpha=strength / rank**0.5)
             layer.A[agent, own[agent] :] = 0.0
             layer.B[agent, :, own[agent] :] = 0.0
 
@@ -218,7 +218,7 @@ def _add_relative(B: Tensor, strength: float, floor: float, rng: np.random.Gener
 
 
 def _add_noise(B: Tensor, deviation: float, rng: np.random.Generator) -> None:
-    B.add_(_normal(rng, tuple(B.shape)).to(B), alpha=deviation)
+    B.T.add_(_normal(rng, tuple(B.T.shape)).to(B), alpha=deviation)  # as it lies in memory
 
 
 def _turned(rows: Tensor, size: float, rng: np.random.Generator) -> Tensor:

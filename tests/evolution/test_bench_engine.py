@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transformers import LlamaConfig
 
 from agents.learners import LearnerConfig, PolicyGradient
 from agents.models import load_base
-from evolution import engine_large, engine_peers, engine_rows
+from evolution import engine_agreement, engine_large, engine_peers, engine_rows
 from evolution.bench_engine import TARGETS, Target, table
 from evolution.cli import main
 from evolution.engine_large import large_row, random_base
@@ -118,6 +119,21 @@ def test_only_some_rows_and_quick(folder, capsys, tmp_path):
     assert data["slot_efficiency"] is None
     assert "decoding" not in said
     assert data["environment"]["new_tokens"] == 8
+
+
+def test_replies_alone_and_in_the_batch_are_compared(folder, capsys, tmp_path, monkeypatch):
+    data, _ = run(folder, capsys, tmp_path, "--only", "agreement")
+    assert data["agreement_greedy"] == data["agreement_sampled"] == 1
+    assert data["targets"]["agreement_greedy"] == "≥ 0.99"
+    real = engine_agreement.generate
+
+    def broken(base, lora, jobs, **how):
+        replies = real(base, lora, jobs, **how)
+        return replies if len(jobs) > 1 or jobs[0].agent else [replace(replies[0], ids=(-1,))]
+
+    monkeypatch.setattr(engine_agreement, "generate", broken)
+    data, _ = run(folder, capsys, tmp_path, "--only", "agreement")
+    assert data["agreement_greedy"] == pytest.approx(0.5)
 
 
 def test_peers_that_are_not_installed_are_named(folder, capsys, tmp_path, monkeypatch):
