@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 import shlex
 import time
 import tomllib
@@ -26,9 +25,10 @@ from evolution.config import RunConfig, from_mapping, presets, read_preset, read
 from evolution.held_out import HeldOutLogger
 from evolution.judging import judging_figures, judging_summary, judging_table, majority_line
 from evolution.lineage import content_hash
-from evolution.loggers import TensorBoardLogger
+from evolution.loggers import ConsoleLogger
 from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
+from evolution.tensorboard import TensorBoardLogger
 from evolution.trials import Champion, hosting
 from evolution.usage import Interrupts, parse
 from populora_env.grading import Grader
@@ -84,9 +84,13 @@ def main(arguments: Sequence[str]) -> int:
             manager.resume(folder.path)
         else:
             folder.write("run.toml", _run_toml(options))
-        manager.loggers.append(
-            TensorBoardLogger(folder.path / "tensorboard", first=manager.generation)
-        )
+        settings = {name: getattr(options, name) for name in asdict(RunConfig())}
+        manager.loggers += [
+            ConsoleLogger(console, options.generations),
+            TensorBoardLogger(
+                folder.path / "tensorboard", first=manager.generation, settings=settings
+            ),
+        ]
         if held_out and (every := options.held_out_every):
             tokens = options.solve_tokens
             manager.loggers.append(
@@ -237,14 +241,6 @@ def _evolve(
 
         def tell(result: GenerationResult) -> None:
             bars.progress.update(total, completed=result.generation + 1)
-            scores = result.scores
-            console.print(
-                f"generation {result.generation + 1:3d}/{options.generations}  "
-                f"return {scores.returns.mean():5.2f} (best {scores.returns.max():5.2f})  "
-                f"accuracy {_or_unknown(scores.accuracy.mean())}  "
-                f"diversity {scores.diversity.mean():.3f}  {result.seconds:4.1f} s",
-                soft_wrap=True,
-            )
 
         return manager.run(
             max(options.generations - manager.generation, 0),
@@ -252,11 +248,6 @@ def _evolve(
             on_generation=tell,
             progress=bars.stage,
         )
-
-
-def _or_unknown(value: float) -> str:
-    """An accuracy; no answer is known where it is NaN."""
-    return "   ?" if math.isnan(value) else f"{value:4.2f}"
 
 
 def _measure(
