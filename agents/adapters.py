@@ -239,10 +239,13 @@ class StackedLora(nn.Module):
 
     def finite(self) -> Tensor:
         """Which agents hold finite factors only, ``[N]``, bool."""
-        found = torch.ones(self.size, dtype=torch.bool, device=self.ranks.device)
-        for parameter in self.parameters():
-            found &= torch.isfinite(parameter.data).flatten(1).all(1)
-        return found
+        factors = [parameter.data for parameter in self.parameters()]
+        # A sum shows it at once. Only if one is not finite, which it may be from overflow, is each
+        # number looked at.
+        sums = sum(factor.sum((1, 2), dtype=torch.float32) for factor in factors)
+        if torch.isfinite(cast(Tensor, sums)).all():
+            return torch.ones(self.size, dtype=torch.bool, device=self.ranks.device)
+        return torch.stack([torch.isfinite(factor).all(2).all(1) for factor in factors]).all(0)
 
     def set_alpha(self, agent: int, alpha: float) -> None:
         """Set the scale of one agent to ``alpha / its rank``."""

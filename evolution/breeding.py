@@ -181,11 +181,10 @@ class Breeder:
             For the slots of these children: operator and parameters.
         """
         lora = self._lora
-        slots = mating.slots.tolist()
-        sound = in_lanes(lambda slot: view_genome(lora, slot).is_finite, slots, lora.alpha.device)
+        sound = lora.finite().tolist()
         mended: dict[int, tuple[str, dict[str, Any]]] = {}
-        for slot, parent, is_sound in zip(slots, mating.parents[:, 0].tolist(), sound, strict=True):
-            if is_sound:
+        for slot, parent in zip(mating.slots.tolist(), mating.parents[:, 0].tolist(), strict=True):
+            if sound[slot]:
                 continue
             genome = spare[parent]
             if genome.is_finite:
