@@ -361,7 +361,10 @@ def finished(file: Path | None, scale: Scale) -> dict[str, dict[str, Any]]:
     """Runs that a file of the same experiment holds; whatever the number of seeds was."""
     if file is None or not file.exists():
         return {}
-    saved = json.loads(file.read_text())
+    try:
+        saved = json.loads(file.read_text())
+    except ValueError as error:
+        sys.exit(f"json: {file} cannot be read ({error}); choose another file")
     same = {**asdict(scale), "weights": list(scale.weights), "seeds": saved["scale"]["seeds"]}
     if saved["scale"] != same:
         sys.exit(f"json: {file} is of another experiment ({saved['scale']}); choose another file")
