@@ -23,24 +23,21 @@ def cosine_distance(features: np.ndarray) -> np.ndarray:
     return np.where(known, 1 - cosine, 0.0).sum(0) / np.maximum(known.sum(0), 1)
 
 
-def vendi(kernel: np.ndarray) -> float:
-    """Vendi score: how many wholly different members a population comes to.
+def vendi(similarity: np.ndarray) -> np.ndarray:
+    """Vendi scores: how many wholly different members a population comes to, problem by problem.
 
-    The exponential of the entropy of the eigenvalues of ``kernel / N`` (Friedman & Dieng, 2023).
+    The exponential of the entropy of the eigenvalues of ``K / N`` (Friedman & Dieng, 2023).
 
     Args:
-        kernel: Similarities ``[N, N]``, symmetric and positive semidefinite, 1 on the diagonal.
+        similarity: ``[problems, N, N]``, symmetric, positive semidefinite, 1 on the diagonal.
 
     Returns:
-        From 1 (all alike) to N (no similarity at all); NaN if a similarity is not known.
-
-    Raises:
-        ValueError: If the kernel is not square.
+        ``[problems]`` from 1 (all alike) to N (no similarity); NaN if a similarity is not known.
     """
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not len(kernel):
-        raise ValueError(f"kernel: got shape {kernel.shape}, expected [N, N] with N at least 1")
-    if not np.isfinite(kernel).all():
-        return float("nan")
-    values = np.linalg.eigvalsh(kernel / len(kernel))
-    shares = values[values > 0]
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    scores = np.full(len(similarity), np.nan)
+    for row, kernel in enumerate(similarity):
+        if np.isfinite(kernel).all():
+            values = np.linalg.eigvalsh(kernel / len(kernel))
+            shares = values[values > 0]
+            scores[row] = np.exp(-(shares * np.log(shares)).sum())
+    return scores

@@ -2,7 +2,8 @@
 
 Three tables, each figure a mean ± its standard error over seeds:
 
-1. Diversity bonus: evolution alone with several weights of the bonus.
+1. Diversity bonus: evolution alone with several weights of the bonus. The Vendi score is that of
+   the cosines of replies' mean hidden states, averaged over problems; the distance is 1 - cosine.
 2. Equal compute: evolution alone, random search (individuals are drawn from scratch, nothing is
    inherited, the best are kept as evolution keeps them), learners that do not breed (they share
    problems, whose mean reward is the baseline, and nothing else), and evolution with learning. All
@@ -35,7 +36,7 @@ from agents.models import BaseModel, load_base
 from agents.population import BASE
 from evolution import EvolutionConfig, EvolutionManager
 from evolution.crossover import CROSSOVERS, Mating
-from evolution.diversity import cosine_distance, vendi
+from evolution.diversity import vendi
 from evolution.fitness import solve_replies
 from evolution.genomes import describe_child, read_genome, write_genome
 from evolution.mutation import MUTATIONS, Newborn, mutate
@@ -166,7 +167,7 @@ def run(
                     [(agent, *text) for agent, text in solve_replies(episode).items()]
                     for episode in played
                 ]
-                curve.append(vendi(similarity(features(population, rows))))
+                curve.append(float(vendi(similarity(features(population, rows))[None])[0]))
                 manager.tell(played)
             manager.confirm()
             result = {
@@ -200,7 +201,7 @@ def bare(base: BaseModel, held_out: Sequence[Problem]) -> dict[str, Any]:
 def measure(
     manager: EvolutionManager, held_out: Sequence[Problem], grader: Grader
 ) -> dict[str, float]:
-    """Held-out accuracy and diversity of a population, greedy, and the champion's accuracy."""
+    """Held-out accuracy, Vendi score and mean distance of a population; the champion's accuracy."""
     population, tokens = manager.population, manager.config.solve_tokens
     population.forget()
     agents = evaluate(
@@ -214,7 +215,7 @@ def measure(
         [(agent, solve_prompt(problem), score.replies[i]) for agent, score in agents.scores.items()]
         for i, problem in enumerate(held_out)
     ]
-    seen = features(population, replies)
+    kernel = similarity(features(population, replies))
     champion = manager.champion
     assert champion is not None  # a generation was played, and confirmed
     with hosting(population.lora, 0, champion.genome):
@@ -223,8 +224,8 @@ def measure(
         "best": float(best[0]),
         "mean": agents.mean,
         "vote": agents.mean if agents.vote is None else agents.vote,
-        "vendi": vendi(similarity(seen)),
-        "diversity": float(cosine_distance(seen).mean()),
+        "vendi": float(vendi(kernel[None])[0]),
+        "distance": float(1 - kernel[~np.eye(len(kernel), dtype=bool)].mean()),
     }
 
 
@@ -319,7 +320,7 @@ def show(scale: Scale, cells: dict[str, dict[str, Any]], console: Console) -> No
         return made
 
     bonus = table("Diversity bonus, evolution alone, held-out problems",
-                  "weight", "Vendi score", "vs. first", "diversity", "mean", "best")  # fmt: skip
+                  "weight", "Vendi score", "vs. first", "distance", "mean", "best")  # fmt: skip
     start = column(bonus_run(scale.weights[0]), "vendi")
     for weight in scale.weights:
         run, own = bonus_run(weight), column(bonus_run(weight), "vendi")
@@ -327,7 +328,7 @@ def show(scale: Scale, cells: dict[str, dict[str, Any]], console: Console) -> No
             f"{weight:g}",
             mean_and_error(own),
             mean_and_error(np.subtract(own, start).tolist(), "+.3f"),
-            *(mean_and_error(column(run, name)) for name in ("diversity", "mean", "best")),
+            *(mean_and_error(column(run, name)) for name in ("distance", "mean", "best")),
         )
     console.print(bonus)
     compute = table("Equal number of replies, accuracy on held-out problems",
