@@ -83,8 +83,9 @@ def evaluate(
     own = None if grader is not None else Grader()
     scores: dict[str, AgentScore] = {}
     try:
-        # All agents at once where the policy can batch, in slices so that progress is seen.
-        slice_size = max(1, -(-len(problems) * len(agents) // 8))
+        # All at once where the policy can batch; in slices where somebody watches the progress.
+        slices = 1 if progress is None else 8
+        slice_size = -(-len(problems) * len(agents) // slices)
         pairs = [(agent, problem) for agent in agents for problem in problems]
         replies: list[str] = []
         for start in range(0, len(pairs), slice_size):

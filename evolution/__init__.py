@@ -11,33 +11,40 @@ if TYPE_CHECKING:
     from evolution.checkpoint import CheckpointError
     from evolution.config import ConfigError, EvolutionConfig, Learner, RunConfig
     from evolution.lineage import Individual
-    from evolution.loggers import Logger, TensorBoardLogger
+    from evolution.loggers import CallbackLogger, ConsoleLogger, JsonlLogger, Logger
     from evolution.manager import EvolutionManager
     from evolution.results import EpisodePlan, GenerationResult
+    from evolution.tensorboard import TensorBoardLogger
 
 _LAZY = {
+    "CallbackLogger": "evolution.loggers",
     "CheckpointError": "evolution.checkpoint",
     "ConfigError": "evolution.config",
+    "ConsoleLogger": "evolution.loggers",
     "EpisodePlan": "evolution.results",
     "EvolutionConfig": "evolution.config",
     "EvolutionManager": "evolution.manager",
     "GenerationResult": "evolution.results",
     "Individual": "evolution.lineage",
+    "JsonlLogger": "evolution.loggers",
     "Learner": "evolution.config",
     "Logger": "evolution.loggers",
     "RunConfig": "evolution.config",
-    "TensorBoardLogger": "evolution.loggers",
+    "TensorBoardLogger": "evolution.tensorboard",
     "branch": "evolution.branching",
 }
 
 __all__ = [
+    "CallbackLogger",
     "CheckpointError",
     "ConfigError",
+    "ConsoleLogger",
     "EpisodePlan",
     "EvolutionConfig",
     "EvolutionManager",
     "GenerationResult",
     "Individual",
+    "JsonlLogger",
     "Learner",
     "Logger",
     "RunConfig",

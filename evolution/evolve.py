@@ -1,10 +1,10 @@
 """``populora evolve``: run an evolution, show its progress, and measure what came of it."""
 
 import json
-import math
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -19,10 +19,11 @@ from evolution.config import RunConfig
 from evolution.final_table import measure
 from evolution.held_out import HeldOutLogger
 from evolution.judging import judging_figures, judging_summary, judging_table, majority_line
-from evolution.loggers import TensorBoardLogger
+from evolution.loggers import ConsoleLogger
 from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
 from evolution.run_options import EvolveOptions, new_folder, read_options, run_toml
+from evolution.tensorboard import TensorBoardLogger
 from evolution.usage import Interrupts
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
@@ -55,9 +56,13 @@ def main(arguments: Sequence[str]) -> int:
             _go_on(manager, options, folder, console)
         else:
             folder.write("run.toml", run_toml(options))
-        manager.loggers.append(
-            TensorBoardLogger(folder.path / "tensorboard", first=manager.generation)
-        )
+        settings = {name: getattr(options, name) for name in asdict(RunConfig())}
+        manager.loggers += [
+            ConsoleLogger(console, options.generations),
+            TensorBoardLogger(
+                folder.path / "tensorboard", first=manager.generation, settings=settings
+            ),
+        ]
         if held_out and (every := options.held_out_every):
             tokens = options.solve_tokens
             manager.loggers.append(
@@ -139,14 +144,6 @@ def _evolve(
 
         def tell(result: GenerationResult) -> None:
             bars.progress.update(total, completed=result.generation + 1)
-            scores = result.scores
-            console.print(
-                f"generation {result.generation + 1:3d}/{options.generations}  "
-                f"return {scores.returns.mean():5.2f} (best {scores.returns.max():5.2f})  "
-                f"accuracy {_or_unknown(scores.accuracy.mean())}  "
-                f"diversity {scores.diversity.mean():.3f}  {result.seconds:4.1f} s",
-                soft_wrap=True,
-            )
 
         return manager.run(
             max(options.generations - manager.generation, 0),
@@ -154,11 +151,6 @@ def _evolve(
             on_generation=tell,
             progress=bars.stage,
         )
-
-
-def _or_unknown(value: float) -> str:
-    """An accuracy; no answer is known where it is NaN."""
-    return "   ?" if math.isnan(value) else f"{value:4.2f}"
 
 
 def _show_judging(folder: RunFolder, console: Console) -> dict[str, Any]:

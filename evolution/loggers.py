@@ -1,21 +1,36 @@
-"""Where a run tells what it does.
+"""Where a run tells what it does: the protocol, and loggers to functions, JSON lines and a console.
 
-A logger is told of every generation once it is complete. `history.jsonl` and the transcripts are
-not loggers: they are part of the run's state and are written by the manager.
+A logger is told of every generation once it is complete and saved. `history.jsonl` and the
+transcripts are not loggers: they are part of the run's state and are written by the manager.
+`evolution.tensorboard` has the logger for TensorBoard, `evolution.held_out` one that measures.
+
+A logger never stops a run: one that raises is warned of, closed and dropped, and the run goes on.
 """
 
-from collections.abc import Sequence
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from evolution.results import GenerationResult
 
+Callback = Callable[["GenerationResult", Sequence[Transcript]], object]
+"""A function that is told of every complete generation."""
 
+_SCORES = ("returns", "accuracy", "length", "diversity", "fitness")
+
+
+@runtime_checkable
 class Logger(Protocol):
     """Is told of every complete generation."""
 
@@ -28,71 +43,194 @@ class Logger(Protocol):
         ...
 
 
-class TensorBoardLogger:
-    """Scalars, and a few transcripts as text, for TensorBoard.
+def as_logger(given: Logger | Callback) -> Logger:
+    """A logger as it is, and a function as a `CallbackLogger`.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if not isinstance(given, type):
+        if isinstance(given, Logger):
+            return given
+        if callable(given):
+            return CallbackLogger(given)
+    raise TypeError(
+        f"loggers: got {given!r}, expected an object with log(result, transcripts) and close(), or "
+        "a function of result and transcripts"
+    )
+
+
+def log_all(
+    loggers: list[Logger], result: "GenerationResult", transcripts: Sequence[Transcript]
+) -> None:
+    """Tell loggers of a generation; those that raise are warned of, closed and taken off the list.
 
     Args:
-        folder: Where the event files go.
-        samples: Transcripts shown per generation.
-        first: First generation that will be logged; later ones of an earlier, killed run are
-            purged.
+        loggers: Changed in place.
+        result: The generation.
+        transcripts: Its episodes.
+    """
+    for logger in list(loggers):
+        try:
+            logger.log(result, transcripts)
+        except Exception as error:
+            loggers.remove(logger)
+            _warn(logger, f"failed in generation {result.generation} and is dropped", error)
+            close_all([logger])
+
+
+def close_all(loggers: Sequence[Logger]) -> None:
+    """Close loggers; one that raises is warned of and keeps no other from being closed."""
+    for logger in loggers:
+        try:
+            logger.close()
+        except Exception as error:
+            _warn(logger, "could not be closed", error)
+
+
+def _warn(logger: Logger, what: str, error: Exception) -> None:
+    warnings.warn(
+        f"loggers: {type(logger).__name__} {what} ({type(error).__name__}: {error}); the run is "
+        "not affected",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def aggregates(result: "GenerationResult") -> dict[str, float | None]:
+    """What a generation comes to: mean and maximum over the agents, and what learning did.
+
+    Returns:
+        Names, as in ``returns/mean``, to values; None where nothing is known.
+    """
+    found: dict[str, float | None] = {}
+    for name in _SCORES:
+        values = np.asarray(getattr(result.scores, name))
+        known = values[np.isfinite(values)]
+        found[f"{name}/mean"] = float(known.mean()) if len(known) else None
+        found[f"{name}/max"] = float(known.max()) if len(known) else None
+    found["time/seconds"] = result.seconds
+    if (learning := result.learning) is not None:
+        norms, divergences = np.array(learning.grad_norms), np.array(learning.kl or [])
+        known = divergences[np.isfinite(divergences)]
+        found["learning/grad_norm"] = _known(float(norms.mean()))
+        found["learning/tokens"] = learning.tokens
+        found["learning/clipped"] = _known(learning.clipped)
+        found["learning/kl"] = float(known.mean()) if len(known) else None
+    return found
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class CallbackLogger:
+    """Calls a function with every generation; a `Logger`.
+
+    Args:
+        function: Takes a `GenerationResult` and the generation's transcripts.
     """
 
-    def __init__(self, folder: str | Path, samples: int = 2, first: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._samples = samples
-        self._writer: Any = SummaryWriter(str(folder), purge_step=first)
+    def __init__(self, function: Callback) -> None:
+        self._function = function
 
     def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
-        """Write one point per curve: mean and maximum over the agents."""
-        step = result.generation
-        scores = result.scores
-        for name in ("returns", "accuracy", "length", "diversity", "fitness"):
-            values = getattr(scores, name)
-            if np.isfinite(values).any():
-                self._writer.add_scalar(f"{name}/mean", float(np.nanmean(values)), step)
-                self._writer.add_scalar(f"{name}/max", float(np.nanmax(values)), step)
-        if result.peers.comparisons.any():
-            strengths = dict(zip(result.peers.agents, result.peers.strengths.tolist(), strict=True))
-            self._writer.add_scalars("peer_strength", strengths, step)
-        self._writer.add_scalar("time/seconds", result.seconds, step)
-        if result.learning is not None:
-            norms = np.array(result.learning.grad_norms)
-            self._writer.add_scalar("learning/grad_norm", float(norms.mean()), step)
-            self._writer.add_scalar("learning/tokens", result.learning.tokens, step)
-            self._writer.add_scalar("learning/clipped", result.learning.clipped, step)
-            divergences = np.array(result.learning.kl or [])
-            if np.isfinite(divergences).any():
-                self._writer.add_scalar("learning/kl", float(np.nanmean(divergences)), step)
-        for number, transcript in enumerate(transcripts[: self._samples]):
-            self._writer.add_text(f"transcript/{number}", as_markdown(transcript), step)
-        self._writer.flush()
+        """Call the function."""
+        self._function(result, transcripts)
 
     def close(self) -> None:
-        """Close the event file."""
-        self._writer.close()
+        """Nothing is held open."""
 
 
-def as_markdown(transcript: Transcript) -> str:
-    """An episode as Markdown: the problem, each attempt and how it was judged."""
-    quoted = transcript.problem.prompt.replace("\n", "\n> ")
-    lines = [f"> {quoted}", "", f"Known answer: `{transcript.problem.answer}`", ""]
-    for attempt in transcript.attempts:
-        grade = attempt.grade.status.value if attempt.grade is not None else "ungraded"
-        lines += [
-            f"**{attempt.agent}** — {grade}, return {transcript.rewards[attempt.agent]:.2f}",
-            "",
-            "    " + attempt.text.replace("\n", "\n    "),
-            "",
+class JsonlLogger:
+    """A row per generation in a file of JSON lines; a `Logger`.
+
+    A row has the generation, the best agent, the champion, who was born, and the `aggregates`; what
+    is not known is null. In a file that exists, rows of earlier generations are kept: a run that
+    was killed and resumed has each generation once.
+
+    Args:
+        path: The file; its folder is made if need be.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._begun = False
+
+    def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
+        """Append a row."""
+        del transcripts
+        if not self._begun:
+            self._keep_before(result.generation)
+            self._begun = True
+        row = {
+            "generation": result.generation,
+            "best": result.best,
+            "champion": result.champion or None,
+            "born": [i.name for i in result.individuals if i.generation == result.generation],
+            **aggregates(result),
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _keep_before(self, generation: int) -> None:
+        """Leave in the file what is whole and of earlier generations."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.exists():
+            return
+        kept = [
+            line
+            for line in self._path.read_text(encoding="utf-8").splitlines()
+            if (row := _row(line)) is not None and row["generation"] < generation
         ]
-    for entry in transcript.assessments:
-        value = "unreadable" if entry.value is None else f"{entry.value:.2g}"
-        lines.append(f"- {entry.judge}: {entry.form} of {entry.author}: {value}")
-    for evaluation in transcript.evaluations:
-        outcome = evaluation.preference.value if evaluation.preference is not None else "abstained"
-        lines.append(
-            f"- {evaluation.judge} on A={evaluation.first_author}, B={evaluation.second_author}: "
-            f"{outcome}{' (flipped)' if evaluation.flipped else ''}"
+        aside = self._path.with_name(self._path.name + ".part")
+        aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(aside, self._path)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A row of a `JsonlLogger`; None if the line was cut off."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("generation"), int) else None
+
+
+class ConsoleLogger:
+    """Prints a line per generation, as `populora evolve` does; a `Logger`.
+
+    Args:
+        console: Where to; by default standard output.
+        generations: In total, for the line; 0 if it is open.
+    """
+
+    def __init__(self, console: "Console | None" = None, generations: int = 0) -> None:
+        from rich.console import Console
+
+        self._console = console or Console(highlight=False)
+        self._of = f"/{generations}" if generations else ""
+
+    def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
+        """Print the line; ``?`` is what is not known."""
+        del transcripts
+        found = aggregates(result)
+
+        def shown(name: str, form: str) -> str:
+            value = found[name]
+            width = int(form[0])
+            return "?".rjust(width) if value is None else f"{value:{form}}"
+
+        self._console.print(
+            f"generation {result.generation + 1:3d}{self._of}  "
+            f"return {shown('returns/mean', '5.2f')} (best {shown('returns/max', '5.2f')})  "
+            f"accuracy {shown('accuracy/mean', '4.2f')}  "
+            f"diversity {shown('diversity/mean', '5.3f')}  {result.seconds:4.1f} s",
+            soft_wrap=True,
         )
-    return "\n".join(lines)
+
+    def close(self) -> None:
+        """Nothing is held open."""

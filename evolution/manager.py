@@ -30,7 +30,7 @@ from evolution.fitness import score, solve_replies
 from evolution.heritage import change_learning_rate, set_learning_rate
 from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual, Lineage
-from evolution.loggers import Logger
+from evolution.loggers import Callback, Logger, as_logger, close_all, log_all
 from evolution.quarantine import broken_slots, quarantine
 from evolution.results import EpisodePlan, GenerationResult, history_rows, known
 from evolution.selection import Candidates
@@ -57,7 +57,8 @@ class EvolutionManager:
         problems: A spec for `load_problems`, a source, or problems.
         config: Settings.
         folder: Where the run is kept; None keeps nothing.
-        loggers: Told of every generation; closed by `close`.
+        loggers: Told of every generation, and closed by `close`; functions of the result and the
+            transcripts are loggers too. One that raises is dropped; see `evolution.loggers`.
         judge: Decides correctness where no answer is known, or wherever the rewards ask for it.
         grader: Used and left open; None for one of the manager's own.
         exclude: Problems that must never be trained on; meeting one is an error.
@@ -74,7 +75,7 @@ class EvolutionManager:
         config: EvolutionConfig | None = None,
         *,
         folder: str | Path | None = None,
-        loggers: Sequence[Logger] = (),
+        loggers: Sequence[Logger | Callback] = (),
         judge: Judge | None = None,
         grader: Grader | None = None,
         exclude: Collection[Problem] = (),
@@ -83,7 +84,7 @@ class EvolutionManager:
         self.settings = self.config.resolved(population.size)
         self.population = population
         self.problems = as_source(problems, seed=self.config.seed)
-        self.loggers = list(loggers)
+        self.loggers = [as_logger(given) for given in loggers]
         self.generation = 0
         self.ratings = Ratings()
         # One for all arenas, so that a judge that hangs holds a generation up only once.
@@ -254,8 +255,7 @@ class EvolutionManager:
             time.monotonic() - self._started,
         )
         self._save(result, transcripts)
-        for logger in self.loggers:
-            logger.log(result, transcripts)
+        log_all(self.loggers, result, transcripts)
         return result
 
     def run(
@@ -342,8 +342,7 @@ class EvolutionManager:
 
     def close(self) -> None:
         """Close the loggers and the manager's own grader."""
-        for logger in self.loggers:
-            logger.close()
+        close_all(self.loggers)
         if self._owns_grader:
             self._grader.close()
 

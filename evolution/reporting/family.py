@@ -70,19 +70,33 @@ def family(run: RunData) -> Family | None:
     return Family(lives, best, _ancestors(run, best), _founders(run, living))
 
 
+def is_copy(birth: Individual) -> bool:
+    """Return whether an individual was born as a copy of its first parent, number by number."""
+    return birth.content_hash != "" and birth.content_hash == birth.parameters.get("parent_hash")
+
+
 def weights_of(birth: Individual) -> tuple[float, ...]:
-    """Return how much of an individual comes from each parent; they sum to 1."""
-    if not birth.parents:
-        return ()
-    given = birth.parameters.get("weights")
-    if isinstance(given, list) and len(given) == len(birth.parents):  # pyright: ignore[reportUnknownArgumentType]
+    """Return how much of an individual comes from each parent.
+
+    The weights sum to 1. Clones and migrants come from their first parent alone, before they
+    mutate; from what became the base itself, as its operators failed, all weights are 0.
+    """
+    count = len(birth.parents)
+    if not count or birth.operator == "base":
+        return (0.0,) * count
+    if "parent_hash" in birth.parameters:
+        return (1.0,) + (0.0,) * (count - 1)
+    given, taken = birth.parameters.get("weights"), birth.parameters.get("taken")
+    if isinstance(taken, dict):  # layer by layer
+        given = [list(taken.values()).count(f"parent {i}") for i in range(count)]
+    if isinstance(given, list) and len(given) == count:  # pyright: ignore[reportUnknownArgumentType]
         try:
             values = np.abs(np.array(given, np.float64))
         except (TypeError, ValueError):
             values = np.zeros(1)
-        if values.shape == (len(birth.parents),) and 0 < float(values.sum()) < np.inf:
+        if values.shape == (count,) and 0 < float(values.sum()) < np.inf:
             return tuple((values / values.sum()).tolist())
-    return (1 / len(birth.parents),) * len(birth.parents)
+    return (1 / count,) * count
 
 
 def _means(run: RunData, name: str) -> dict[str, float]:
@@ -98,7 +112,10 @@ def _means(run: RunData, name: str) -> dict[str, float]:
 
 
 def _ancestors(run: RunData, best: str | None) -> frozenset[str]:
-    parents = {birth.name: birth.parents for birth in run.lineage}
+    parents = {
+        birth.name: [p for p, w in zip(birth.parents, weights_of(birth), strict=True) if w > 0]
+        for birth in run.lineage
+    }
     found: set[str] = set()
     waiting = [best] if best is not None else []
     while waiting:
@@ -113,7 +130,7 @@ def _founders(run: RunData, living: set[str]) -> dict[str, float]:
     shares: dict[str, dict[str, float]] = {}
     for birth in run.lineage:
         known = [(p, w) for p, w in zip(birth.parents, weights_of(birth), strict=True)
-                 if p in shares]  # fmt: skip
+                 if p in shares and w > 0]  # fmt: skip
         if not known:
             shares[birth.name] = {birth.name: 1.0}
             continue

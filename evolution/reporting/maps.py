@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from evolution.lineage import Individual
 from evolution.reporting.data import RunData
-from evolution.reporting.family import Family, Life, weights_of
+from evolution.reporting.family import Family, Life, is_copy, weights_of
 from evolution.reporting.figures import COLOURS, GREY, RED, SKY, SYMBOLS, Chart, hover, layout
 from evolution.reporting.text import Point, TextMap
 
@@ -52,7 +53,7 @@ def family_chart(run: RunData, tree: Family) -> Chart:
             marker={
                 "size": [size * 1.7 if life.birth.name == tree.best else size
                          for life in tree.lives],
-                "symbol": ["star" if life.birth.name == tree.best else "circle"
+                "symbol": ["star" if life.birth.name == tree.best else _symbol(life.birth)
                            for life in tree.lives],
                 "color": values, "colorscale": "Cividis", "showscale": True,
                 "line": {"color": GREY, "width": 1},
@@ -71,11 +72,22 @@ def family_chart(run: RunData, tree: Family) -> Chart:
         "A row for each slot of the population, a line for each life. A dot is a birth, coloured "
         f"by the individual's mean {measured} over its life on training problems (problems differ "
         "between generations, so colours far apart in time compare roughly). Thin lines lead from "
-        "parents to children; orange ones are the ancestry of the best individual, the star."
+        "parents to children; orange ones are the ancestry of the best individual, the star. "
+        "Diamonds are migrants, squares other copies of a parent, crosses what replaced a child "
+        "whose operators failed."
     )
     return Chart(
         "family", "Lives and descent", caption, figure, 130 + max(34 * len(run.agents), 150)
     )
+
+
+def _symbol(born: Individual) -> str:
+    """Return the mark of a birth by how it came about."""
+    if "failed" in born.parameters:
+        return "x"
+    if born.operator == "migration":
+        return "diamond"
+    return "square" if is_copy(born) else "circle"
 
 
 def _birth_text(life: Life) -> str:
@@ -87,6 +99,8 @@ def _birth_text(life: Life) -> str:
         if name != "weights" and isinstance(value, int | float | str):
             lines.append(f"{hover(str(name))} {hover(str(value))}")
     lines.append(f"generations {born.generation} to {life.last}" + (", living" * life.living))
+    if isinstance(undergone := born.parameters.get("mutations"), list) and undergone:
+        lines.append("mutations " + hover(" + ".join(map(str, undergone))))
     for name in ("accuracy", "fitness"):
         if (value := getattr(life, name)) is not None:
             lines.append(f"mean {name} {value:.3f}")

@@ -204,19 +204,6 @@ def test_bad_settings_are_named(settings, said):
         config(**settings)
 
 
-def test_tensorboard_gets_scalars_and_transcripts(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from evolution import TensorBoardLogger
-
-    manager = make(loggers=[TensorBoardLogger(tmp_path)])
-    manager.run(2)
-    manager.close()
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert len(events.Scalars("returns/mean")) == 2
-    assert "transcript/0/text_summary" in events.Tags()["tensors"]
-
-
 class PrefersLonger:
     def judge(self, comparisons):
         return [

@@ -251,3 +251,33 @@ def test_weights_that_do_not_fit_are_equal_ones():
         assert weights_of(child) == (0.5, 0.5)
     assert weights_of(Individual("c", 0, 1, "x", ("a", "b"), {"weights": [3, 1]})) == (0.75, 0.25)
     assert weights_of(Individual("c", 0, 0, "spread")) == ()
+
+
+def test_weights_follow_copies_layers_and_failures():
+    from evolution.lineage import Individual
+
+    def weights(operator, **parameters):
+        return weights_of(Individual("c", 0, 1, operator, ("a", "b"), parameters))
+
+    assert weights("clone", parent_hash="00") == (1, 0)
+    assert weights("base", failed="not finite") == (0, 0)
+    assert weights("layer_wise", taken={"0": "parent 1", "1": "parent 1", "2": "parent 0"}) == (
+        pytest.approx((1 / 3, 2 / 3))
+    )
+
+
+def test_what_failed_to_the_base_and_clones_descend_from_nobody_else(tmp_path):
+    folder = write_run(tmp_path / "a", generations=3, agents=3, born_every=9)
+    births = json.loads((folder / "lineage.json").read_text())
+    births += [
+        {"name": "g1-1", "slot": 1, "generation": 1, "operator": "clone",
+         "parents": ["g0-0", "g0-1"], "parameters": {"parent_hash": "00"}},
+        {"name": "g2-0", "slot": 0, "generation": 2, "operator": "base",
+         "parents": ["g0-0", "g1-1"], "parameters": {"failed": "not finite"}},
+    ]  # fmt: skip
+    (folder / "lineage.json").write_text(json.dumps(births))
+    run = read_run_data(folder)
+    individuals = (*run.individuals[:-1], ("g2-0", "g1-1", "g0-2"))
+    found = family(dataclasses.replace(run, individuals=individuals, best=(None, None, "agent_1")))
+    assert found.ancestors == {"g1-1", "g0-0"}
+    assert found.founders == pytest.approx({"g0-0": 1 / 3, "g0-1": 0, "g0-2": 1 / 3, "g2-0": 1 / 3})
