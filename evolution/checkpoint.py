@@ -23,7 +23,7 @@ from torch import Tensor
 
 from agents.population import AdapterError, LoraPopulation
 
-FORMAT = 2
+FORMAT = 3
 _NAME = re.compile(r"generation_(\d+)")
 _GROWING = ("history.jsonl", "transcripts.jsonl")
 
@@ -39,7 +39,7 @@ class Saved:
     Attributes:
         generation: Its number, from 0.
         state: JSON state of the manager.
-        tensors: State of the learner, and the champion's factors.
+        tensors: State of the learner, the champion's factors, and what fitness remembers.
     """
 
     generation: int

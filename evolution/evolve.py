@@ -23,6 +23,7 @@ from agents.models import load_base
 from agents.population import BASE, LoraPopulation
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import RunConfig, from_mapping, presets, read_preset, read_toml
+from evolution.fitness import diversity_words
 from evolution.held_out import HeldOutLogger
 from evolution.judging import judging_figures, judging_summary, judging_table, majority_line
 from evolution.lineage import content_hash
@@ -242,7 +243,7 @@ def _evolve(
                 f"generation {result.generation + 1:3d}/{options.generations}  "
                 f"return {scores.returns.mean():5.2f} (best {scores.returns.max():5.2f})  "
                 f"accuracy {_or_unknown(scores.accuracy.mean())}  "
-                f"diversity {scores.diversity.mean():.3f}  {result.seconds:4.1f} s",
+                f"{diversity_words(scores)}  {result.seconds:4.1f} s",
                 soft_wrap=True,
             )
 

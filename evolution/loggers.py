@@ -48,11 +48,15 @@ class TensorBoardLogger:
         """Write one point per curve: mean and maximum over the agents."""
         step = result.generation
         scores = result.scores
-        for name in ("returns", "accuracy", "length", "diversity", "fitness"):
+        for name in ("returns", "accuracy", "length", "diversity", "bonus", "fitness"):
             values = getattr(scores, name)
             if np.isfinite(values).any():
                 self._writer.add_scalar(f"{name}/mean", float(np.nanmean(values)), step)
                 self._writer.add_scalar(f"{name}/max", float(np.nanmax(values)), step)
+        whole = {"vendi": scores.vendi, "weight": scores.diversity_weight, **scores.archive}
+        for name, value in whole.items():
+            if np.isfinite(value):
+                self._writer.add_scalar(f"diversity/{name}", value, step)
         if result.peers.comparisons.any():
             strengths = dict(zip(result.peers.agents, result.peers.strengths.tolist(), strict=True))
             self._writer.add_scalars("peer_strength", strengths, step)
