@@ -167,7 +167,9 @@ def _check(where: str, value: Any, default: Any, limits: Range | None) -> None:
         isinstance(value, int | float) and math.isfinite(value)
     ):
         raise OperatorError(f"{where}: got {value!r}, expected a finite number")
-    elif isinstance(default, str) and not isinstance(value, str):
-        raise OperatorError(f"{where}: got {value!r}, expected a text")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise OperatorError(f"{where}: got {value!r}, expected a text")
+        return
     if limits is not None and not limits[0] <= value <= limits[1]:
         raise OperatorError(f"{where}: got {value!r}, expected {limits[0]:g} to {limits[1]:g}")
