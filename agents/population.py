@@ -19,6 +19,7 @@ from agents.generation import DecodeStats, Job, generate
 from agents.models import DTYPES, BaseModel, load_base
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError, read_adapter, write_adapter
 from agents.policy import Request
+from populora_env.records import Phase
 
 __all__ = [
     "BASE",
@@ -43,12 +44,15 @@ class Generated:
         prompt_ids: Token ids of the prompt.
         reply_ids: Token ids of the reply, with the token that ended it, if one did.
         feature: Mean last hidden state over the reply, ``[width]``.
+        distribution: Mean of the distributions its tokens were drawn from, ``[vocabulary]``; only
+            of attempts, and only if the population keeps them.
     """
 
     text: str
     prompt_ids: tuple[int, ...]
     reply_ids: tuple[int, ...]
     feature: Tensor
+    distribution: Tensor | None = None
 
 
 class LoraPopulation:
@@ -75,6 +79,7 @@ class LoraPopulation:
 
     Attributes:
         stats: Counts of all that was generated, with tokens per second.
+        keeps_distributions: Whether attempts carry their mean token distribution; off at first.
 
     Raises:
         ValueError: If an argument is out of range, targets match nothing, or the base already
@@ -107,6 +112,7 @@ class LoraPopulation:
         self.agents = tuple(f"agent_{i}" for i in range(size))
         self.temperature, self.max_rows, self.top_p = temperature, max_rows, top_p
         self.stats = DecodeStats()
+        self.keeps_distributions = False
         self._recent: dict[tuple[str, str, str], Generated] = {}
 
     @classmethod
@@ -208,6 +214,7 @@ class LoraPopulation:
                     f"new ones exceed the model's context of {limit}; shorten the prompt or the "
                     "limit"
                 )
+        attempts = [self.keeps_distributions and r.phase is Phase.SOLVE for r in requests]
         used = self.temperature if temperature is None else temperature
         begin = time.perf_counter()
         replies = generate(
@@ -217,6 +224,7 @@ class LoraPopulation:
             temperature=used,
             top_p=self.top_p,
             max_rows=self.max_rows,
+            distribution=any(attempts),
             stats=self.stats,
         )
         self.stats.seconds += time.perf_counter() - begin
@@ -224,9 +232,10 @@ class LoraPopulation:
             [list(reply.ids) for reply in replies], skip_special_tokens=True
         )
         results: list[Generated] = []
-        for request, job, reply, text in zip(requests, jobs, replies, texts, strict=True):
-            ids = reply.ids if reply.end is None else (*reply.ids, reply.end)
-            results.append(Generated(text, tuple(job.prompt_ids), ids, reply.feature))
+        for i, (request, job, reply) in enumerate(zip(requests, jobs, replies, strict=True)):
+            text, ids = texts[i], reply.ids if reply.end is None else (*reply.ids, reply.end)
+            kept = reply.distribution if attempts[i] else None
+            results.append(Generated(text, tuple(job.prompt_ids), ids, reply.feature, kept))
             self._recent[request.agent, request.prompt, text] = results[-1]
         return results
 

@@ -29,6 +29,7 @@ FIXED: Mapping[str, str] = {
     "size": "ratings, standing and lineage are of that many agents",
     "rank": "the adapters and the optimiser's state have it",
     "problems": "standing compares what was earned on them",
+    "fitness": "standing, and the archive if it has one, rest on it",
     "held_out": "the curve compares generations on them",
 }
 """Settings that cannot change in a run, and why."""

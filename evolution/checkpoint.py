@@ -50,7 +50,7 @@ class Saved:
     Attributes:
         generation: Its number, from 0.
         state: JSON state of the manager.
-        tensors: State of the learner, and the champion's factors.
+        tensors: State of the learner, the champion's factors, and what fitness remembers.
     """
 
     generation: int

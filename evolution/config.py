@@ -15,9 +15,13 @@ from typing import Any
 from agents.advantages import ADVANTAGES
 from agents.linear import Products
 from agents.rejection import RejectionSource
+from evolution.attempts import BARS
 from evolution.crossover import CROSSOVERS, Crossover
+from evolution.diversity import MEASURES
 from evolution.mutation import MUTATIONS, Mutation
+from evolution.niches import FITNESSES, make_rule
 from evolution.operators import OperatorError, Use
+from evolution.scaling import SCALES, SCHEDULES
 from evolution.selection import SELECTIONS, Selection
 from populora_env.arena import read_forms
 from populora_env.matchmaking import Matchmaking
@@ -72,8 +76,24 @@ class EvolutionConfig:
     """Length limit of a score or a comparison, in tokens."""
     critique_tokens: int = 48
     """Length limit of a critique, in tokens."""
+    fitness: str = "bonus"
+    """What diversity does to fitness: bonus (mean distance to the others' attempts is added),
+    sharing(radius=0.1,alpha=1), novelty(k=5,archive=200,add=1,behaviour=hidden_states) or
+    map_elites(descriptors='length+strategy',floor=0); descriptors are length, numbers, repetition
+    and strategy."""
+    fitness_scale: str = "none"
+    """Scale of returns in fitness: none, z_score, rank (-1/2 to 1/2), or min_max (0 to 1)."""
+    diversity: str = "hidden_states"
+    """Measures joined by +, weights in front as in hidden_states+0.5*answers: hidden_states,
+    token_distributions, answers, strategies(classifier=surface), embeddings(model=...); or none."""
+    diversity_bar: str = "right"
+    """Attempts among which diversity counts: right, above_median (of the problem's returns),
+    rewarded(least=0.5), or none (all)."""
     diversity_weight: float = 0.5
-    """What a unit of diversity (cosine distance) adds to fitness, in units of return."""
+    """What a unit of diversity (a distance from 0 to 1) adds to fitness, in units of return."""
+    diversity_schedule: str = "constant"
+    """The weight over generations: constant, linear(end=0,generations=20),
+    cosine(end=0,generations=20), or target(vendi=2,rate=0.5,least=0.01,most=10), which adapts."""
     fitness_memory: float = 0.8
     """Weight of an individual's earlier generations in its standing, per generation; below 1."""
     confirm_problems: int = 16
@@ -223,6 +243,7 @@ class EvolutionConfig:
             self.operators()
         except OperatorError as error:
             raise ConfigError(str(error)) from error
+        self._check_fitness()
         if self.islands > 1 and self.migrants > self.elites:
             raise ConfigError(
                 f"migrants: got {self.migrants}, expected at most elites = {self.elites}, the "
@@ -261,6 +282,21 @@ class EvolutionConfig:
             raise ConfigError(
                 f"judged_problems: got {self.judged_problems}, expected at most "
                 f"problems_per_generation = {self.problems_per_generation}"
+            )
+
+    def _check_fitness(self) -> None:
+        try:
+            make_rule(FITNESSES.read(self.fitness))
+            SCALES.read_one(self.fitness_scale)
+            MEASURES.read_several(self.diversity)
+            BARS.read_one(self.diversity_bar)
+            schedule = SCHEDULES.read(self.diversity_schedule)
+        except OperatorError as error:
+            raise ConfigError(str(error)) from error
+        if schedule.name == "target" and self.diversity_weight <= 0:
+            raise ConfigError(
+                f"diversity_weight: got {self.diversity_weight:g}, expected above 0: "
+                "diversity_schedule target multiplies it"
             )
 
 

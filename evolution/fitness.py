@@ -1,7 +1,10 @@
-"""Fitness: what an agent's episodes of one generation are worth."""
+"""Fitness: what an agent's episodes of one generation are worth.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+How task return and diversity are put together is in `evolution.appraisal`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,15 +12,13 @@ from populora_env.records import Phase, Transcript
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What a generation's episodes say of each agent; all arrays are ``[N]``.
+class PlainScores:
+    """Task scores of a generation; all arrays are ``[N]``.
 
     Attributes:
         returns: Mean return over the episodes.
         accuracy: Fraction of final attempts that are correct; NaN where no answer is known.
         length: Mean length of the attempts in characters.
-        diversity: See `evolution.diversity`.
-        fitness: ``returns + weight * diversity``.
         errors: Standard error of an agent's lead in return over the population's mean, from the
             choice of problems; infinite if there was only one.
     """
@@ -25,20 +26,50 @@ class Scores:
     returns: np.ndarray
     accuracy: np.ndarray
     length: np.ndarray
-    diversity: np.ndarray
-    fitness: np.ndarray
     errors: np.ndarray
 
 
-def score(
-    transcripts: Sequence[Transcript], diversity: np.ndarray, diversity_weight: float
-) -> Scores:
-    """Score all agents on a generation's episodes.
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a generation's episodes say of each agent; arrays are ``[N]``.
+
+    Attributes:
+        returns: Mean return over the episodes: the task alone.
+        accuracy: Fraction of final attempts that are correct; NaN where no answer is known.
+        length: Mean length of the attempts in characters.
+        diversity: Mean distance of the attempts that count from the others', 0 to 1; NaN of an
+            agent of whose attempts none could be compared.
+        counted: Share of the attempts that count: above the bar, and known to all measures.
+        bonus: What diversity adds to the (scaled) return; see `evolution.niches`.
+        fitness: The scaled return plus the bonus.
+        errors: Standard error of an agent's lead in scaled return over the population's mean, from
+            the choice of problems; infinite if there was only one.
+        vendi: Vendi score of the attempts that count, mean over problems: how many different ones
+            there are in effect; NaN if none counts.
+        diversity_weight: What a unit of diversity was worth.
+        unit: What a unit of return is worth in fitness.
+        archive: Figures on what the fitness rule remembers, such as coverage.
+    """
+
+    returns: np.ndarray
+    accuracy: np.ndarray
+    length: np.ndarray
+    diversity: np.ndarray
+    counted: np.ndarray
+    bonus: np.ndarray
+    fitness: np.ndarray
+    errors: np.ndarray
+    vendi: float
+    diversity_weight: float
+    unit: float = 1.0
+    archive: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+def score(transcripts: Sequence[Transcript]) -> PlainScores:
+    """Score all agents on a generation's episodes, diversity apart.
 
     Args:
         transcripts: At least one, all with the same agents.
-        diversity: Of each agent, ``[N]``.
-        diversity_weight: What a unit of diversity is worth in units of return.
     """
     agents = transcripts[0].agents
     rewards = np.array([[t.rewards[a] for a in agents] for t in transcripts])
@@ -52,9 +83,7 @@ def score(
                 correct[row, column] = attempt.grade.correct
     known = np.isfinite(correct).any()
     accuracy = np.nanmean(correct, 0) if known else np.full(len(agents), np.nan)
-    fitness = returns + diversity_weight * diversity
-    errors = lead_errors(rewards)
-    return Scores(returns, accuracy, length.mean(0), diversity, fitness, errors)
+    return PlainScores(returns, accuracy, length.mean(0), lead_errors(rewards))
 
 
 def lead_errors(rewards: np.ndarray) -> np.ndarray:
@@ -79,3 +108,14 @@ def solve_replies(transcript: Transcript) -> dict[str, tuple[str, str]]:
         for turn in transcript.turns
         if turn.phase is Phase.SOLVE
     }
+
+
+def diversity_words(scores: Scores) -> str:
+    """Diversity, Vendi score and bonus of a generation in one line, apart from the return."""
+    known = scores.diversity[np.isfinite(scores.diversity)]
+    diversity = f"{known.mean():.3f}" if len(known) else "    ?"
+    vendi = f"{scores.vendi:4.2f}" if np.isfinite(scores.vendi) else "   ?"
+    words = [f"diversity {diversity}", f"vendi {vendi}", f"bonus {np.nanmean(scores.bonus):+.3f}"]
+    if "coverage" in scores.archive:
+        words.append(f"coverage {scores.archive['coverage']:.2f}")
+    return "  ".join(words)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from evolution.fitness import diversity_words
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 Callback = Callable[["GenerationResult", Sequence[Transcript]], object]
 """A function that is told of every complete generation."""
 
-_SCORES = ("returns", "accuracy", "length", "diversity", "fitness")
+_SCORES = ("returns", "accuracy", "length", "diversity", "bonus", "fitness")
 
 
 @runtime_checkable
@@ -109,6 +110,9 @@ def aggregates(result: "GenerationResult") -> dict[str, float | None]:
         known = values[np.isfinite(values)]
         found[f"{name}/mean"] = float(known.mean()) if len(known) else None
         found[f"{name}/max"] = float(known.max()) if len(known) else None
+    scores = result.scores
+    whole = {"vendi": scores.vendi, "weight": scores.diversity_weight, **scores.archive}
+    found |= {f"diversity/{name}": _known(value) for name, value in whole.items()}
     found["time/seconds"] = result.seconds
     if (learning := result.learning) is not None:
         norms, divergences = np.array(learning.grad_norms), np.array(learning.kl or [])
@@ -228,7 +232,7 @@ class ConsoleLogger:
             f"generation {result.generation + 1:3d}{self._of}  "
             f"return {shown('returns/mean', '5.2f')} (best {shown('returns/max', '5.2f')})  "
             f"accuracy {shown('accuracy/mean', '4.2f')}  "
-            f"diversity {shown('diversity/mean', '5.3f')}  {result.seconds:4.1f} s",
+            f"{diversity_words(result.scores)}  {result.seconds:4.1f} s",
             soft_wrap=True,
         )
 

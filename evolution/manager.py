@@ -21,12 +21,11 @@ from agents.learners import LearnerStats
 from agents.population import LoraPopulation
 from agents.rollout import rollout
 from evolution import selection
+from evolution.appraisal import Appraiser
 from evolution.breeding import Breeder
 from evolution.changes import find_changes, plain_settings, record
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import EvolutionConfig
-from evolution.diversity import cosine_distance
-from evolution.fitness import score, solve_replies
 from evolution.heritage import change_learning_rate, set_learning_rate
 from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual, Lineage
@@ -102,6 +101,7 @@ class EvolutionManager:
         self._breeder = Breeder(population.lora, self.config, self.settings, self._lineage)
         population.temperature = self.settings.temperature
         self._learner = make_learner(population, self.config, self.settings)
+        self._appraiser = Appraiser(self.config)
 
     @property
     def lineage(self) -> Sequence[Individual]:
@@ -181,20 +181,21 @@ class EvolutionManager:
             )
             for problem, judged in zip(plan.problems, plan.judged, strict=True)
         ]
-        return rollout(
-            self.population,
-            arenas,
-            plan.problems,
-            key=("rollout", config.seed, plan.generation),
-            limits={
-                Phase.SOLVE: config.solve_tokens,
-                Phase.SCORE: config.judge_tokens,
-                Phase.COMPARE: config.judge_tokens,
-                Phase.CRITIQUE: config.critique_tokens,
-                Phase.REVISE: config.solve_tokens,
-            },
-            progress=None if progress is None else lambda done: progress("playing", done),
-        )
+        with self._appraiser.watching(self.population):
+            return rollout(
+                self.population,
+                arenas,
+                plan.problems,
+                key=("rollout", config.seed, plan.generation),
+                limits={
+                    Phase.SOLVE: config.solve_tokens,
+                    Phase.SCORE: config.judge_tokens,
+                    Phase.COMPARE: config.judge_tokens,
+                    Phase.CRITIQUE: config.critique_tokens,
+                    Phase.REVISE: config.solve_tokens,
+                },
+                progress=None if progress is None else lambda done: progress("playing", done),
+            )
 
     def tell(
         self, transcripts: Sequence[Transcript], progress: Progress | None = None
@@ -225,10 +226,13 @@ class EvolutionManager:
                 f"{self.population.agents[-1]}"
             )
         self._quarantine()
-        diversity = cosine_distance(self._features(transcripts))
-        scores = score(transcripts, diversity, self.config.diversity_weight)
+        living = self._lineage.living
+        individuals = tuple(living[slot] for slot in range(self.population.size))
+        scores = self._appraiser.appraise(
+            transcripts, self.population, individuals, plan.generation
+        )
         scores.fitness[broken_slots(self._lineage)] = np.nan
-        self._standing.update(scores.fitness, scores.errors)
+        self._standing.update(scores.fitness, scores.errors, scores.unit)
         evaluations = [entry for transcript in transcripts for entry in transcript.evaluations]
         peers = bradley_terry(self.population.agents, evaluations)
         self.ratings.update(evaluations)
@@ -238,11 +242,10 @@ class EvolutionManager:
         self.population.forget()
         self._plan = None
         self.generation += 1
-        living = self._lineage.living
         result = GenerationResult(
             plan.generation,
             self.population.agents,
-            tuple(living[slot] for slot in range(self.population.size)),
+            individuals,
             scores,
             peers,
             np.array([self.ratings.rating(agent).mu for agent in self.population.agents]),
@@ -306,8 +309,10 @@ class EvolutionManager:
             if saved.state["champion"] is not None:
                 self._trials.champion = Champion.restore(saved.state["champion"], saved.tensors)
             self._trials.elites = frozenset(saved.state["elites"])
+            self._appraiser.load(saved.state["appraisal"], saved.tensors)
             if self._learner is not None:
-                own = {k: v for k, v in saved.tensors.items() if not k.startswith("champion.")}
+                others = ("champion.", "fitness.")
+                own = {k: v for k, v in saved.tensors.items() if not k.startswith(others)}
                 self._learner.load_state(own)
             self.ratings = Ratings.from_dict(saved.state["ratings"])
             self._lineage = self._breeder.lineage = Lineage.from_list(saved.state["lineage"])
@@ -403,17 +408,6 @@ class EvolutionManager:
         drawn = self._draw("trial", generation, self.config.confirm_problems)
         return [problem for problem in drawn if problem.answer is not None]
 
-    def _features(self, transcripts: Sequence[Transcript]) -> np.ndarray:
-        """Features of all attempts, ``[problems, N, width]``; NaN where one is not known."""
-        width = self.population.base.model.get_input_embeddings().weight.shape[1]
-        features = np.full((len(transcripts), self.population.size, width), np.nan)
-        for row, transcript in enumerate(transcripts):
-            for agent, (prompt, reply) in solve_replies(transcript).items():
-                known = self.population.recall(agent, prompt, reply)
-                if known is not None and len(known.reply_ids) > 1:
-                    features[row, self.population.agents.index(agent)] = known.feature.numpy()
-        return features
-
     def _learn(
         self, transcripts: Sequence[Transcript], progress: Progress | None
     ) -> LearnerStats | None:
@@ -446,8 +440,10 @@ class EvolutionManager:
             "lineage": lineage,
             "elites": sorted(self._trials.elites),
             "champion": None if champion is None else champion.to_dict(),
+            "appraisal": self._appraiser.to_dict(),
         }
         tensors = {} if self._learner is None else self._learner.state()
+        tensors = {**tensors, **self._appraiser.tensors()}
         if champion is not None:
             tensors = {**tensors, **champion.tensors()}
         keep, every = config.keep_generations, config.keep_every

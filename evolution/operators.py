@@ -42,7 +42,7 @@ class Use(Generic[F]):
         name: Its name.
         function: What it does.
         parameters: Those that were given; the others have their defaults.
-        chance: Chance that it is applied, for mutations.
+        chance: Chance that it is applied, for mutations; weight of a measure of diversity.
     """
 
     name: str
@@ -60,10 +60,12 @@ class Operators(Generic[F]):
 
     Args:
         kind: What they are, as messages call them.
+        factor: What the number in front of a name is.
+        most: Greatest number allowed there.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, factor: str = "chance", most: float = 1.0) -> None:
+        self.kind, self._factor, self._most = kind, factor, most
         self._known: dict[str, tuple[F, dict[str, Range]]] = {}
 
     def add(self, name: str, **ranges: Range) -> Callable[[F], F]:
@@ -105,6 +107,14 @@ class Operators(Generic[F]):
             raise OperatorError(f"{self.kind}: got {text!r}, expected one of {', '.join(self)}")
         return uses[0]
 
+    def read_one(self, text: str) -> Use[F] | None:
+        """Read a setting that names one operator, or none of them by ``none``.
+
+        Raises:
+            OperatorError: If it cannot be read, or names what does not exist.
+        """
+        return None if text == "none" else self.read(text)
+
     def read_several(self, text: str) -> list[Use[F]]:
         """Read a setting that names operators joined by ``+``; ``none`` names nothing.
 
@@ -125,9 +135,10 @@ class Operators(Generic[F]):
     def _use(self, name: str, parameters: dict[str, Any], chance: float) -> Use[F]:
         if name not in self._known:
             raise OperatorError(f"{self.kind}: got {name!r}, expected one of {', '.join(self)}")
-        if chance > 1:
+        if chance > self._most:
             raise OperatorError(
-                f"{self.kind}: chance of {name}: got {chance:g}, expected at most 1"
+                f"{self.kind}: {self._factor} of {name}: got {chance:g}, expected at most "
+                f"{self._most:g}"
             )
         function, ranges = self._known[name]
         known = {
@@ -156,5 +167,9 @@ def _check(where: str, value: Any, default: Any, limits: Range | None) -> None:
         isinstance(value, int | float) and math.isfinite(value)
     ):
         raise OperatorError(f"{where}: got {value!r}, expected a finite number")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise OperatorError(f"{where}: got {value!r}, expected a text")
+        return
     if limits is not None and not limits[0] <= value <= limits[1]:
         raise OperatorError(f"{where}: got {value!r}, expected {limits[0]:g} to {limits[1]:g}")

@@ -29,6 +29,7 @@ class Standing:
         self._memory = memory
         self._lead = np.zeros(size)
         self._noise = np.zeros(size)  # variance of `_lead`; infinite where it cannot be known
+        self._unit = 1.0  # what a unit of return was worth in the last generation's fitness
         self.evidence = np.zeros(size)
 
     @property
@@ -45,13 +46,15 @@ class Standing:
         known = np.where(self.evidence > 0, self._noise, np.inf)
         return np.sqrt(known) / (self.evidence + 1)
 
-    def update(self, fitness: np.ndarray, errors: np.ndarray) -> None:
+    def update(self, fitness: np.ndarray, errors: np.ndarray, unit: float = 1.0) -> None:
         """Take note of a generation that all individuals played.
 
         Args:
             fitness: ``[N]``; NaN of an individual that is broken, whose standing is NaN from then.
             errors: Standard errors of the leads, ``[N]``.
+            unit: What a unit of return is worth in fitness, for trials to come.
         """
+        self._unit = unit
         known = fitness[np.isfinite(fitness)]
         mean = known.mean() if len(known) else 0.0
         self._lead = self._memory * self._lead + fitness - mean
@@ -66,9 +69,9 @@ class Standing:
 
         Args:
             slots: Who took part.
-            earned: What each earned on each problem, ``[slots, problems]``.
+            earned: What each earned on each problem, in units of return, ``[slots, problems]``.
         """
-        own = list(slots)
+        own, earned = list(slots), self._unit * earned
         base = np.nan_to_num(self.values[own]).mean()
         self._lead[own] += earned.mean(1) - earned.mean() + base
         self._noise[own] += lead_errors(earned.T) ** 2
@@ -97,7 +100,8 @@ class Standing:
             [value if np.isfinite(value) else None for value in values.tolist()]
             for values in (self._lead, self._noise)
         )
-        return {"lead": lead, "noise": noise, "evidence": self.evidence.tolist()}
+        evidence = self.evidence.tolist()
+        return {"lead": lead, "noise": noise, "evidence": evidence, "unit": self._unit}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Read back what `to_dict` wrote.
@@ -114,3 +118,4 @@ class Standing:
                 f"the run has {len(parts[0])} agents, the population {len(self.evidence)}"
             )
         self._lead, self._noise, self.evidence = parts
+        self._unit = float(saved.get("unit", 1.0))

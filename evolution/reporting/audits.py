@@ -135,7 +135,7 @@ def mode_collapse(diversity: ArrayLike | None, identical: ArrayLike | None) -> A
     name = "mode collapse"
     rule = (
         f"Compares the first and the last fifth of the run. Watch: less than {FADED:.0%} of the "
-        f"diversity (cosine distance of hidden states) is left, or at least {ALIKE:.0%} of pairs "
+        f"diversity (distance by the run's measures) is left, or at least {ALIKE:.0%} of pairs "
         f"of attempts at one problem are the same text. Problem: less than {COLLAPSED:.0%}, or at "
         f"least {SAME:.0%}. Right and short answers may be the same for a good reason."
     )

@@ -36,7 +36,8 @@ from evolution.reporting.page import (
 
 _CURVES = {
     "fitness": (
-        "Fitness", "What selection goes by: mean return plus the bonus for diversity. Line: mean "
+        "Fitness", "What selection goes by: mean return, scaled if the run says so, plus what "
+        "diversity adds. Line: mean "
         "of the population; band: from the lowest to the highest agent. Problems differ between "
         "generations, so single steps say little.",
     ),
@@ -47,10 +48,33 @@ _CURVES = {
         "standard error of the mean, over problems. Held-out problems are answered greedily.",
     ),
     "diversity": (
-        "Diversity", "Cosine distance of each agent's mean hidden state from the population's "
-        "average on the same problem, mean over problems. Line and band as for fitness.",
+        "Diversity", "Mean distance, 0 to 1, of an agent's attempts from the others' at the same "
+        "problem by the run's measures, among attempts that count. Line and band as for fitness.",
     ),
     "length": ("Length of replies", "Mean characters of an attempt. Line and band as for fitness."),
+}  # fmt: skip
+# Drawn where a run recorded them.
+_OPTIONAL = {
+    "bonus": (
+        "Bonus for diversity", "What diversity adds to an agent's return in fitness. Line and "
+        "band as for fitness.",
+    ),
+    "vendi": (
+        "Vendi score", "How many different attempts at a problem there are in effect, among those "
+        "that count: 1 if all are the same, at most as many as count. Mean over problems.",
+    ),
+    "diversity_weight": ("Weight of diversity", "What a unit of diversity was worth."),
+    "counted": (
+        "Attempts that count for diversity", "Share of an agent's attempts above the quality bar "
+        "and known to all measures. Line and band as for fitness.",
+    ),
+    "coverage": (
+        "MAP-Elites coverage", "Share of the archive's cells that were ever reached.",
+    ),
+    "qd_score": (
+        "QD score", "Sum over the archive's cells of how far the best return is above the floor.",
+    ),
+    "archived": ("Novelty archive", "Behaviours that novelty is measured against."),
 }  # fmt: skip
 # Shown elsewhere, or, as means over agents, the same at all times.
 _HIDDEN = frozenset({"standing", "peer_strength", "rating"})
@@ -168,9 +192,8 @@ def _curves(found: Findings, charts: list[Chart]) -> str:
     others = [name for name in run.series if name not in _CURVES and name not in _HIDDEN]
     for name in (*_CURVES, *others):
         values = run.recorded(name)
-        title, caption = _CURVES.get(
-            name, (name.replace("_", " ").capitalize(), "As the run recorded it, by agent.")
-        )
+        plain = name.replace("_", " ").capitalize(), "As the run recorded it, by agent."
+        title, caption = {**_CURVES, **_OPTIONAL}.get(name, plain)
         if values is None:
             missing.append(name)
             continue
@@ -198,6 +221,7 @@ def _curves(found: Findings, charts: list[Chart]) -> str:
 def _numbers(found: Findings) -> str:
     run = found.run
     columns = {name: run.mean(name) for name in _CURVES if run.recorded(name) is not None}
+    columns |= {n: run.mean(n) for n in ("bonus", "vendi") if run.recorded(n) is not None}
     if found.accuracy_error is not None:
         columns["s.e. of accuracy"] = found.accuracy_error
     if found.identical is not None:

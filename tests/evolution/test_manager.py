@@ -46,10 +46,12 @@ def test_ask_and_tell_in_order():
 
 
 def test_fitness_is_return_plus_weighted_diversity():
-    manager = make(settings=config(diversity_weight=2.0))
+    manager = make(settings=config(diversity_weight=2.0, diversity_bar="none"))
     scores = manager.run(1)[0].scores
     assert (scores.diversity > 0).all()
-    assert scores.fitness == pytest.approx(scores.returns + 2 * scores.diversity)
+    assert scores.bonus == pytest.approx(2 * scores.diversity)
+    assert scores.fitness == pytest.approx(scores.returns + scores.bonus)
+    assert 1 < scores.vendi <= 4
 
 
 def test_a_newborns_lucky_generation_does_not_beat_a_proven_lead():
