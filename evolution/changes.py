@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolution.config import EvolutionConfig, RunConfig, from_mapping
 from evolution.run_files import CheckpointError
 
 if TYPE_CHECKING:  # changes are read without torch
     from evolution.checkpoint import RunFolder
+    from evolution.config import EvolutionConfig, RunConfig
 
 CHANGES_FILE = "changes.jsonl"
 
@@ -67,15 +67,17 @@ class Change:
         }
 
 
-def plain_settings(config: EvolutionConfig) -> dict[str, Any]:
+def plain_settings(config: "EvolutionConfig") -> dict[str, Any]:
     """The settings of a run, or those of a manager alone, as JSON types."""
+    from evolution.config import EvolutionConfig, RunConfig
+
     kind = RunConfig if isinstance(config, RunConfig) else EvolutionConfig
     values = {field.name: getattr(config, field.name) for field in fields(kind)}
     return {k: str(v) if isinstance(v, str) else v for k, v in values.items()}
 
 
 def find_changes(
-    before: Mapping[str, Any], config: EvolutionConfig, generation: int, note: str = ""
+    before: Mapping[str, Any], config: "EvolutionConfig", generation: int, note: str = ""
 ) -> list[Change]:
     """What differs from the settings that a generation was saved with.
 
@@ -150,12 +152,14 @@ def record(folder: "RunFolder", changes: Sequence[Change], generation: int) -> N
         folder.write(CHANGES_FILE, "".join(row + "\n" for row in rows))
 
 
-def with_changes(config: RunConfig, changes: Sequence[Change], where: str) -> RunConfig:
+def with_changes(config: "RunConfig", changes: Sequence[Change], where: str) -> "RunConfig":
     """The settings of a run after its changes.
 
     Raises:
         ConfigError: If a change does not fit.
     """
+    from evolution.config import from_mapping
+
     return from_mapping({**plain_settings(config), **{c.option: c.after for c in changes}}, where)
 
 
