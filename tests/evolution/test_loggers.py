@@ -28,7 +28,7 @@ SETTINGS = {"seed": 3, "evolve_every": None, "crossover": "clone", "revise": Fal
 def make(*loggers, problems=SPEC, folder=None, **settings):
     config = EvolutionConfig(
         problems_per_generation=3, judged_problems=1, solve_tokens=6, judge_tokens=3, offspring=2,
-        spread=0.5, mutation=0.1, confirm_problems=0, **settings,
+        spread=0.5, mutation=0.1, confirm_problems=0, diversity_bar="none", **settings,
     )  # fmt: skip
     population = LoraPopulation(make_tiny_base(), 4, 2)
     return EvolutionManager(population, problems, config, loggers=loggers, folder=folder)
