@@ -158,7 +158,7 @@ def with_changes(config: "RunConfig", changes: Sequence[Change], where: str) -> 
     Raises:
         ConfigError: If a change does not fit.
     """
-    from evolution.config import from_mapping
+    from evolution.config_files import from_mapping
 
     return from_mapping({**plain_settings(config), **{c.option: c.after for c in changes}}, where)
 

@@ -13,7 +13,8 @@ from typing import Any
 from agents.benchmark import Entrant
 from agents.models import BaseModel
 from agents.population import BASE, CONFIG_FILE, WEIGHTS_FILE, LoraPopulation
-from evolution.config import RunConfig, from_mapping
+from evolution.config import RunConfig
+from evolution.config_files import from_mapping
 from evolution.usage import UsageError
 from populora_env.ratings import DEFAULT_SIGMA
 

@@ -12,7 +12,8 @@ import tomli_w
 
 from evolution.branching import split_branch
 from evolution.changes import find_changes, plain_settings, read_changes, with_changes
-from evolution.config import RunConfig, from_mapping, presets, read_preset, read_toml
+from evolution.config import RunConfig
+from evolution.config_files import from_mapping, presets, read_preset, read_toml
 from evolution.run_files import CheckpointError
 from evolution.usage import UsageError, parse
 

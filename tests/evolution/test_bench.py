@@ -11,7 +11,7 @@ from evolution import bench, mutation
 from evolution.bench_tasks import load_tasks, read_tasks, split_specs
 from evolution.checkpoint import RunFolder
 from evolution.cli import main
-from evolution.config import presets, read_preset
+from evolution.config_files import presets, read_preset
 from evolution.entrants import read_run, unique_names, vote_weights
 from evolution.usage import UsageError
 from tests.conftest import make_tiny_base

@@ -11,7 +11,7 @@ import tomllib
 import pytest
 
 from evolution.cli import main
-from evolution.config import presets, read_preset
+from evolution.config_files import presets, read_preset
 from evolution.usage import Interrupts
 from tests.conftest import make_tiny_base
 

@@ -13,7 +13,8 @@ from agents.population import LoraPopulation
 from agents.rejection import RejectionSource
 from evolution import ConfigError, EvolutionConfig, EvolutionManager, Learner
 from evolution.breeding import Child
-from evolution.config import ChildOptimizer, read_toml
+from evolution.config import ChildOptimizer
+from evolution.config_files import read_toml
 from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual
 from populora_env import Preference, Problem, ReasoningArena, Verdict
