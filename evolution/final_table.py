@@ -108,23 +108,24 @@ def _table(
         table.add_column(name, justify="right")
     start = base.scores[BASE].accuracy
 
-    def row(name: str, accuracy: float, error: float | None, fitness: float | None) -> None:
+    def row(name: str, accuracy: float, error: float | None, standing: str = "") -> None:
         table.add_row(
             name,
             f"{accuracy:.3f}",
             "" if error is None else f"{error:.3f}",
             "" if name == BASE else f"{accuracy - start:+.3f}",
-            "" if fitness is None else f"{fitness:.3f}",
+            standing,
         )
 
-    row(BASE, start, base.scores[BASE].standard_error, None)
-    for agent, fitness in zip(manager.population.agents, manager.standing.tolist(), strict=True):
+    row(BASE, start, base.scores[BASE].standard_error)
+    standings = zip(manager.standing.tolist(), manager.standing_errors.tolist(), strict=True)
+    for agent, (standing, error) in zip(manager.population.agents, standings, strict=True):
         score = agents.scores[agent]
-        row(agent, score.accuracy, score.standard_error, fitness)
+        row(agent, score.accuracy, score.standard_error, f"{standing:.3f} ± {error:.3f}")
     table.add_section()
     taken = "" if champion.generation == manager.generation else f", gen. {champion.generation}"
-    row(f"champion ({champion.agent}{taken})", best.accuracy, best.standard_error, None)
-    row("population mean", agents.mean, None, None)
+    row(f"champion ({champion.agent}{taken})", best.accuracy, best.standard_error)
+    row("population mean", agents.mean, None)
     if agents.vote is not None:
-        row("majority vote", agents.vote, None, None)
+        row("majority vote", agents.vote, None)
     return table

@@ -117,6 +117,11 @@ class EvolutionManager:
         return self._standing.values
 
     @property
+    def standing_errors(self) -> np.ndarray:
+        """Standard errors of `standing` from the choice of problems, ``[N]``."""
+        return self._standing.errors
+
+    @property
     def champion(self) -> Champion | None:
         """A snapshot of the best individual that was ever confirmed; see `confirm`."""
         return self._trials.champion
