@@ -231,10 +231,8 @@ class EvolutionManager:
                 f"{self.population.agents[-1]}"
             )
         self._quarantine()
-        living = self._lineage.living
-        individuals = tuple(living[slot] for slot in range(self.population.size))
         scores = self._appraiser.appraise(
-            transcripts, self.population, individuals, plan.generation
+            transcripts, self.population, self._individuals(), plan.generation
         )
         scores.fitness[broken_slots(self._lineage)] = np.nan
         self._standing.update(scores.fitness, scores.errors, scores.unit)
@@ -250,7 +248,7 @@ class EvolutionManager:
         result = GenerationResult(
             plan.generation,
             self.population.agents,
-            individuals,
+            self._individuals(),  # as measured, and broken if learning broke one
             scores,
             peers,
             np.array([self.ratings.rating(agent).mu for agent in self.population.agents]),
@@ -355,6 +353,11 @@ class EvolutionManager:
         close_all(self.loggers)
         if self._owns_grader:
             self._grader.close()
+
+    def _individuals(self) -> tuple[Individual, ...]:
+        """Who lives in which slot."""
+        living = self._lineage.living
+        return tuple(living[slot] for slot in range(self.population.size))
 
     def _quarantine(self) -> None:
         """Take individuals out of evolution whose weights are not finite."""

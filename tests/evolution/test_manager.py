@@ -101,6 +101,23 @@ def test_learning_changes_weights_and_none_does_not():
         assert (result.learning is not None) is changes
 
 
+def test_what_learning_breaks_is_in_that_generations_result_and_history(tmp_path):
+    manager = make(tmp_path)
+    step = manager._learner.step
+
+    def poisoned(*given, **how):
+        stats = step(*given, **how)
+        next(manager.population.lora.layers()).B[1] = float("nan")
+        return stats
+
+    manager._learner.step = poisoned
+    (result,) = manager.run(1)
+    assert [i.broken for i in result.individuals] == [None, 0, None, None]
+    assert [i.fitness is None for i in result.individuals] == [False, True, False, False]
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["broken"] for row in rows] == [False, True, False, False]
+
+
 def test_transcripts_played_elsewhere_can_be_told():
     one, other = make(), make()
     transcripts = one.play(one.ask())
