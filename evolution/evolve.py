@@ -4,7 +4,6 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from agents.models import load_base
 from agents.population import LoraPopulation
 from evolution.bars import Bars
 from evolution.branching import branch, split_branch
-from evolution.changes import read_changes
+from evolution.changes import plain_settings, read_changes
 from evolution.checkpoint import RunFolder
 from evolution.config import RunConfig
 from evolution.final_table import measure
@@ -56,11 +55,12 @@ def main(arguments: Sequence[str]) -> int:
             _go_on(manager, options, folder, console)
         else:
             folder.write("run.toml", run_toml(options))
-        settings = {name: getattr(options, name) for name in asdict(RunConfig())}
         manager.loggers += [
             ConsoleLogger(console, options.generations),
             TensorBoardLogger(
-                folder.path / "tensorboard", first=manager.generation, settings=settings
+                folder.path / "tensorboard",
+                first=manager.generation,
+                settings=plain_settings(options),
             ),
         ]
         if held_out and (every := options.held_out_every):

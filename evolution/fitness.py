@@ -3,8 +3,10 @@
 How task return and diversity are put together is in `evolution.appraisal`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -108,6 +110,12 @@ def solve_replies(transcript: Transcript) -> dict[str, tuple[str, str]]:
         for turn in transcript.turns
         if turn.phase is Phase.SOLVE
     }
+
+
+def known(value: Any) -> float | None:
+    """A number for JSON; None if it is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
 def diversity_words(scores: Scores) -> str:

@@ -8,7 +8,6 @@ A logger never stops a run: one that raises is warned of, closed and dropped, an
 """
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from evolution.fitness import diversity_words
+from evolution.fitness import diversity_words, known
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
@@ -107,25 +106,21 @@ def aggregates(result: "GenerationResult") -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name in _SCORES:
         values = np.asarray(getattr(result.scores, name))
-        known = values[np.isfinite(values)]
-        found[f"{name}/mean"] = float(known.mean()) if len(known) else None
-        found[f"{name}/max"] = float(known.max()) if len(known) else None
+        some = values[np.isfinite(values)]
+        found[f"{name}/mean"] = float(some.mean()) if len(some) else None
+        found[f"{name}/max"] = float(some.max()) if len(some) else None
     scores = result.scores
     whole = {"vendi": scores.vendi, "weight": scores.diversity_weight, **scores.archive}
-    found |= {f"diversity/{name}": _known(value) for name, value in whole.items()}
+    found |= {f"diversity/{name}": known(value) for name, value in whole.items()}
     found["time/seconds"] = result.seconds
     if (learning := result.learning) is not None:
         norms, divergences = np.array(learning.grad_norms), np.array(learning.kl or [])
-        known = divergences[np.isfinite(divergences)]
-        found["learning/grad_norm"] = _known(float(norms.mean()))
+        some = divergences[np.isfinite(divergences)]
+        found["learning/grad_norm"] = known(float(norms.mean()))
         found["learning/tokens"] = learning.tokens
-        found["learning/clipped"] = _known(learning.clipped)
-        found["learning/kl"] = float(known.mean()) if len(known) else None
+        found["learning/clipped"] = known(learning.clipped)
+        found["learning/kl"] = float(some.mean()) if len(some) else None
     return found
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 class CallbackLogger:

@@ -26,12 +26,13 @@ from evolution.breeding import Breeder
 from evolution.changes import find_changes, plain_settings, record
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import EvolutionConfig
+from evolution.fitness import known
 from evolution.heritage import change_learning_rate, set_learning_rate
 from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual, Lineage
 from evolution.loggers import Callback, Logger, as_logger, close_all, log_all
 from evolution.quarantine import broken_slots, quarantine
-from evolution.results import EpisodePlan, GenerationResult, history_rows, known
+from evolution.results import EpisodePlan, GenerationResult, history_rows
 from evolution.selection import Candidates
 from evolution.standing import Standing
 from evolution.trials import Champion, Trial, Trials

@@ -1,13 +1,12 @@
 """What a generation is asked to play, what it measured, and its rows of ``history.jsonl``."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from agents.learners import LearnerStats
-from evolution.fitness import Scores
+from evolution.fitness import Scores, known
 from evolution.lineage import Individual
 from evolution.trials import Trial
 from populora_env.ratings import BradleyTerry
@@ -104,9 +103,3 @@ def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def known(value: Any) -> float | None:
-    """A number for JSON; None if it is not finite."""
-    number = float(value)
-    return number if math.isfinite(number) else None
