@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from agents.layers import SharedInput, StackedLinear
 from agents.routing import (
     Dropout,
     Layout,
@@ -34,108 +35,6 @@ from agents.routing import (
 )
 from agents.targets import group_by_input, replace_module, target_linears
 from populora_env.keys import Key
-
-
-class _SharedInput(nn.Module):
-    """Factors of the layers that read one input.
-
-    ``A`` is ``[N, G*r, in]``, and there is a ``B [N, out, r]`` for each of the G layers. The
-    down-projection of the input is computed when the first layer of the group is called and kept
-    for its siblings.
-    """
-
-    def __init__(
-        self,
-        linears: Sequence[nn.Linear],
-        place: int,
-        size: int,
-        rank: int,
-        dtype: torch.dtype | None,
-        routing: Routing,
-    ) -> None:
-        super().__init__()
-        weight = linears[0].weight
-        if dtype is None:  # a 4-bit weight is stored as integers; its adapters are float32
-            dtype = weight.dtype if weight.is_floating_point() else torch.float32
-
-        def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device))
-
-        self.A = zeros(size, len(linears) * rank, linears[0].in_features)
-        # Laid out as [N, r, out], which is what decoding reads, row after row.
-        self.B = nn.ParameterList(
-            nn.Parameter(zeros(size, rank, linear.out_features).data.transpose(1, 2))
-            for linear in linears
-        )
-        self.rank = rank
-        self._place = place
-        self._routing = routing
-
-    def add(self, which: int, x: Tensor, y: Tensor) -> Tensor:
-        """Add this layer's low-rank update to ``y [rows, T, out]``, the base's output for ``x``."""
-        routing = self._routing
-        service = routing.service
-        learning = torch.is_grad_enabled()
-        if service is None:
-            if learning:
-                routing.refuse_recomputation()
-            return y
-        index = service.index
-        if learning:
-            inward = (self.A if index is None else self.A[index]).transpose(1, 2)
-            outward = (self.B[which] if index is None else self.B[which][index]).transpose(1, 2)
-        else:
-            inward, outwards = service.ready.get(self._place) or self._pick(service)
-            outward = outwards[which]
-        if routing.input is not x or routing.owner is not self:
-            rows = x if service.gather is None else x.index_select(0, service.gather)
-            flat = rows.reshape(service.groups, -1, x.shape[-1]).to(inward.dtype)
-            if service.dropout is not None and learning:
-                flat = service.dropout(flat, self._place)
-            down = torch.bmm(flat, inward)
-            if service.scale is not None:
-                down = down * service.scale.to(down.dtype)
-            routing.down = down.split(self.rank, -1)
-            routing.owner, routing.input = self, x
-        down = routing.down[which]
-        if which == len(self.B) - 1:  # keep no activation past its last reader
-            routing.release()
-        if service.scatter is None and down.dtype == y.dtype:
-            grid = y.view(service.groups, -1, y.shape[-1])
-            if learning:
-                return torch.baddbmm(grid, down, outward, alpha=service.alpha).view(y.shape)
-            grid.baddbmm_(down, outward, alpha=service.alpha)
-            return y
-        up = torch.bmm(down, outward)
-        if service.scatter is not None:
-            up = up.view(-1, *y.shape[1:]).index_select(0, service.scatter)
-        up = up.view(y.shape).to(y.dtype)
-        return y.add(up, alpha=service.alpha) if learning else y.add_(up, alpha=service.alpha)
-
-    def _pick(self, service: Service) -> tuple[Tensor, list[Tensor]]:
-        """Transposed factors of the agents served, picked once for all steps of a service."""
-        index = service.index
-        factors = [f.data if index is None else f.data[index] for f in (self.A, *self.B)]
-        picked = factors[0].transpose(1, 2), [factor.transpose(1, 2) for factor in factors[1:]]
-        service.ready[self._place] = picked
-        return picked
-
-
-class _StackedLinear(nn.Module):
-    """A frozen linear layer plus the stacked adapters of all agents."""
-
-    carries_stacked_adapters = True
-
-    def __init__(self, base: nn.Linear, group: _SharedInput, which: int) -> None:
-        super().__init__()
-        self.base = base
-        self.training = base.training
-        self.group = (group,)  # in a tuple: the group is registered once, in the StackedLora
-        self._which = which
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Base output plus the update of the agent each row belongs to."""
-        return self.group[0].add(self._which, x, self.base(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +115,7 @@ class StackedLora(nn.Module):
         self._routing = Routing()
         self._names = group_by_input(list(linears))
         self.groups = nn.ModuleList(
-            _SharedInput(
-                [linears[name] for name in names], i, size, self.rank, dtype, self._routing
-            )
+            SharedInput([linears[name] for name in names], i, size, self.rank, dtype, self._routing)
             for i, names in enumerate(self._names)
         )
         self._checkpointed = False
@@ -232,7 +129,7 @@ class StackedLora(nn.Module):
     def layers(self) -> Iterator[LayerFactors]:
         """All target layers in order, their factors as views that may be written in place."""
         for names, module in zip(self._names, self.groups, strict=True):
-            group = cast(_SharedInput, module)
+            group = cast(SharedInput, module)
             for which, name in enumerate(names):
                 rows = slice(which * self.rank, (which + 1) * self.rank)
                 yield LayerFactors(name, group.A.data[:, rows], group.B[which].data)
@@ -334,9 +231,10 @@ class StackedLora(nn.Module):
         model = self._model[0]
         target_linears(model, self.targets)
         for names, module in zip(self._names, self.groups, strict=True):
-            for which, name in enumerate(names):
-                base = cast(nn.Linear, model.get_submodule(name))
-                replace_module(model, name, _StackedLinear(base, cast(_SharedInput, module), which))
+            group = cast(SharedInput, module)
+            group.linears = tuple(cast(nn.Linear, model.get_submodule(name)) for name in names)
+            for which, (name, base) in enumerate(zip(names, group.linears, strict=True)):
+                replace_module(model, name, StackedLinear(base, group, which))
 
     def detach(self) -> None:
         """Put the base's own layers back; this object's factors stay readable."""
@@ -347,7 +245,7 @@ class StackedLora(nn.Module):
         for group, names in zip(self.groups, self._names, strict=True):
             for name in names:
                 module = model.get_submodule(name)
-                if isinstance(module, _StackedLinear) and module.group[0] is group:
+                if isinstance(module, StackedLinear) and module.group[0] is group:
                     replace_module(model, name, module.base)
 
     def _dropout(self, layout: Layout | RowLayout, key: Sequence[Key] | None) -> Dropout | None:

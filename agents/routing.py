@@ -10,11 +10,13 @@ Not covered here: what adapters compute (`agents.adapters`).
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents import native
 from populora_env.keys import Key, derive_seed
 
 
@@ -96,6 +98,8 @@ class Service:
         self.alpha = values.pop() if len(values) == 1 else 1.0
         self.scale = scale[:, None, None] if values else None
         self.ready: dict[int, tuple[Tensor, list[Tensor]]] = {}  # factors picked, by group
+        rows = layout.rows if not aligned else np.repeat(agents, layout.rows_each).tolist()
+        self.native = native.Server.of(rows, scales)
 
     def _lay_out(self, agents: Sequence[int], rows: Sequence[int], device: torch.device) -> None:
         members: dict[int, list[int]] = {agent: [] for agent in agents}
@@ -113,9 +117,9 @@ class Service:
 
 
 class Routing:
-    """The service in force and the down-projection in use, shared by all layers of a population.
+    """The service in force and what a group's layers share, for all layers of a population.
 
-    One down-projection is kept at a time: the layers that share it are called one after the other.
+    One group's is kept at a time: its layers are called one after the other.
     """
 
     def __init__(self) -> None:
@@ -124,10 +128,24 @@ class Routing:
         self.release()
 
     def release(self) -> None:
-        """Forget the down-projection and the activation it was made from."""
+        """Forget what is kept and the activation it was made from."""
         self.owner: nn.Module | None = None
         self.input: Tensor | None = None
-        self.down: tuple[Tensor, ...] = ()  # per layer [agents, rows*T, r]
+        self._kept: list[Tensor | None] = []  # one for each layer, until it has read it
+
+    def keep(self, owner: nn.Module, x: Tensor, each: Sequence[Tensor], which: int) -> Tensor:
+        """Return what a group computed from an input for one layer; keep it for the others."""
+        self.owner, self.input, self._kept = owner, x, list(each)
+        return cast(Tensor, self.read(owner, x, which))
+
+    def read(self, owner: nn.Module, x: Tensor, which: int) -> Tensor | None:
+        """What was kept for a layer, once; None if there is nothing from this input."""
+        if self.input is not x or self.owner is not owner:
+            return None
+        value, self._kept[which] = self._kept[which], None
+        if all(kept is None for kept in self._kept):  # keep no activation past its last reader
+            self.release()
+        return value
 
     @contextmanager
     def serving(self, service: Service | None) -> Generator[None, None, None]:

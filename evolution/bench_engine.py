@@ -22,6 +22,7 @@ from rich.table import Table
 
 from agents.linear import Products
 from agents.models import BaseModel, load_base
+from agents.native import kernel
 from evolution.config import RunConfig
 from evolution.engine_agreement import agreement_row
 from evolution.engine_large import large_row
@@ -172,7 +173,8 @@ def main(arguments: Sequence[str]) -> int:
     environment = describe(base, options)
     console.print(
         f"{environment['model']} on {environment['device']}, {environment['threads']} threads, "
-        f"{options.dtype}, {options.sizes().rounds} rounds",
+        f"{options.dtype}, {options.sizes().rounds} rounds, adapters by "
+        + (f"a kernel of {environment['kernel']}" if environment["kernel"] else "PyTorch"),
         soft_wrap=True,
     )
     bars = Progress(
@@ -213,6 +215,7 @@ def describe(base: BaseModel, options: BenchEngineOptions) -> dict[str, Any]:
         "options": {**asdict(options), "products": str(options.products)},
         **asdict(options.sizes()),
         "dtype": options.dtype,
+        "kernel": None if (made := kernel()) is None or cuda else made.compiler,
     }
 
 

@@ -24,8 +24,14 @@ NOT_INSTALLED = "not installed"
 
 
 def imported(name: str) -> Any:
-    """A package, or None where it is not installed."""
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    """A package, or None where it is not installed, or lacks what it needs itself."""
+    if not importlib.util.find_spec(name):
+        return None
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        warnings.warn(f"{name} is left out: it cannot be imported ({error})", stacklevel=2)
+        return None
 
 
 class TransformersGenerate:

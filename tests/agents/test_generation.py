@@ -313,4 +313,4 @@ def test_decoding_leaves_no_layout_and_no_activation_behind(tiny_base):
     generate(tiny_base, lora, crowd_of(tiny_base))
     assert lora._routing.service is None
     assert lora._routing.input is None
-    assert lora._routing.down == ()
+    assert not lora._routing._kept

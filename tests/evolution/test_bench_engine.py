@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 
 from agents.learners import LearnerConfig, PolicyGradient
 from agents.models import load_base
+from agents.native import kernel
 from evolution import engine_agreement, engine_large, engine_peers, engine_rows
 from evolution.bench_engine import TARGETS, Target, table
 from evolution.cli import main
@@ -108,6 +109,7 @@ def test_the_whole_command(folder, capsys, tmp_path, monkeypatch):
     assert (environment["model"], environment["dtype"]) == (folder, "float32")
     assert (environment["rounds"], environment["rows"]) == (2, 6)
     assert environment["cpu"]
+    assert environment["kernel"] == (made.compiler if (made := kernel()) else None)
     assert "2 agents, decoding / base" in said
     assert all(len(line) <= 80 for line in said.splitlines() if line[:1] in "│┃┏└")
 
@@ -188,13 +190,13 @@ def test_adapters_are_on_the_model_only_while_they_are_asked_for(bench):
         assert torch.equal(model(ids).logits, bare)
         with attachment.on() as lora:
             inside = model.get_submodule("model.layers.0.self_attn.q_proj")
-            assert type(inside).__name__ == "_StackedLinear"
+            assert type(inside).__name__ == "StackedLinear"
             assert lora is attachment.owner
         assert torch.equal(model(ids).logits, bare)
         second = stacked(model, 3, 2, 0)  # which finds a bare model
         with pytest.raises(RuntimeError), second.on():
             raise RuntimeError
-    assert not any(type(m).__name__ == "_StackedLinear" for m in model.modules())
+    assert not any(type(m).__name__ == "StackedLinear" for m in model.modules())
 
 
 def test_nothing_to_attach_changes_nothing(tiny_base):
@@ -403,3 +405,11 @@ def test_findings_keep_the_order_and_the_reasons():
     assert findings.figures == [
         Figure("a_to_b", "a / b", Spread(2.5, 2.25, 2.75)), Figure("c", "see", None, "gone")
     ]  # fmt: skip
+
+
+def test_a_peer_that_cannot_be_imported_is_left_out_with_a_warning(monkeypatch, tmp_path):
+    (tmp_path / "half_installed_peer.py").write_text("import a_package_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match="half_installed_peer is left out: it cannot be imported"):
+        assert engine_peers.imported("half_installed_peer") is None
+    assert engine_peers.imported("a_package_that_is_not_there") is None
