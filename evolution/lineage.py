@@ -5,10 +5,11 @@ child, or as a copy that migrated. Learning changes its weights, not its name; `
 the weights it was born with, so a copy and its original are seen to agree.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import xxhash
 
 if TYPE_CHECKING:  # a lineage is read without torch
     from torch import Tensor
@@ -98,8 +99,8 @@ def content_hash(lora: "StackedLora", slot: int) -> str:
 
 
 def factors_hash(alpha: float, factors: "Iterable[tuple[Tensor, Tensor]]") -> str:
-    """Hash of an alpha and the ``A`` and ``B`` of all layers; see `content_hash`."""
-    digest = hashlib.sha256(repr(alpha).encode())
+    """Hash (XXH3) of an alpha and the ``A`` and ``B`` of all layers; see `content_hash`."""
+    digest = xxhash.xxh3_128(repr(alpha).encode())
     for A, B in factors:
         for tensor in (A, B.T):  # as they lie in memory
             digest.update(tensor.float().cpu().contiguous().numpy().data)

@@ -11,8 +11,6 @@ To add a mutation, see `evolution.operators`: a function of the population and a
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -41,16 +39,33 @@ __all__ = [
     "svd",
 ]
 
-_LEVELS = 1 << 16
+
+class Draws:
+    """What one member draws in one mutation.
+
+    Args:
+        rng: Its source; a source of noise in bulk, PyTorch's, is derived from it.
+
+    Attributes:
+        rng: The same.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self._bulk = torch.Generator().manual_seed(int(rng.integers(1 << 63)))
+
+    def normal(self, *shape: int, deviation: float = 1.0) -> Tensor:
+        """Normal draws, float32, on the CPU."""
+        return torch.empty(shape).normal_(0.0, deviation, generator=self._bulk)
 
 
 @MUTATIONS.add("gaussian", strength=(0, 10))
 def gaussian(lora: StackedLora, brood: Brood, *, strength: float = 0.05) -> None:
     """Noise of standard deviation ``strength / sqrt(r)`` on ``B``, whatever the update's size."""
 
-    def change(member: Newborn, A: Tensor, B: Tensor, rng: np.random.Generator) -> None:
+    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
         del A
-        _add_noise(B, member.strength * strength / lora.rank**0.5, rng)
+        _add_noise(B, member.strength * strength / lora.rank**0.5, draws)
 
     if strength:
         _change_each(lora, brood, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
@@ -70,9 +85,9 @@ def relative_gaussian(
             ``floor / sqrt(r)``, so that updates of zero change too.
     """
 
-    def change(member: Newborn, A: Tensor, B: Tensor, rng: np.random.Generator) -> None:
+    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
         del A
-        _add_relative(B, member.strength * strength, floor, rng)
+        _add_relative(B, member.strength * strength, floor, draws)
 
     if strength:
         _change_each(lora, brood, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
@@ -94,9 +109,9 @@ def layer_gaussian(
         for member in brood.members
     }
 
-    def change(member: Newborn, A: Tensor, B: Tensor, rng: np.random.Generator) -> None:
+    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
         del A
-        _add_relative(B, member.strength * strength, floor, rng)
+        _add_relative(B, member.strength * strength, floor, draws)
 
     if strength:
         _change_each(lora, brood, Form.ORTHONORMAL, Form.ORTHONORMAL, change, picked)
@@ -110,13 +125,13 @@ def svd(lora: StackedLora, brood: Brood, *, strength: float = 0.1) -> None:
     as many radians, out of the subspace they span, and are made orthonormal again.
     """
 
-    def change(member: Newborn, A: Tensor, B: Tensor, rng: np.random.Generator) -> None:
+    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
         size = member.strength * strength
         sizes = B.float().norm(dim=0)
         left = B.float().T / torch.where(sizes > 0, sizes, 1.0)[:, None]
-        factor = torch.exp(size * _normal(rng, (len(sizes),)).to(sizes))
-        A.copy_(_turned(A.float(), size, rng))
-        B.copy_((_turned(left, size, rng) * (sizes * factor)[:, None]).T)
+        factor = torch.exp(size * draws.normal(len(sizes)).to(sizes))
+        A.copy_(_turned(A.float(), size, draws))
+        B.copy_((_turned(left, size, draws) * (sizes * factor)[:, None]).T)
 
     if strength:
         _change_each(lora, brood, Form.CANONICAL, Form.CANONICAL, change)
@@ -126,9 +141,9 @@ def svd(lora: StackedLora, brood: Brood, *, strength: float = 0.1) -> None:
 def dropout(lora: StackedLora, brood: Brood, *, rate: float = 0.1) -> None:
     """Each singular component dropped at this rate, the others divided by ``1 - rate``."""
 
-    def change(member: Newborn, A: Tensor, B: Tensor, rng: np.random.Generator) -> None:
+    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
         del member, A
-        B.mul_(torch.from_numpy((rng.random(B.shape[1]) >= rate) / (1 - rate)).to(B))
+        B.mul_(torch.from_numpy((draws.rng.random(B.shape[1]) >= rate) / (1 - rate)).to(B))
 
     if rate:
         _change_each(lora, brood, Form.CANONICAL, Form.CANONICAL, change)
@@ -138,9 +153,9 @@ def dropout(lora: StackedLora, brood: Brood, *, rate: float = 0.1) -> None:
 def masking(lora: StackedLora, brood: Brood, *, rho: float = 0.3) -> None:
     """A random fraction ``rho`` of the singular components of each layer set to zero."""
 
-    def change(member: Newborn, A: Tensor, B: Tensor, rng: np.random.Generator) -> None:
+    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
         del member, A
-        lost = rng.permutation(B.shape[1])[: round(rho * B.shape[1])]
+        lost = draws.rng.permutation(B.shape[1])[: round(rho * B.shape[1])]
         B[:, torch.from_numpy(lost).to(B.device)] = 0.0
 
     if rho:
@@ -181,7 +196,7 @@ def _change_each(
     brood: Brood,
     needs: Form,
     leaves: Form,
-    change: Callable[[Newborn, Tensor, Tensor, np.random.Generator], None],
+    change: Callable[[Newborn, Tensor, Tensor, Draws], None],
     picked: Mapping[int, np.ndarray] | None = None,
 ) -> None:
     """Change the factors of all members, layer by layer, several members at a time.
@@ -199,48 +214,32 @@ def _change_each(
     layers, own = list(lora.layers()), lora.ranks.tolist()
 
     def work(member: Newborn) -> None:
-        rng = brood.generator(member)
+        draws = Draws(brood.generator(member))
         for place, layer in enumerate(layers):
             if picked is not None and not picked[member.slot][place]:
                 continue
             A, B = layer.A[member.slot], layer.B[member.slot]
             room = min(own[member.slot], A.shape[1], len(B))
-            change(member, A[:room], B[:, :room], rng)
+            change(member, A[:room], B[:, :room], draws)
 
     in_lanes(work, brood.members, lora.alpha.device)
     for member in brood.members:
         member.form = min(member.form, leaves)
 
 
-def _add_relative(B: Tensor, strength: float, floor: float, rng: np.random.Generator) -> None:
+def _add_relative(B: Tensor, strength: float, floor: float, draws: Draws) -> None:
     norm = max(float(B.float().norm()), floor * len(B) ** 0.5)
-    _add_noise(B, strength * norm / B.numel() ** 0.5, rng)
+    _add_noise(B, strength * norm / B.numel() ** 0.5, draws)
 
 
-def _add_noise(B: Tensor, deviation: float, rng: np.random.Generator) -> None:
-    B.T.add_(_normal(rng, tuple(B.T.shape)).to(B), alpha=deviation)  # as it lies in memory
+def _add_noise(B: Tensor, deviation: float, draws: Draws) -> None:
+    B.T.add_(draws.normal(*B.T.shape, deviation=deviation).to(B))  # as it lies in memory
 
 
-def _turned(rows: Tensor, size: float, rng: np.random.Generator) -> Tensor:
+def _turned(rows: Tensor, size: float, draws: Draws) -> Tensor:
     """Orthonormal rows with noise of norm ``size`` each, made orthonormal again."""
-    noise = _normal(rng, tuple(rows.shape)).to(rows)
-    turned = rows + noise * (size / rows.shape[1] ** 0.5)
+    noise = draws.normal(*rows.shape, deviation=size / rows.shape[1] ** 0.5)
+    turned = rows + noise.to(rows)
     exact = turned.double()
     lower = torch.linalg.cholesky_ex(exact @ exact.T).L
     return torch.linalg.solve_triangular(lower.to(rows), turned, upper=False)
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal draws in float32: one of 65,536 equally likely quantiles each.
-
-    A quarter of the time of `Generator.standard_normal`, and noise is most of what mutation costs.
-    """
-    return torch.from_numpy(_quantiles().take(rng.integers(_LEVELS, size=shape, dtype=np.uint16)))
-
-
-@cache
-def _quantiles() -> np.ndarray:
-    inverse = NormalDist().inv_cdf
-    upper = np.array([inverse((i + 0.5) / _LEVELS) for i in range(_LEVELS // 2, _LEVELS)])
-    whole = np.concatenate([-upper[::-1], upper])
-    return (whole / whole.std()).astype(np.float32)

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-FORMAT = 3
+FORMAT = 4
 GROWING = ("history.jsonl", "transcripts.jsonl")
 _NAME = re.compile(r"generation_(\d+)")
 
