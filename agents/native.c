@@ -1,17 +1,18 @@
-/* Low-rank updates of many agents in one pass, for a CPU. Float32, row-major.
+/* Products of low-rank factors on a CPU. Float32, row-major.
  *
- * `agents/native.py` compiles this file and describes the arguments. Rows are taken up to BLOCK at a
- * time, and every factor is read once for each block. What is computed for a row does not depend on
- * which rows are computed with it.
+ * `agents/native.py` compiles this file and describes the arguments.
  */
 #include <stdint.h>
 
 #if defined(__AVX512F__)
 #define LANES 16 /* numbers in a register */
+#define SIDE 4   /* of a tile of sums that stay in registers */
 #elif defined(__AVX__)
 #define LANES 8
+#define SIDE 3
 #else
 #define LANES 4
+#define SIDE 4
 #endif
 #define BLOCK 8   /* most rows of a task */
 #define LAYERS 3  /* most layers that read one input */
@@ -123,7 +124,11 @@ const int32_t populora_block = BLOCK, populora_layers = LAYERS, populora_width =
     default: CALL(8);                                                                              \
   }
 
-/* y += scale * B A x, each row by its agent, for all layers that read x. */
+/* y += scale * B A x, each row by its agent, for all layers that read x.
+ *
+ * Rows are taken up to BLOCK at a time, and every factor is read once for each block. What is computed
+ * for a row does not depend on which rows are computed with it.
+ */
 void populora_update(const Group *group, const Plan *plan, const float *x, float *y0, float *y1,
                      float *y2)
 {
@@ -149,5 +154,47 @@ void populora_update(const Group *group, const Plan *plan, const float *x, float
       FOR_ROWS(task[2], CALL)
 #undef CALL
     }
+  }
+}
+
+typedef double wide __attribute__((vector_size(LANES * 4)));
+typedef float narrow __attribute__((vector_size(LANES * 2), aligned(4), may_alias));
+
+/* out[m] = rows[m] rows[m]^T in float64, of count matrices [k, n]. */
+void populora_gram(const float *rows, double *out, int64_t count, int64_t k, int64_t n,
+                   int32_t threads)
+{
+  const int64_t step = LANES / 2, whole = n - n % step;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t m = 0; m < count; m++) {
+    const float *const matrix = rows + m * k * n;
+    double *const gram = out + m * k * k;
+    for (int64_t i = 0; i < k; i += SIDE)
+      for (int64_t j = i; j < k; j += SIDE) {
+        const float *left[SIDE], *right[SIDE];
+        for (int a = 0; a < SIDE; a++) { /* past the end: the last row again, not stored */
+          left[a] = matrix + (i + a < k ? i + a : k - 1) * n;
+          right[a] = matrix + (j + a < k ? j + a : k - 1) * n;
+        }
+        wide sums[SIDE][SIDE];
+        for (int a = 0; a < SIDE; a++)
+          for (int b = 0; b < SIDE; b++) sums[a][b] = (wide){0};
+        for (int64_t p = 0; p < whole; p += step) {
+          wide x[SIDE];
+          for (int a = 0; a < SIDE; a++)
+            x[a] = __builtin_convertvector(*(const narrow *)(left[a] + p), wide);
+          for (int b = 0; b < SIDE; b++) {
+            wide y = __builtin_convertvector(*(const narrow *)(right[b] + p), wide);
+            for (int a = 0; a < SIDE; a++) sums[a][b] += x[a] * y;
+          }
+        }
+        for (int a = 0; a < SIDE && i + a < k; a++)
+          for (int b = 0; b < SIDE && j + b < k; b++) {
+            double sum = 0;
+            for (int64_t p = whole; p < n; p++) sum += (double)left[a][p] * right[b][p];
+            for (int64_t p = 0; p < step; p++) sum += sums[a][b][p];
+            gram[(i + a) * k + j + b] = gram[(j + b) * k + i + a] = sum;
+          }
+      }
   }
 }

@@ -1,16 +1,16 @@
-"""Low-rank updates on a CPU by a compiled kernel, where a C compiler is at hand.
+"""Products of low-rank factors on a CPU by a compiled kernel, where a C compiler is at hand.
 
 With eight rows for each agent, a decoding step has some 300 small products, and what PyTorch needs
 to begin each of them costs more than the products do. The kernel in ``native.c`` does all that
 layers with one input add to their outputs in one call: it reads every factor once, and a row's
-result does not depend on the rows beside it.
+result does not depend on the rows beside it. `gram` serves the algebra of `evolution.lowrank`.
 
 The first use compiles it for this processor, which takes a second, and keeps it in the cache
 folder. It runs on PyTorch's own threads, so the compiler must be GCC: others bring threads of their
 own, which would fight PyTorch's for the cores. Without GCC, or with ``POPULORA_NATIVE=0``,
 `agents.layers` multiplies with PyTorch.
 
-Not covered here: gradients, other types than float32, other devices than a CPU.
+Not covered by it: gradients, other types than float32, other devices than a CPU.
 """
 
 import ctypes
@@ -141,6 +141,9 @@ class Kernel:
         )
         self._update: Any = library.populora_update
         self._update.argtypes, self._update.restype = [ctypes.c_void_p] * 6, None
+        self._gram: Any = library.populora_gram
+        self._gram.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
+        self._gram.restype = None
 
     def factors(self, A: Tensor, B: Sequence[Tensor]) -> Factors | None:
         """Factors as the kernel reads them; None for those it cannot read."""
@@ -166,6 +169,29 @@ class Kernel:
         """
         pointers = [output.data_ptr() for output in outputs] + [None, None]
         self._update(factors.pointer, plan.pointer, x.data_ptr(), *pointers[:3])
+
+    def gram(self, rows: Tensor) -> Tensor:
+        """Gram matrices ``[M, k, k]``, float64, of ``[M, k, n]``, contiguous float32 on the CPU."""
+        count, k, n = rows.shape
+        made = torch.empty((count, k, k), dtype=torch.float64)
+        self._gram(rows.data_ptr(), made.data_ptr(), count, k, n, torch.get_num_threads())
+        return made
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Inner products of rows, computed in float64, by the kernel where it can.
+
+    Args:
+        rows: ``[M, k, n]``.
+
+    Returns:
+        ``[M, k, k]`` float64.
+    """
+    readable = rows.dtype == torch.float32 and rows.device.type == "cpu" and rows.is_contiguous()
+    if readable and (made := kernel()) is not None:
+        return made.gram(rows)
+    exact = rows.double()
+    return torch.bmm(exact, exact.transpose(1, 2))
 
 
 class Stack(Protocol):

@@ -16,8 +16,7 @@ from evolution.brood import Form
 from evolution.config import EvolutionConfig, Learner, Settings
 from evolution.crossover import Mating, clone
 from evolution.genomes import Genome, clear, read_genome, view_genome, write_genome
-from evolution.lanes import in_lanes
-from evolution.lineage import Individual, Lineage, content_hash, factors_hash
+from evolution.lineage import Individual, Lineage, content_hashes, factors_hash
 from evolution.mutation import Newborn
 from evolution.selection import Candidates, Turnover, draw, merits, ranking, turnover
 from populora_env.keys import generator
@@ -225,10 +224,7 @@ class Breeder:
 
     def _record(self, born: Sequence[Individual]) -> tuple[Individual, ...]:
         """Put newborns into the lineage, with the hash of what is now in their slots."""
-        lora = self._lora
-        hashes = in_lanes(
-            lambda individual: content_hash(lora, individual.slot), born, lora.alpha.device
-        )
+        hashes = content_hashes(self._lora, [individual.slot for individual in born])
         known = [replace(i, content_hash=h) for i, h in zip(born, hashes, strict=True)]
         for individual in known:
             self.lineage.add(individual)

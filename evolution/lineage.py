@@ -5,7 +5,7 @@ child, or as a copy that migrated. Learning changes its weights, not its name; `
 the weights it was born with, so a copy and its original are seen to agree.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +94,27 @@ class Lineage:
 
 def content_hash(lora: "StackedLora", slot: int) -> str:
     """Hash of one member's alpha and factors, 16 hexadecimal characters."""
-    pairs = ((layer.A[slot], layer.B[slot]) for layer in lora.layers())
-    return factors_hash(float(lora.alpha[slot]), pairs)
+    return content_hashes(lora, [slot])[0]
+
+
+def content_hashes(lora: "StackedLora", slots: Sequence[int]) -> list[str]:
+    """`content_hash` of several members."""
+    alphas = [float(lora.alpha[slot]) for slot in slots]
+    return _hashes(alphas, ([(f.A[slot], f.B[slot]) for slot in slots] for f in lora.layers()))
 
 
 def factors_hash(alpha: float, factors: "Iterable[tuple[Tensor, Tensor]]") -> str:
-    """Hash (XXH3) of an alpha and the ``A`` and ``B`` of all layers; see `content_hash`."""
-    digest = xxhash.xxh3_128(repr(alpha).encode())
-    for A, B in factors:
-        for tensor in (A, B.T):  # as they lie in memory
-            digest.update(tensor.float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
+    """`content_hash` of a member with this alpha and these ``A`` and ``B`` of all layers."""
+    return _hashes([alpha], ([pair] for pair in factors))[0]
+
+
+def _hashes(
+    alphas: Sequence[float], layers: "Iterable[Sequence[tuple[Tensor, Tensor]]]"
+) -> list[str]:
+    """Hashes (XXH3) of members, from their factors layer by layer."""
+    digests = [xxhash.xxh3_128(repr(alpha).encode()) for alpha in alphas]
+    for layer in layers:
+        for digest, (A, B) in zip(digests, layer, strict=True):
+            for tensor in (A, B.T):  # as they lie in memory
+                digest.update(tensor.float().cpu().contiguous().numpy().data)
+    return [digest.hexdigest()[:16] for digest in digests]

@@ -13,8 +13,8 @@ would never receive a gradient, nor noise. An agent of smaller rank keeps zeros 
 
 Nothing of the size of a weight matrix is formed: the factors' Gram matrices say all there is to
 know, and the rest is on matrices of K*r by K*r. A Gram matrix has the square of its factor's
-condition, so it is taken in float64 wherever rounding could be seen in the result. Factors of
-lower precision are computed with in float32 and stored as they were.
+condition, so it is taken in float64. Factors of lower precision are computed with in float32 and
+stored as they were.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from agents.native import gram
 from populora_env.keys import generator
 
 # Components below this share of the largest possible energy (squared norm) are rounding errors.
@@ -74,26 +75,21 @@ def compress(A: Tensor, B: Tensor, rank: int, size: Tensor | None = None) -> Com
     """
     _, k, width = A.shape
     kept = min(rank, k, width, B.shape[1])
-    gram = _inner(A.double())
-    length = gram.diagonal(dim1=1, dim2=2).sqrt()
+    inner = gram(A)
+    length = inner.diagonal(dim1=1, dim2=2).sqrt()
     inverse = torch.where(length > 0, 1 / length, 0.0)
     weight = length if size is None else length * size
-    gram *= inverse[:, :, None] * inverse[:, None, :]
-    outer = weight[:, :, None] * weight[:, None, :]
+    inner *= inverse[:, :, None] * inverse[:, None, :]
     columns = B.transpose(1, 2)
-    other = _inner(columns).double() * outer
-    broken = ~(torch.isfinite(gram).all((1, 2)) & torch.isfinite(other).all((1, 2)))
+    other = gram(columns) * (weight[:, :, None] * weight[:, None, :])
+    broken = ~(torch.isfinite(inner).all((1, 2)) & torch.isfinite(other).all((1, 2)))
     if broken.any():
-        gram[broken] = other[broken] = 0.0
-    ridge = 4e-15 * k * torch.eye(k, dtype=gram.dtype, device=A.device)
-    lower = torch.linalg.cholesky_ex(gram + ridge).L
+        inner[broken] = other[broken] = 0.0
+    ridge = 4e-15 * k * torch.eye(k, dtype=inner.dtype, device=A.device)
+    lower = torch.linalg.cholesky_ex(inner + ridge).L
     energy, mix = _directions(lower, other, kept)
-    unsure = _unsure(energy, kept) & ~broken
-    if unsure.any():
-        exact = _inner(columns[unsure].double()) * outer[unsure]
-        energy[unsure], mix[unsure] = _directions(lower[unsure], exact, kept)
     to_A = (mix * inverse[:, :, None]).transpose(1, 2)
-    to_B = (gram @ mix) * weight[:, :, None]
+    to_B = (inner @ mix) * weight[:, :, None]
     new_A = torch.bmm(to_A.to(A.dtype), A)
     new_B = torch.bmm(to_B.transpose(1, 2).to(B.dtype), columns)
     if kept < rank:
@@ -102,11 +98,6 @@ def compress(A: Tensor, B: Tensor, rank: int, size: Tensor | None = None) -> Com
     if broken.any():
         new_A[broken] = new_B[broken] = float("nan")
     return Compressed(new_A, new_B.transpose(1, 2), energy)
-
-
-def _inner(rows: Tensor) -> Tensor:
-    """Gram matrices ``[M, k, k]`` of rows ``[M, k, n]``."""
-    return torch.bmm(rows, rows.transpose(1, 2))
 
 
 def _directions(lower: Tensor, gram_B: Tensor, kept: int) -> tuple[Tensor, Tensor]:
@@ -120,17 +111,6 @@ def _directions(lower: Tensor, gram_B: Tensor, kept: int) -> tuple[Tensor, Tenso
     energy = torch.where(values > nothing, values, 0.0).flip(1)
     first = energy[:, None, :kept]
     return energy, (right @ vectors.flip(2)[..., :kept]) * torch.where(first > 0, 1 / first, 0.0)
-
-
-def _unsure(energy: Tensor, kept: int) -> Tensor:
-    """Where rounding to float32 can change the result, ``[M]``.
-
-    An error of 1e-7 of the energy is nothing beside what the rank cannot hold anyway; it matters
-    where little or nothing is lost, or what is kept comes close to it.
-    """
-    total = energy.sum(1)
-    lost = energy[:, kept:].sum(1)
-    return (energy[:, kept - 1] < 1e-5 * total) | ((lost > 0) & (lost < 1e-3 * total))
 
 
 def _fill_up(A: Tensor, known: Tensor) -> None:

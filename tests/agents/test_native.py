@@ -160,6 +160,29 @@ def test_gradients_are_left_to_pytorch(tiny_base, monkeypatch):
     assert all(p.grad is not None for p in lora.parameters())
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 576), (2, 7, 13), (1, 1, 1), (4, 5, 8), (0, 3, 4)])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_inner_products_are_exact_in_float64(monkeypatch, shape, compiled):
+    if not compiled:
+        monkeypatch.setattr(native, "kernel", lambda: None)
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    rows[..., 0] *= 1e6
+    got, wanted = native.gram(rows), rows.double() @ rows.double().transpose(1, 2)
+    assert got.dtype == torch.float64
+    size = rows.double().norm(dim=2)
+    error = (got - wanted).abs() / (size[:, :, None] * size[:, None, :])
+    assert (error <= 1e-14).all()
+
+
+def test_inner_products_show_what_is_not_finite():
+    rows = torch.ones(2, 3, 40)
+    rows[1, 2, 17] = torch.nan
+    bad = torch.isnan(native.gram(rows))
+    assert bad[1, 2].all()
+    assert bad[1, :, 2].all()
+    assert bad.sum() == 5
+
+
 # Without it
 
 
