@@ -5,24 +5,16 @@ to begin each of them costs more than the products do. The kernel in ``native.c`
 layers with one input add to their outputs in one call: it reads every factor once, and a row's
 result does not depend on the rows beside it. `gram` serves the algebra of `evolution.lowrank`.
 
-The first use compiles it for this processor, which takes a second, and keeps it in the cache
-folder. It runs on PyTorch's own threads, so the compiler must be GCC: others bring threads of their
-own, which would fight PyTorch's for the cores. Without GCC, or with ``POPULORA_NATIVE=0``,
-`agents.layers` multiplies with PyTorch.
+`agents.compiling` compiles it at its first use. Where it cannot, `agents.layers` multiplies with
+PyTorch.
 
 Not covered by it: gradients, other types than float32, other devices than a CPU.
 """
 
 import ctypes
 import functools
-import hashlib
 import logging
-import os
-import shlex
-import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,17 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.models import cache_folder
+from agents.compiling import NativeError, load
 
 _SOURCE = Path(__file__).with_name("native.c")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
-_SECONDS = 60  # the compiler may take
 
 _log = logging.getLogger(__name__)
-
-
-class NativeError(RuntimeError):
-    """Why there is no kernel on this machine."""
 
 
 class _Group(ctypes.Structure):
@@ -143,7 +129,13 @@ class Kernel:
         self._update.argtypes, self._update.restype = [ctypes.c_void_p] * 6, None
         self._gram: Any = library.populora_gram
         self._gram.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3 + [ctypes.c_int32]
-        self._gram.restype = None
+        self._mix: Any = library.populora_mix
+        self._mix.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 5 + [ctypes.c_void_p]
+        self._look_up: Any = library.populora_look_up
+        self._look_up.argtypes = [
+            ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p,
+        ]  # fmt: skip
+        self._gram.restype = self._mix.restype = self._look_up.restype = None
 
     def factors(self, A: Tensor, B: Sequence[Tensor]) -> Factors | None:
         """Factors as the kernel reads them; None for those it cannot read."""
@@ -170,12 +162,47 @@ class Kernel:
         pointers = [output.data_ptr() for output in outputs] + [None, None]
         self._update(factors.pointer, plan.pointer, x.data_ptr(), *pointers[:3])
 
-    def gram(self, rows: Tensor) -> Tensor:
-        """Gram matrices ``[M, k, k]``, float64, of ``[M, k, n]``, contiguous float32 on the CPU."""
-        count, k, n = rows.shape
+    def gram(self, rows: np.ndarray, n: int) -> Tensor:
+        """Inner products of rows, computed in float64.
+
+        Args:
+            rows: Addresses of rows of n float32 numbers ``[M, k]``, int64, contiguous.
+            n: Length of a row.
+
+        Returns:
+            ``[M, k, k]`` float64.
+        """
+        count, k = rows.shape
         made = torch.empty((count, k, k), dtype=torch.float64)
-        self._gram(rows.data_ptr(), made.data_ptr(), count, k, n, torch.get_num_threads())
+        self._gram(rows.ctypes.data, made.data_ptr(), count, k, n, torch.get_num_threads())
         return made
+
+    def mix(self, rows: np.ndarray, weights: Tensor, outputs: np.ndarray, n: int) -> None:
+        """Write weighted sums of rows; what a set reads may be what it writes.
+
+        Args:
+            rows: Addresses of rows of n float32 numbers ``[sets, each, k]``, int64, contiguous.
+            weights: ``[sets * each, r, k]``, float32, on the CPU.
+            outputs: Where the r rows of each go, one after the other: ``[sets, each]``, as rows.
+            n: Length of a row.
+        """
+        (sets, each, k), r = rows.shape, weights.shape[1]
+        room, weights = torch.empty((each, r, n)), weights.contiguous()
+        self._mix(
+            rows.ctypes.data, weights.data_ptr(), outputs.ctypes.data,
+            sets, each, r, k, n, room.data_ptr(),
+        )  # fmt: skip
+
+    def look_up(self, out: np.ndarray, table: np.ndarray, seed: int, first: int) -> None:
+        """Fill an array with entries of a table, four for each number of SplitMix64.
+
+        Args:
+            out: float32, contiguous.
+            table: 65,536 of them.
+            seed: Of the generator.
+            first: How many of its numbers were used before.
+        """
+        self._look_up(out.ctypes.data, out.size, seed, first, table.ctypes.data)
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -189,7 +216,9 @@ def gram(rows: Tensor) -> Tensor:
     """
     readable = rows.dtype == torch.float32 and rows.device.type == "cpu" and rows.is_contiguous()
     if readable and (made := kernel()) is not None:
-        return made.gram(rows)
+        count, k, n = rows.shape
+        places = np.arange(count * k, dtype=np.int64).reshape(count, k)
+        return made.gram(rows.data_ptr() + places * n * rows.element_size(), n)
     exact = rows.double()
     return torch.bmm(exact, exact.transpose(1, 2))
 
@@ -256,61 +285,13 @@ def build() -> Kernel:
     """Compile the kernel, or load what was compiled before.
 
     Raises:
-        NativeError: If it is switched off, there is no GCC, or what it made is wrong.
+        NativeError: If there can be none; see `agents.compiling`.
         OSError: If files cannot be written or loaded.
-        subprocess.SubprocessError: If the compiler fails.
+        subprocess.SubprocessError: If the compiler takes too long.
     """
-    if os.environ.get("POPULORA_NATIVE", "1") == "0":
-        raise NativeError("POPULORA_NATIVE is 0")
-    if sys.platform != "linux":
-        raise NativeError(f"not on {sys.platform}")
-    command, macros = _compiler()
-    source = _SOURCE.read_bytes()
-    # The macros tell the compiler's version and what this processor can do: another processor that
-    # shares the cache folder gets a file of its own.
-    key = hashlib.sha256(b"\0".join([source, macros.encode(), " ".join(_FLAGS).encode()]))
-    name = f"native-{key.hexdigest()[:16]}.so"
-    try:
-        target = cache_folder() / name
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _compile(command, target)
-        library = ctypes.CDLL(str(target))
-    except OSError:  # a folder that is read-only, full, or not for programs
-        with tempfile.TemporaryDirectory() as folder:
-            _compile(command, Path(folder) / name)
-            library = ctypes.CDLL(str(Path(folder) / name))
-    version = next(line for line in macros.splitlines() if " __VERSION__ " in line)
-    made = Kernel(library, f"GCC {version.split(maxsplit=2)[2].strip(chr(34))}")
+    made = Kernel(*load(_SOURCE))
     _prove(made)
     return made
-
-
-def _compiler() -> tuple[list[str], str]:
-    """The command of the first GCC found, and the macros it defines for this processor."""
-    for named in (os.environ.get("CC", ""), "gcc", "cc"):
-        command = shlex.split(named)
-        if not command or not shutil.which(command[0]):
-            continue
-        asked = [*command, *_FLAGS, "-dM", "-E", "-x", "c", os.devnull]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=_SECONDS, check=False)
-        macros = said.stdout
-        if said.returncode == 0 and "__GNUC__" in macros and "__clang__" not in macros:
-            return command, macros
-    raise NativeError("no GCC that knows -march=native and -fopenmp")
-
-
-def _compile(command: Sequence[str], target: Path) -> None:
-    """Compile to a file beside the target, then rename it: who comes upon it finds it whole."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
-        done = subprocess.run(
-            [*command, *_FLAGS, "-o", str(made), str(_SOURCE)],
-            capture_output=True, text=True, timeout=_SECONDS, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise NativeError(f"{command[0]} failed: {done.stderr.strip()[:500]}")
-        os.replace(made, target)
 
 
 def _prove(made: Kernel) -> None:

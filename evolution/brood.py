@@ -7,8 +7,8 @@ from enum import IntEnum
 import numpy as np
 
 from agents.adapters import StackedLora
-from evolution.genomes import recombine
 from evolution.operators import Operators, Use
+from evolution.recombination import recombine
 from populora_env.keys import Key, generator
 
 Mutation = Callable[..., None]

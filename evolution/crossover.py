@@ -17,9 +17,10 @@ import numpy as np
 
 from agents.adapters import StackedLora
 from evolution.elementwise import dare, ties
-from evolution.genomes import read_genome, recombine, write_genome
+from evolution.genomes import read_genome, write_genome
 from evolution.lineage import factors_hash
 from evolution.mating import CROSSOVERS, Crossover, Mating, mix, number, shares
+from evolution.recombination import recombine
 from evolution.subspace import subspace_interpolation, subspace_split
 
 __all__ = [

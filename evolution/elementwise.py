@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from agents.adapters import StackedLora
-from evolution.genomes import Layers, lost_share, over_layers
 from evolution.lowrank import Compressed, compress, joined
 from evolution.mating import CROSSOVERS, Mating, number
+from evolution.recombination import Layers, lost_share, over_layers
 
 _OVERSAMPLING = 16
 _POWER = 2

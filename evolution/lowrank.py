@@ -73,31 +73,65 @@ def compress(A: Tensor, B: Tensor, rank: int, size: Tensor | None = None) -> Com
     Returns:
         Results; NaN where a factor is not finite.
     """
-    _, k, width = A.shape
-    kept = min(rank, k, width, B.shape[1])
-    inner = gram(A)
-    length = inner.diagonal(dim1=1, dim2=2).sqrt()
+    columns = B.transpose(1, 2)
+    found = solve(gram(A), gram(columns), min(rank, A.shape[1], A.shape[2], B.shape[1]), size)
+    new_A = torch.bmm(found.to_A.to(A.dtype), A)
+    new_B = torch.bmm(found.to_B.to(B.dtype), columns)
+    if (short := rank - new_A.shape[1]) > 0:
+        new_A, new_B = (functional.pad(t, (0, 0, 0, short)) for t in (new_A, new_B))
+    _fill_up(new_A, found.known)
+    if found.broken.any():
+        new_A[found.broken] = new_B[found.broken] = float("nan")
+    return Compressed(new_A, new_B.transpose(1, 2), found.energy)
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What rows of factors are to be multiplied by, which their inner products say; see `compress`.
+
+    Attributes:
+        to_A: Makes the new rows of ``A`` of the given ones, ``[M, kept, k]`` float64.
+        to_B: Makes the new columns of ``B`` of the given ones, likewise.
+        energy: As in `Compressed`.
+        known: How many of the new rows there are, ``[M]``; those past it are zero.
+        broken: Where a factor is not finite, ``[M]``; what is made of it must be NaN.
+    """
+
+    to_A: Tensor
+    to_B: Tensor
+    energy: Tensor
+    known: Tensor
+    broken: Tensor
+
+
+def solve(rows: Tensor, columns: Tensor, kept: int, size: Tensor | None) -> Solution:
+    """Find the best approximations of products from the inner products of their factors.
+
+    Args:
+        rows: Of the rows of ``A``, ``[M, k, k]`` float64; overwritten.
+        columns: Of the columns of ``B``, likewise.
+        kept: Components to keep.
+        size: As for `compress`.
+    """
+    k = rows.shape[1]
+    length = rows.diagonal(dim1=1, dim2=2).sqrt()
     inverse = torch.where(length > 0, 1 / length, 0.0)
     weight = length if size is None else length * size
-    inner *= inverse[:, :, None] * inverse[:, None, :]
-    columns = B.transpose(1, 2)
-    other = gram(columns) * (weight[:, :, None] * weight[:, None, :])
-    broken = ~(torch.isfinite(inner).all((1, 2)) & torch.isfinite(other).all((1, 2)))
+    rows *= inverse[:, :, None] * inverse[:, None, :]
+    columns *= weight[:, :, None] * weight[:, None, :]
+    broken = ~torch.isfinite(rows.sum((1, 2)) + columns.sum((1, 2)))
     if broken.any():
-        inner[broken] = other[broken] = 0.0
-    ridge = 4e-15 * k * torch.eye(k, dtype=inner.dtype, device=A.device)
-    lower = torch.linalg.cholesky_ex(inner + ridge).L
-    energy, mix = _directions(lower, other, kept)
-    to_A = (mix * inverse[:, :, None]).transpose(1, 2)
-    to_B = (inner @ mix) * weight[:, :, None]
-    new_A = torch.bmm(to_A.to(A.dtype), A)
-    new_B = torch.bmm(to_B.transpose(1, 2).to(B.dtype), columns)
-    if kept < rank:
-        new_A, new_B = (functional.pad(t, (0, 0, 0, rank - kept)) for t in (new_A, new_B))
-    _fill_up(new_A, (energy[:, :kept] > 0).sum(1))
-    if broken.any():
-        new_A[broken] = new_B[broken] = float("nan")
-    return Compressed(new_A, new_B.transpose(1, 2), energy)
+        rows[broken] = columns[broken] = 0.0
+    rows.diagonal(dim1=1, dim2=2).add_(4e-15 * k)
+    lower = torch.linalg.cholesky_ex(rows).L
+    energy, mix = _directions(lower, columns, kept)
+    return Solution(
+        (mix * inverse[:, :, None]).transpose(1, 2),
+        ((rows @ mix) * weight[:, :, None]).transpose(1, 2),
+        energy,
+        (energy[:, :kept] > 0).sum(1),
+        broken,
+    )
 
 
 def _directions(lower: Tensor, gram_B: Tensor, kept: int) -> tuple[Tensor, Tensor]:
@@ -110,7 +144,8 @@ def _directions(lower: Tensor, gram_B: Tensor, kept: int) -> tuple[Tensor, Tenso
     nothing = _NOTHING * gram_B.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
     energy = torch.where(values > nothing, values, 0.0).flip(1)
     first = energy[:, None, :kept]
-    return energy, (right @ vectors.flip(2)[..., :kept]) * torch.where(first > 0, 1 / first, 0.0)
+    last = vectors[..., vectors.shape[2] - kept :].flip(2)  # of the largest values, which come last
+    return energy, (right @ last).mul_(torch.where(first > 0, 1 / first, 0.0))
 
 
 def _fill_up(A: Tensor, known: Tensor) -> None:

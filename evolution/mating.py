@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from agents.adapters import StackedLora
-from evolution.genomes import recombine
 from evolution.operators import Operators
+from evolution.recombination import recombine
 from populora_env.keys import Key, generator
 
 Crossover = Callable[..., list[dict[str, Any]]]

@@ -19,7 +19,7 @@ from torch import Tensor
 from agents.adapters import StackedLora
 from evolution.brood import MUTATIONS, Brood, Form, Mutation, Newborn, mutate
 from evolution.heritage import hyperparameters, self_adaptation
-from evolution.lanes import in_lanes
+from evolution.noise import Noise
 from populora_env.keys import generator
 
 __all__ = [
@@ -40,23 +40,16 @@ __all__ = [
 ]
 
 
-class Draws:
+class Draws(Noise):
     """What one member draws in one mutation.
 
-    Args:
-        rng: Its source; a source of noise in bulk, PyTorch's, is derived from it.
-
     Attributes:
-        rng: The same.
+        rng: Its source.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
         self.rng = rng
-        self._bulk = torch.Generator().manual_seed(int(rng.integers(1 << 63)))
-
-    def normal(self, *shape: int, deviation: float = 1.0) -> Tensor:
-        """Normal draws, float32, on the CPU."""
-        return torch.empty(shape).normal_(0.0, deviation, generator=self._bulk)
 
 
 @MUTATIONS.add("gaussian", strength=(0, 10))
@@ -199,7 +192,7 @@ def _change_each(
     change: Callable[[Newborn, Tensor, Tensor, Draws], None],
     picked: Mapping[int, np.ndarray] | None = None,
 ) -> None:
-    """Change the factors of all members, layer by layer, several members at a time.
+    """Change the factors of all members, layer by layer.
 
     Args:
         lora: The population.
@@ -213,7 +206,9 @@ def _change_each(
     brood.require(lora, needs)
     layers, own = list(lora.layers()), lora.ranks.tolist()
 
-    def work(member: Newborn) -> None:
+    # One after the other: steps this small spend more on passing the interpreter between threads
+    # than a second thread saves.
+    for member in brood.members:
         draws = Draws(brood.generator(member))
         for place, layer in enumerate(layers):
             if picked is not None and not picked[member.slot][place]:
@@ -221,9 +216,6 @@ def _change_each(
             A, B = layer.A[member.slot], layer.B[member.slot]
             room = min(own[member.slot], A.shape[1], len(B))
             change(member, A[:room], B[:, :room], draws)
-
-    in_lanes(work, brood.members, lora.alpha.device)
-    for member in brood.members:
         member.form = min(member.form, leaves)
 
 
@@ -233,13 +225,13 @@ def _add_relative(B: Tensor, strength: float, floor: float, draws: Draws) -> Non
 
 
 def _add_noise(B: Tensor, deviation: float, draws: Draws) -> None:
-    B.T.add_(draws.normal(*B.T.shape, deviation=deviation).to(B))  # as it lies in memory
+    B.T.add_(draws.normal(*B.T.shape).to(B), alpha=deviation)  # as it lies in memory
 
 
 def _turned(rows: Tensor, size: float, draws: Draws) -> Tensor:
     """Orthonormal rows with noise of norm ``size`` each, made orthonormal again."""
-    noise = draws.normal(*rows.shape, deviation=size / rows.shape[1] ** 0.5)
-    turned = rows + noise.to(rows)
+    noise = draws.normal(*rows.shape).to(rows)
+    turned = rows + noise * (size / rows.shape[1] ** 0.5)
     exact = turned.double()
     lower = torch.linalg.cholesky_ex(exact @ exact.T).L
     return torch.linalg.solve_triangular(lower.to(rows), turned, upper=False)

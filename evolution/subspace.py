@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from agents.adapters import StackedLora
-from evolution.genomes import Layers, lost_share, over_layers
 from evolution.lowrank import compress
 from evolution.mating import CROSSOVERS, Mating, number, rounded, shares
+from evolution.recombination import Layers, lost_share, over_layers
 
 
 @CROSSOVERS.add("subspace_split", share=(0, 1))

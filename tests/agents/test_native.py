@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents import native
+from agents import compiling, native
 from agents.adapters import Layout, RowLayout, StackedLora
 from tests.agents.helpers import randomise
 
@@ -188,7 +188,7 @@ def test_inner_products_show_what_is_not_finite():
 
 def test_it_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("POPULORA_NATIVE", "0")
-    with pytest.raises(native.NativeError, match="POPULORA_NATIVE is 0"):
+    with pytest.raises(compiling.NativeError, match="POPULORA_NATIVE is 0"):
         native.build()
 
 
@@ -212,7 +212,7 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(monkeypatch, tmp_path
     failing = 'case "$*" in *-dM*) exec gcc "$@";; esac; echo no room >&2; exit 1'
     monkeypatch.setenv("CC", script(tmp_path / "cc", failing))
     monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(native.NativeError, match=r"cc failed: no room"):
+    with pytest.raises(compiling.NativeError, match=r"cc failed: no room"):
         native.build()
     assert os.listdir(tmp_path / "cache") == []
 
@@ -224,7 +224,7 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, tmp_path
     source.write_text(changed)
     monkeypatch.setattr(native, "_SOURCE", source)
     monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(native.NativeError, match="something else"):
+    with pytest.raises(compiling.NativeError, match="something else"):
         native.build()
 
 
@@ -233,7 +233,7 @@ def test_it_is_compiled_once_into_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("POPULORA_CACHE", str(tmp_path))
     native.build()
     (file,) = tmp_path.iterdir()
-    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(compiling, "_compile", lambda *_: pytest.fail("compiled again"))
     assert native.build().compiler.startswith("GCC")
     assert file.name.startswith("native-")
 
