@@ -315,6 +315,11 @@ def _prove(made: Kernel) -> None:
     ]  # fmt: skip
     got = [torch.zeros_like(e) for e in expected]
     made.update(Factors(A, B), Plan(rows, 3, scale, made.block), x, got)
+    places = np.array([[row.data_ptr() for row in own] for own in A], dtype=np.int64)
+    weights, mixed = draw(2, 2, 2 * rank), torch.zeros(2, 2, wide)
+    made.mix(places[None], weights, np.array([[m.data_ptr() for m in mixed]], np.int64), wide)
+    expected += [torch.bmm(A.double(), A.double().transpose(1, 2)), torch.bmm(weights, A)]
+    got += [made.gram(places, wide), mixed]
     if not all(
         torch.allclose(g, e, rtol=1e-4, atol=1e-4) for g, e in zip(got, expected, strict=True)
     ):
