@@ -12,6 +12,7 @@ worker process.
 import re
 from fractions import Fraction
 
+from populora_env.grading.units import split_unit, units_agree, without_unit
 from populora_env.numerals import parse_number
 
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
@@ -33,23 +34,14 @@ _SHORT_WORDS = frozenset({"yes", "no", "odd", "all", "one", "two", "six", "ten"}
 _NAMED = re.compile(
     r"(?P<name>\\text\{[^{}]*\}|\\?[A-Za-z]+'?(?:_\{?\w+\}?)?(?:\(\w\))?)\s?=(?P<value>[^=<>]*)"
 )
-_SHORT_UNITS = (
-    "cm mm km m ft mi yd in kg g mg lb lbs oz s sec secs min mins h hr hrs mph kph usd ml l "
-    "cents? degrees? deg dollars? inch(?:es)? feet foot yards? miles? meters? metres? centimeters? "
-    "hours? minutes? seconds? days? weeks? months? years? units? square cubic sq percent ways? "
-    "people students? points? times radians?"
-)
-_UNITS = re.compile(
-    r"(?<![A-Za-z\\])(?:(?:\s|\\text\s?\{\s?|(?<=[0-9]))(?:per\s)?(?:"
-    + "|".join(_SHORT_UNITS.split())
-    + r")(?![A-Za-z])[.\s]?\}?(?:\s?\^\s?\{?[23]\}?)?(?:\s?/\s?(?:\\text\s?\{)?(?:s|h|hr|hour|"
-    r"min|second|minute|day)\}?)?)+[.\s]*$",
-    re.IGNORECASE,
-)
-_TEXT_UNIT = re.compile(r"\s?\\text\s?\{[^{}]*\}(?:\s?\^\s?\{?[23]\}?)?$")
-_DEGREES = re.compile(r"\s?\^\s?(?:\\circ(?![A-Za-z])|\{\s?\\circ\s?\})\s?$")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _OR = re.compile(r"\\text\s?\{\s?,?\s?(?:or|and)\s?\}|(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])")
+
+
+_OPEN_ENDED = re.compile(
+    r"\\text\s?\{[^{}]*\b(?:or|and)?\s?(?:more|less|fewer|greater|higher|lower|above|below|maybe|"
+    r"not|wrong|incorrect)\b[^{}]*\}"
+)
 
 
 def settle(gold: str, answer: str) -> bool | None:
@@ -61,29 +53,24 @@ def settle(gold: str, answer: str) -> bool | None:
     """
     if _squeezed(gold) == _squeezed(answer):
         return True
+    if _OPEN_ENDED.search(answer) and not _OPEN_ENDED.search(gold):
+        return False
     names = [match["name"] for match in map(_NAMED.fullmatch, (gold, answer)) if match]
     if len(names) == 2 and names[0] != names[1] and all(len(name) == 1 for name in names):
         return False
+    scale = units_agree(split_unit(gold)[1], split_unit(answer)[1])
+    if scale is None:
+        return False  # 12 cm are no 12 hours
     expected, given = _number(gold), _number(answer)
     if expected is not None and given is not None:
-        return expected == given
+        return expected == given * scale
+    if scale != 1:
+        return False
     for compare in (_clocks, _choices, _names, _bases):
         settled = compare(gold, answer)
         if settled is not None:
             return settled
     return _lists(gold, answer)
-
-
-def without_unit(expression: str) -> str:
-    r"""Return the expression without a final unit in words, a degree or a percent sign."""
-    expression = _DEGREES.sub("", expression.rstrip(" ."))
-    if expression.endswith("%"):
-        expression = expression.rstrip("%\\ ")
-    for pattern in (_UNITS, _TEXT_UNIT):
-        bare = pattern.sub("", expression).rstrip(" .")
-        if bare and bare != expression and any(char.isdigit() or char == "\\" for char in bare):
-            return _DEGREES.sub("", bare)
-    return expression
 
 
 def elements(expression: str) -> list[str]:

@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import TracebackType
 
-from populora_env.grading.forms import elements, settle, without_estimate, without_unit
+from populora_env.grading.forms import elements, settle, without_estimate
 from populora_env.grading.notation import to_latex
+from populora_env.grading.units import without_unit
 from populora_env.grading.worker import MathWorker, Outcome
 from populora_env.numerals import parse_number
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem, ReplyStatus

@@ -11,6 +11,7 @@ computation. Where there is no fork, the program answers requests itself.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 Check = Callable[[str, str], str]
 
@@ -25,10 +27,15 @@ Check = Callable[[str, str], str]
 def load() -> Check:
     """Import the mathematics and return the check."""
     logging.disable(logging.CRITICAL)
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, grader, parse, verify
+
+    grader.sympy_numeric_eq = _numbers_agree  # theirs has an absolute error of 1e-15
 
     # Only LaTeX: the other extraction picks some number out of what it cannot parse.
-    latex = [LatexExtractionConfig()]
+    # Units are taken off before, in `units`: it takes the h of 2\\pi r h for hours.
+    defaults = LatexExtractionConfig()
+    normal = dataclasses.replace(defaults.normalization_config, units=False)
+    latex = [dataclasses.replace(defaults, normalization_config=normal)]
 
     def compare(gold: str, answer: str) -> str:
         # parsing_timeout and timeout_seconds off: both raise alarms and exceptions of their own.
@@ -45,6 +52,80 @@ def load() -> Check:
     for gold, answer in (("\\frac{1}{2}", "0.5"), ("(1,\\sqrt{2})", "(1,2)"), ("x+1=y", "1+x")):
         compare(gold, answer)
     return compare
+
+
+def _numbers_agree(left: Any, right: Any, _places: int, _precision: int) -> bool:
+    """Return whether two numbers or matrices of them are equal, at any size.
+
+    Decimals are exact, but one of at least six decimals and five digits that count is as good as
+    a number that never ends if it is that number, rounded or cut there (as in `numerals`).
+    """
+    import sympy
+
+    if isinstance(left, sympy.MatrixBase) and isinstance(right, sympy.MatrixBase):
+        return left.shape == right.shape and all(
+            grader_equal(one, other) for one, other in zip(left.flat(), right.flat(), strict=True)
+        )
+    if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+        return False
+    if left.free_symbols or right.free_symbols:
+        return False
+    decimals = [isinstance(side, sympy.Float) for side in (left, right)]
+    left, right = (
+        side.xreplace({part: _exact(part) for part in side.atoms(sympy.Float)}).doit()
+        for side in (left, right)
+    )
+    if left == right:
+        return True
+    if left.is_Rational and right.is_Rational and not any(decimals):
+        return False
+    for decimal, other, written in ((left, right, decimals[0]), (right, left, decimals[1])):
+        if written and decimal.is_Rational and not _ends(other):
+            return _is_cut_or_rounded(decimal, other)
+    if any(decimals):
+        return bool(left == right)
+    near, far = sympy.N(left - right, 30, maxn=400), sympy.N(left, 30, maxn=400)
+    return bool(abs(near) <= abs(far) * sympy.Rational(1, 10**25)) if far != 0 else near == 0
+
+
+def grader_equal(one: Any, other: Any) -> bool:
+    """Return whether two entries of a matrix are equal."""
+    from math_verify import grader
+
+    return bool(grader.sympy_expr_eq(one, other, 6, 15))
+
+
+def _exact(decimal: Any) -> Any:
+    import sympy
+
+    return sympy.Rational(str(sympy.Float(str(decimal), 15)))
+
+
+def _ends(number: Any) -> bool:
+    """Return whether a number is a decimal that ends."""
+    if not number.is_Rational:
+        return False
+    rest = int(number.q)
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
+
+
+def _is_cut_or_rounded(decimal: Any, other: Any) -> bool:
+    import sympy
+
+    places = 0
+    while (decimal * 10**places).q != 1:
+        places += 1
+    if places < 6 or len(str(abs((decimal * 10**places).p))) < 5:
+        return False
+    value = sympy.N(other, 50)
+    if not value.is_real:
+        return False
+    scaled, shown = abs(value) * 10**places, abs(decimal) * 10**places
+    same_sign = (value < 0) == (decimal < 0)
+    return bool(same_sign and shown in (sympy.floor(scaled), sympy.floor(scaled + 0.5)))
 
 
 def serve(check: Check, memory: int) -> None:

@@ -40,7 +40,7 @@ _TYPED = (
     (re.compile(r"\\(?:mbox|textrm|textnormal|mathrm|textbf|mathbf|textit|operatorname)\s?\{"),
      r"\\text{"),
     (re.compile(r",\\!\s?(?=[0-9]{3})|(?<=[0-9])\{,\}(?=[0-9]{3})"), ","),
-    (re.compile(r"(?<!\\)\\[,;:!]|\\(?:quad|qquad)(?![A-Za-z])|~"), " "),
+    (re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)(?![A-Za-z])|~"), " "),
 )  # fmt: skip
 _WRAPPERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
 

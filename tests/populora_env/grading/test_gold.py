@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from populora_env.grading import Grader
-from populora_env.grading.forms import without_unit
 from populora_env.grading.notation import to_latex
+from populora_env.grading.units import without_unit
 from populora_env.records import Problem
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
