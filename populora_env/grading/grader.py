@@ -8,13 +8,16 @@ known form and no other.
 """
 
 import math
+import os
 import queue
 import re
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import TracebackType
+from typing import Any
 
 from populora_env.grading.forms import elements, settle, without_estimate
 from populora_env.grading.notation import to_latex
@@ -38,7 +41,8 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 class Grader:
     """Grades replies; a context manager that ends its worker processes.
 
-    May be used from several threads at once.
+    May be used from several threads at once, and in forked children. Copies and pickles hold the
+    arguments; their workers start when needed.
 
     Args:
         workers: Largest number of worker processes; at least 1.
@@ -55,10 +59,18 @@ class Grader:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise ValueError(f"timeout must be a finite number of seconds > 0, got {timeout!r}")
         self._size = workers
+        self._timeout = timeout
         self._closed = False
-        self._workers: queue.LifoQueue[MathWorker] = queue.LifoQueue()
-        for _ in range(workers):
-            self._workers.put(MathWorker(timeout))
+        self._forked = threading.Lock()  # held only while a forked child makes its own workers
+        self._make_workers()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"workers": self._size, "timeout": self._timeout, "closed": self._closed}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Take the arguments; the copy's workers start when it needs them."""
+        Grader.__init__(self, state["workers"], state["timeout"])
+        self._closed = state["closed"]
 
     def grade(self, problem: Problem, reply: str) -> Grade:
         """Grade one reply.
@@ -103,10 +115,11 @@ class Grader:
         if self._closed:
             return
         self._closed = True
-        workers = [self._workers.get() for _ in range(self._size)]
+        pool = self._own_workers()
+        workers = [pool.get() for _ in range(self._size)]
         for worker in workers:
             worker.close()
-            self._workers.put(worker)
+            pool.put(worker)
 
     def __enter__(self) -> "Grader":
         return self
@@ -156,7 +169,8 @@ class Grader:
         return GradeStatus.SEVERAL if several else GradeStatus.WRONG
 
     def _ask_worker(self, gold: str, answer: str) -> Outcome:
-        worker = self._workers.get()
+        pool = self._own_workers()
+        worker = pool.get()
         try:
             if self._closed:
                 raise RuntimeError("the grader is closed: make a new Grader")
@@ -165,7 +179,27 @@ class Grader:
             worker.close()  # an interrupted worker's next line would answer the wrong question
             raise
         finally:
-            self._workers.put(worker)
+            pool.put(worker)
+
+    def _make_workers(self) -> None:
+        self._workers: queue.LifoQueue[MathWorker] = queue.LifoQueue()
+        for _ in range(self._size):
+            self._workers.put(MathWorker(self._timeout))
+        self._process_id = os.getpid()
+
+    def _own_workers(self) -> "queue.LifoQueue[MathWorker]":
+        """Return the workers of this process: a forked child makes its own.
+
+        The parent's may be in use by threads that the child does not have, and so may the locks
+        of their queue.
+        """
+        if self._process_id != os.getpid():
+            with self._forked:
+                if self._process_id != os.getpid():
+                    for worker in list(self._workers.queue):
+                        worker.close()  # closes the child's copies of pipes, and ends nothing
+                    self._make_workers()
+        return self._workers
 
 
 @lru_cache(4096)

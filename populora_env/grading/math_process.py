@@ -2,21 +2,26 @@
 
 Started as a script by `worker.MathWorker`, so it imports nothing of this project. It imports the
 mathematics once and then forks: its child reads one JSON object a line from standard input,
-``{"gold": ..., "answer": ..., "seconds": ...}``, and writes one, ``{"outcome": "equal"}``. SIGUSR1
-asks the parent to kill the child; whenever a child has died, the parent forks another within
-milliseconds and writes ``ready``. SIGTERM ends both. The child's memory is limited, and an alarm
-with no handler ends it soon after the caller's own limit, so that it cannot outlive a caller that
-was killed. Stopping a check in time is the caller's task: an alarm alone does not interrupt every
-computation. Where there is no fork, the program answers requests itself.
+``{"number": 1, "gold": ..., "answer": ..., "seconds": ..., "until": ...}``, and writes one,
+``{"number": 1, "outcome": "equal"}``. Numbers rise; a request whose number was taken before, or
+whose caller no longer waits (``until``, on the monotonic clock), is passed over. SIGUSR1 asks the
+parent to kill the child; whenever a child has died, the parent forks another within milliseconds
+and writes ``ready`` and the last number that any child has taken. SIGTERM ends both. The child's
+memory is limited, and an alarm with no handler ends it soon after the caller's own limit, so that
+it cannot outlive a caller that was killed. Stopping a check in time is the caller's task: an alarm
+alone does not interrupt every computation. Where there is no fork, the program answers requests
+itself.
 """
 
 import contextlib
 import dataclasses
 import json
 import logging
+import mmap
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -128,11 +133,30 @@ def _is_cut_or_rounded(decimal: Any, other: Any) -> bool:
     return bool(same_sign and shown in (sympy.floor(scaled), sympy.floor(scaled + 0.5)))
 
 
-def serve(check: Check, memory: int) -> None:
+class Taken:
+    """The last request's number, in memory that a child shares with its parent."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8)
+
+    @property
+    def number(self) -> int:
+        """The number; 0 before the first request."""
+        return int.from_bytes(self._memory[:8], "little")
+
+    @number.setter
+    def number(self, number: int) -> None:
+        self._memory[:8] = number.to_bytes(8, "little")
+
+
+def serve(check: Check, memory: int, taken: Taken) -> None:
     """Answer requests until standard input ends."""
     _limit_memory(memory)
     for line in sys.stdin:
         request = json.loads(line)
+        if request["number"] <= taken.number or time.monotonic() > request["until"]:
+            continue  # asked twice because a child died, or given up by now
+        taken.number = request["number"]
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"] + 5)
@@ -144,12 +168,13 @@ def serve(check: Check, memory: int) -> None:
             outcome = "unreadable"
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        say(json.dumps({"outcome": outcome}))
+        say(json.dumps({"number": request["number"], "outcome": outcome}))
 
 
 def supervise(check: Check, memory: int) -> None:
     """Keep one child that answers requests until standard input ends or SIGTERM comes."""
     child = 0
+    taken = Taken()
 
     def kill_child(_signal: int, _frame: FrameType | None) -> None:
         if child:
@@ -172,11 +197,11 @@ def supervise(check: Check, memory: int) -> None:
             for number in ours:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
-            serve(check, memory)
+            serve(check, memory, taken)
             os._exit(0)
         signal.signal(signal.SIGUSR1, kill_child)
         signal.signal(signal.SIGTERM, end)
-        say("ready")
+        say(f"ready {taken.number}")
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
         _, status = os.waitpid(child, 0)
         signal.pthread_sigmask(signal.SIG_BLOCK, ours)
@@ -210,5 +235,5 @@ if __name__ == "__main__":
     if hasattr(os, "fork"):
         supervise(mathematics, int(sys.argv[1]))
     else:
-        say("ready")
-        serve(mathematics, int(sys.argv[1]))
+        say("ready 0")
+        serve(mathematics, int(sys.argv[1]), Taken())
