@@ -12,7 +12,8 @@ Not covered here: whether an adapter fits a population (`agents.population`).
 import json
 import math
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +22,30 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn.functional import pad
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+from agents.peft_config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterError,
+    check_regular,
+    folder_hint,
+    layer_numbers,
+    read_config,
+    refuse,
+    shown,
+)
+
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "AdapterError",
+    "PeftAdapter",
+    "common_shape",
+    "read_adapter",
+    "write_adapter",
+]
+
 _PICKLE_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(
@@ -34,26 +56,10 @@ _CONVERT = (
     f"s.save_file(torch.load('{_PICKLE_FILE}', weights_only=True), '{WEIGHTS_FILE}')\""
 )
 
+_MOST_HEADER = 16 << 20  # bytes; 90,000 factors of a large mixture of experts have 13 million
+_MOST_NAME = 500  # characters of a tensor's name
 _SMALLEST = 1e-30  # of an alpha: far inside what float32 holds
 
-# Options of PEFT's LoraConfig that make an adapter more than B A beside linear layers.
-_REFUSED = {
-    "modules_to_save": "it replaces whole modules of the base",
-    "use_dora": "DoRA rescales the base's weights",
-    "lora_bias": "its factors have biases",
-    "trainable_token_indices": "it changes embeddings",
-    "fan_in_fan_out": "it is for layers that store their weights transposed",
-    "layer_replication": "it repeats layers of the base",
-    "target_parameters": "it adapts parameters that are not linear layers",
-    "alora_invocation_tokens": "it is switched on by tokens of the prompt",
-    "use_qalora": "it pools its input",
-    "use_bdlora": "its factors are block-diagonal",
-    "arrow_config": "it routes between adapters",
-    "kasa_config": "it changes the base's weights",
-    "monteclora_config": "its factors are random",
-}
-# Initialisations that leave the base as it is; others subtract from its weights.
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 # What a tensor's name says about an adapter that cannot be read.
 _REFUSED_NAMES = {
     "lora_embedding_": "it adapts embeddings",
@@ -63,10 +69,6 @@ _REFUSED_NAMES = {
     "modules_to_save": "it replaces whole modules of the base",
     ".base_layer.": "it adapts the output layer or embeddings",
 }
-
-
-class AdapterError(ValueError):
-    """An adapter that cannot be read, written, or become a member of a population."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,12 @@ def write_adapter(
     dropout: float,
     base: str,
 ) -> Path:
-    """Write an adapter of one rank as PEFT does.
+    """Write an adapter as PEFT does, at one rank: smaller factors are filled up with zeros.
 
     Args:
         folder: Made if it does not exist; an adapter in it is replaced.
         factors: ``A [r, in]`` and ``B [out, r]`` by module path of the base, at least one.
-        alpha: Numerator of the scale.
+        alpha: Numerator of the scale; its denominator is the largest rank.
         dropout: What it is trained with; for the record.
         base: The base model to name: a folder or a hub id.
 
@@ -114,12 +116,14 @@ def write_adapter(
         AdapterError: If a factor is not finite; nothing is written.
         OSError: If the folder cannot be written.
     """
+    rank = max(A.shape[0] for A, _ in factors.values())
     tensors: dict[str, Tensor] = {}
-    for name, pair in factors.items():
-        for letter, factor in zip("AB", pair, strict=True):
-            if not torch.isfinite(factor).all():
-                raise AdapterError(f"{folder}: factors of {name} are not finite; not saved")
-            tensors[f"{_PREFIX}{name}.lora_{letter}.weight"] = factor.contiguous()
+    for name, (A, B) in factors.items():
+        if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
+            raise AdapterError(f"{folder}: factors of {name} are not finite; not saved")
+        missing = rank - A.shape[0]
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = pad(A, (0, 0, 0, missing)).contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = pad(B, (0, missing)).contiguous()
     config: dict[str, Any] = {
         "auto_mapping": None,
         "base_model_name_or_path": base,
@@ -133,7 +137,7 @@ def write_adapter(
         "lora_dropout": dropout,
         "modules_to_save": None,
         "peft_type": "LORA",
-        "r": next(iter(factors.values()))[0].shape[0],
+        "r": rank,
         "revision": None,
         "target_modules": sorted({name.rpartition(".")[2] for name in factors}),
         "task_type": "CAUSAL_LM",
@@ -158,28 +162,51 @@ def read_adapter(folder: str | Path) -> PeftAdapter:
     try:
         return _read(folder)
     except AdapterError as error:
-        raise AdapterError(f"{folder}: {error}") from error.__cause__
+        said = "".join(c if c.isprintable() else "?" for c in str(error))  # may quote the files
+        raise AdapterError(f"{folder}: {said}") from error.__cause__
+
+
+def common_shape(folders: Iterable[str | Path]) -> tuple[int, tuple[str, ...]]:
+    """What a population needs to hold adapters: the largest rank, and all layers they adapt.
+
+    Args:
+        folders: PEFT adapter folders.
+
+    Returns:
+        The rank, at least 1, and module paths of the base.
+
+    Raises:
+        AdapterError: If a folder cannot be read, or holds more than a plain LoRA adapter.
+    """
+    rank, layers = 1, dict[str, None]()
+    for folder in folders:
+        adapter = read_adapter(folder)
+        rank = max(rank, adapter.rank)
+        layers.update(dict.fromkeys(adapter.factors))
+    return rank, tuple(layers)
 
 
 def _read(folder: Path) -> PeftAdapter:
     try:
-        config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"{CONFIG_FILE} holds no object")
+        config = read_config(folder)
+        refuse(config)
         if (folder / _PICKLE_FILE).exists() and not (folder / WEIGHTS_FILE).exists():
             raise AdapterError(
                 f"{_PICKLE_FILE} is a pickle, which is not opened here; if you trust it, run there "
                 f"{_CONVERT}"
             )
+        _check_header(folder / WEIGHTS_FILE)
         tensors = load_file(folder / WEIGHTS_FILE)
     except AdapterError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except (  # the last five are what safetensors raises for types and sizes it does not know
+        OSError, ValueError, SafetensorError,
+        KeyError, TypeError, AttributeError, RuntimeError, MemoryError,
+    ) as error:  # fmt: skip
         raise AdapterError(
-            f"not a readable PEFT adapter folder ({error}); expected {CONFIG_FILE} and "
-            f"{WEIGHTS_FILE}"
+            f"not a readable PEFT adapter folder ({' '.join(str(error).split())[:300]}); expected "
+            f"{CONFIG_FILE} and {WEIGHTS_FILE}{folder_hint(folder)}"
         ) from error
-    _refuse(config)
     factors = _factors(tensors)
     scales = _scales(config, {name: A.shape[0] for name, (A, _) in factors.items()})
     # The scale of the whole adapter is the largest, so that no factor grows.
@@ -195,21 +222,18 @@ def _read(folder: Path) -> PeftAdapter:
     return PeftAdapter(rank, alpha, str(config.get("base_model_name_or_path") or ""), factors)
 
 
-def _refuse(config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"peft_type is {kind!r}, expected 'LORA', the only one that is stacked")
-    for option, reason in _REFUSED.items():
-        if config.get(option):
-            raise AdapterError(f"{option} is set, which cannot be stacked: {reason}")
-    if (bias := config.get("bias", "none")) != "none":
-        raise AdapterError(f"bias is {bias!r}, expected 'none': biases of the base are shared")
-    if (init := config.get("init_lora_weights", True)) not in _PLAIN_INITS:
-        raise AdapterError(
-            f"init_lora_weights is {init!r}, which changes the base's weights, so the adapter does "
-            "not fit the unchanged base; have PEFT convert it: save_pretrained with "
-            "path_initial_model_for_weight_conversion"
-        )
+def _check_header(path: Path) -> None:
+    """Bound what reading a file of tensors costs, by its header.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If the header is too long, or is none.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8 or struct.unpack("<Q", start)[0] > _MOST_HEADER:
+            raise ValueError(f"{WEIGHTS_FILE} has no header of at most {_MOST_HEADER >> 20} MiB")
 
 
 def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -217,24 +241,30 @@ def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     if bad := [key for key in tensors if not _FACTOR.fullmatch(key)]:
         telling = ((k, why) for part, why in _REFUSED_NAMES.items() for k in bad if part in k)
         key, why = next(telling, (bad[0], "it is no factor of a linear layer"))
-        raise AdapterError(f"{key} cannot be stacked: {why}")
+        raise AdapterError(f"{_plain(key)} cannot be stacked: {why}")
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = cast(re.Match[str], _FACTOR.fullmatch(key))
         pair = found.setdefault(match["layer"], {})
+        if len(key) > _MOST_NAME or not key.isprintable():
+            raise AdapterError(f"{_plain(key)} is no name of a layer")
         if match["letter"] in pair:
             raise AdapterError(f"{key}: {match['layer']} has two adapters, expected one")
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise AdapterError(f"{key}: got {tensor.dtype}, expected 16, 32 or 64 bit floats")
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{key} holds values that are not finite")
+        if tensor.dtype == torch.float64:
+            tensor = tensor.float()
+            if not torch.isfinite(tensor).all():
+                raise AdapterError(f"{key} holds values beyond 32 bit floats")
         pair[match["letter"]] = tensor
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for layer, pair in found.items():
         if missing := {"A", "B"} - pair.keys():
             raise AdapterError(f"{layer} has no lora_{missing.pop()}")
         A, B = pair["A"], pair["B"]
-        if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not A.shape[0]:
+        if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1] or not A.numel() or not B.numel():
             raise AdapterError(
                 f"{layer}: lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)} are no factors of "
                 "a linear layer, expected (r, in) and (out, r)"
@@ -245,28 +275,18 @@ def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     return factors
 
 
+def _plain(name: str) -> str:
+    """A tensor's name as a message may show it."""
+    return name if len(name) <= _MOST_NAME and name.isprintable() else shown(name)
+
+
 def _scales(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, float]:
     """The scale of each layer, by PEFT's rules; ``ranks`` are those of the stored factors."""
+    said = layer_numbers(config, "r", "rank_pattern", ranks)
+    alphas = layer_numbers(config, "lora_alpha", "alpha_pattern", ranks)
     scales: dict[str, float] = {}
     for layer, rank in ranks.items():
-        said = _number(config, "r", "rank_pattern", layer)
-        alpha = _number(config, "lora_alpha", "alpha_pattern", layer)
-        if said != rank:
-            raise AdapterError(f"{layer} has rank {rank}, but {CONFIG_FILE} says {said:g}")
-        scales[layer] = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        if said[layer] != rank:
+            raise AdapterError(f"{layer} has rank {rank}, but {CONFIG_FILE} says {said[layer]:g}")
+        scales[layer] = alphas[layer] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return scales
-
-
-def _number(config: Mapping[str, Any], option: str, patterns: str, layer: str) -> float:
-    """What an option says for a layer: the first pattern that matches it, else the option."""
-    value, where = config.get(option), option
-    try:
-        for pattern, special in (config.get(patterns) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", layer):
-                value, where = special, f"{patterns}[{pattern!r}]"
-                break
-    except (AttributeError, re.error) as error:
-        raise AdapterError(f"{patterns} cannot be read ({error})") from error
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterError(f"{CONFIG_FILE}: {where} is {value!r}, expected a number")
-    return float(value)

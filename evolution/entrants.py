@@ -8,10 +8,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agents.benchmark import Entrant
 from agents.models import BaseModel
+from agents.peft_config import folder_hint
+from agents.peft_io import common_shape
 from agents.population import BASE, CONFIG_FILE, WEIGHTS_FILE, LoraPopulation
 from evolution.config import RunConfig
 from evolution.config_files import from_mapping
@@ -106,7 +107,7 @@ def adapter_folder(name: str) -> Path:
             return folder
     raise UsageError(
         f"adapters: {name} is neither a PEFT adapter folder ({CONFIG_FILE} is missing) nor a run "
-        "with a best adapter; for all agents of a run say --run"
+        f"with a best adapter; for all agents of a run say --run{folder_hint(path)}"
     )
 
 
@@ -128,16 +129,16 @@ def load_entrants(
         max_rows: Rows decoded at once.
 
     Raises:
-        UsageError: If an adapter's settings cannot be read or fit no such base.
-        AdapterError: If an adapter does not fit.
+        UsageError: If no adapter fits the base.
+        AdapterError: If an adapter cannot be read or does not fit.
     """
-    shapes = [_shape(folder) for folder in folders.values()]
+    rank, targets = common_shape(folders.values())
     try:
         population = LoraPopulation(
             base,
             size=max(len(folders), 1),  # without any adapter, one that nobody asks
-            rank=max((rank for rank, _ in shapes), default=1),
-            targets=shapes[0][1] if shapes else "all-linear",
+            rank=rank,
+            targets=targets or "all-linear",
             max_rows=max_rows,
         )
     except ValueError as error:
@@ -166,19 +167,6 @@ def unique_names(folders: Sequence[Path]) -> dict[str, Path]:
         if len(set(names)) == len(names) and BASE not in names:
             return dict(zip(names, folders, strict=True))
     return {str(path): folder for path, folder in zip(paths, folders, strict=True)}
-
-
-def _shape(folder: Path) -> tuple[int, str | tuple[str, ...]]:
-    """Return the rank and the target modules of an adapter."""
-    try:
-        config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        rank, targets = int(config["r"]), config["target_modules"]
-        return rank, targets if isinstance(targets, str) else tuple(map(str, targets))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"adapters: {folder / CONFIG_FILE} cannot be used ({type(error).__name__}: {error}); "
-            "expected r and target_modules as PEFT writes them"
-        ) from error
 
 
 def _content(folder: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.population import CONFIG_FILE
+from agents.peft_config import CONFIG_FILE, folder_hint
 from evolution.entrants import SavedRun, adapter_folder, read_run, unique_names, vote_weights
 from evolution.usage import UsageError
 
@@ -70,6 +70,7 @@ def _folder(name: str) -> Path:
         raise UsageError(
             f"sources: {name} is neither a PEFT adapter folder ({CONFIG_FILE} is missing) nor "
             "a run with a best adapter; all agents of a run are merged where it is the only source"
+            f"{folder_hint(Path(name).expanduser())}"
         ) from error
 
 

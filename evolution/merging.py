@@ -7,22 +7,16 @@ between it and the exact sum is itself of low rank, so its norm needs no full ma
 Not covered here: which adapters, and how they are weighted (`evolution.export`).
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agents.population import CONFIG_FILE, WEIGHTS_FILE, AdapterError
+from agents.peft_io import AdapterError, read_adapter, write_adapter
 from evolution.lowrank import combine
-
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,76 +91,25 @@ class Merge:
 
 
 def read_factors(folder: str | Path) -> Adapter:
-    """Read a PEFT adapter folder as factors of linear layers.
+    """Read a PEFT adapter folder as a population does, as factors in float32.
 
     Raises:
-        AdapterError: If the folder cannot be read, or holds more than plain LoRA factors.
+        AdapterError: If the folder cannot be read, or holds more than a plain LoRA adapter.
     """
-    folder = Path(folder)
-    try:
-        config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS_FILE)
-        scale = float(config["lora_alpha"]) / int(config["r"])
-        base = str(config.get("base_model_name_or_path") or "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise AdapterError(
-            f"{folder}: not a readable PEFT adapter folder ({type(error).__name__}: {error}); "
-            f"expected {CONFIG_FILE} with r and lora_alpha, and {WEIGHTS_FILE}"
-        ) from error
-    except ZeroDivisionError as error:
-        raise AdapterError(f"{folder}: r is 0, expected at least 1") from error
-    for option in ("use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "modules_to_save"):
-        if config.get(option):
-            raise AdapterError(f"{folder}: {option} is set, which cannot be merged")
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for name in sorted(tensors):
-        layer = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
-        if name.endswith(".lora_A.weight"):
-            other = tensors.get(f"{_PREFIX}{layer}.lora_B.weight")
-            A = tensors[name]
-            if other is None or A.ndim != 2 or other.ndim != 2 or A.shape[0] != other.shape[1]:
-                raise AdapterError(f"{folder}: {name} has no lora_B of its rank")
-            if not (torch.isfinite(A).all() and torch.isfinite(other).all()):
-                raise AdapterError(f"{folder}: factors of {layer} are not finite")
-            factors[layer] = A.float(), other.float()
-    if 2 * len(factors) != len(tensors) or not factors:
-        raise AdapterError(
-            f"{folder}: holds {len(tensors)} tensors, expected pairs of LoRA factors"
-        )
-    return Adapter(factors, scale, base)
+    read = read_adapter(folder)
+    factors = {name: (A.float(), B.float()) for name, (A, B) in sorted(read.factors.items())}
+    return Adapter(factors, read.alpha / read.rank, read.base)
 
 
 def write_factors(adapter: Adapter, folder: str | Path) -> Path:
-    """Write an adapter as a PEFT folder.
+    """Write an adapter as a PEFT folder, at the largest rank of its layers.
 
     Raises:
         AdapterError: If a factor is not finite; nothing is written.
         OSError: If the folder cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
-    for layer, pair in adapter.factors.items():
-        for letter, factor in zip("AB", pair, strict=True):
-            if not torch.isfinite(factor).all():
-                raise AdapterError(f"{folder}: factors of {layer} are not finite; not saved")
-            tensors[f"{_PREFIX}{layer}.lora_{letter}.weight"] = factor.contiguous()
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapter.base,
-        "r": adapter.rank,
-        "lora_alpha": adapter.scale * adapter.rank,
-        "lora_dropout": 0.0,
-        "target_modules": sorted({layer.rpartition(".")[2] for layer in adapter.factors}),
-        "bias": "none",
-        "inference_mode": True,
-        "use_rslora": False,
-        "use_dora": False,
-    }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return folder
+    alpha = adapter.scale * adapter.rank
+    return write_adapter(folder, adapter.factors, alpha=alpha, dropout=0.0, base=adapter.base)
 
 
 def merge(

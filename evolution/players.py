@@ -4,7 +4,6 @@ A player's name is an entry of ``--agents``. All players that run on the model a
 and are decoded together.
 """
 
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
+from agents.peft_config import CONFIG_FILE, folder_hint
 from agents.policy import MixedPolicy, Policy, RandomPolicy
 from evolution.usage import UsageError
 from populora_env.records import Request
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from evolution.play import PlayOptions
 
 BASE, HUMAN, RANDOM = "base", "human", "random"
-CONFIG_FILE = "adapter_config.json"
 _ENTRY = re.compile(r"(.+?)(?:\*([1-9]\d{0,2}))?")
 _GENERATION = re.compile(r"generation_(\d+)")
 
@@ -70,6 +69,7 @@ def _adapter_folder(name: str) -> Path:
         raise UsageError(
             f"agents: {name} is neither an adapter folder ({CONFIG_FILE} is missing) nor a run "
             f"with a best adapter; for an agent of an unfinished run say {name}:agent_0"
+            f"{folder_hint(path)}"
         )
     run = Path(os.path.expanduser(name.rpartition(":")[0]))
     if ":" not in name or not os.path.isdir(run):
@@ -109,18 +109,19 @@ def _load_members(
 ) -> "MembersPolicy":
     """Load the base model and put each adapter on it once, however many agents it plays."""
     from agents.models import load_base  # not before a model plays: torch takes seconds to import
+    from agents.peft_io import common_shape
     from agents.population import LoraPopulation
 
     folders = list(dict.fromkeys(p.folder for p in players.values() if p.folder is not None))
-    shapes = [_adapter_shape(folder) for folder in folders]
+    rank, targets = common_shape(folders)
     console.print(f"loading base model {options.model}")
     base = load_base(options.model, dtype=options.dtype, device=options.device)
     try:
         population = LoraPopulation(
             base,
             size=max(len(folders), 1),  # with no adapter at all, one that nobody asks
-            rank=max((rank for rank, _ in shapes), default=1),
-            targets=shapes[0][1] if shapes else "all-linear",
+            rank=rank,
+            targets=targets or "all-linear",
             temperature=options.temperature,
         )
     except ValueError as error:
@@ -132,22 +133,6 @@ def _load_members(
         population,
         {agent: names[p.folder] if p.folder else BASE for agent, p in players.items()},
     )
-
-
-def _adapter_shape(folder: Path) -> tuple[int, str | tuple[str, ...]]:
-    """Return the rank and the target modules of an adapter, which decide on the population's."""
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        rank, targets = config["r"], config["target_modules"]
-        float(config["lora_alpha"])
-        if type(rank) is not int or rank < 1:
-            raise ValueError(f"r is {rank!r}")
-        return rank, targets if targets == "all-linear" else tuple(map(str, targets))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{folder}: {CONFIG_FILE} cannot be used ({type(error).__name__}: {error}); expected "
-            "r, lora_alpha and target_modules as PEFT writes them"
-        ) from error
 
 
 class MembersPolicy:

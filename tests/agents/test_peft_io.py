@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
+import time
 
 import pytest
 import torch
@@ -319,6 +323,103 @@ def test_settings_that_do_not_fit(tiny_base, tmp_path, changes, said):
     edit_config(tmp_path / "a", **changes)
     population = LoraPopulation(tiny_base, 3, 4)
     refused(population, tmp_path / "a", said)
+
+
+HOSTILE = {
+    "nested repetitions": ({"rank_pattern": {"([a-z_.0-9]+)+!": 2}}, "takes over 3 s"),
+    "room for a pattern": ({"rank_pattern": {"(" * 9999: 2}}, "rank_pattern can"),
+    "a pattern with a line": ({"alpha_pattern": {"(\n\x1b[31m": 2}}, "alpha_pattern cannot"),
+    "a huge rank": ({"r": 10**9}, "has rank 2, but adapter_config.json says 1e"),
+    "more than a float": ({"r": 10**400}, "r is a?.*, expected a number"),
+    "more than a float, for a layer": ({"rank_pattern": {"q_proj": 10**400}}, "expected a number"),
+    "a long value": ({"lora_alpha": "x" * 10**6}, r"lora_alpha is 'xxx.*\.\.\., expected"),
+    "a line in a value": ({"peft_type": "a\nb\x1b[31m"}, r"peft_type is 'a\\nb\\x1b"),
+    "a list for a word": ({"init_lora_weights": [[1]]}, r"init_lora_weights is \[\[1\]\]"),
+    "an object for a word": ({"bias": {"a": 1}}, "bias is {'a': 1}, expected 'none'"),
+    "a large file": ({"note": "x" * (5 << 20)}, "has over 4 MiB"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_strangers_settings_end_in_one_short_line_soon(tiny_base, tmp_path, name):
+    changes, said = HOSTILE[name]
+    population = LoraPopulation(tiny_base, 3, 4)
+    population.save_adapter("agent_0", tmp_path / "a")
+    edit_config(tmp_path / "a", **{"r": 2 if name != "nested repetitions" else 4, **changes})
+    if name.startswith("a huge rank"):
+        said = said.replace("rank 2", "rank 4")
+    began = time.monotonic()
+    refused(population, tmp_path / "a", said)
+    assert time.monotonic() - began < 5
+    with pytest.raises(AdapterError) as caught:
+        read_adapter(tmp_path / "a")
+    text = str(caught.value)
+    assert text.isprintable()
+    assert len(text) < 1000
+
+
+def test_nesting_and_pipes(tiny_base, tmp_path):
+    population = LoraPopulation(tiny_base, 3, 4)
+    population.save_adapter("agent_0", tmp_path / "a")
+    for content in ("[" * 100_000, '{"a":' * 100_000, f'{{"r": {"9" * 5000}}}'):
+        (tmp_path / "a" / CONFIG).write_text(content)
+        refused(population, tmp_path / "a", "not a readable PEFT adapter folder")
+    for name in (CONFIG, WEIGHTS):
+        population.save_adapter("agent_0", tmp_path / "b")
+        (tmp_path / "b" / name).unlink()
+        os.mkfifo(tmp_path / "b" / name)
+        refused(population, tmp_path / "b", f"{name} is no regular file")
+        (tmp_path / "b" / name).unlink()
+
+
+def random_edit(draw, folder):
+    """Change settings and the header of the tensors at random, as text and as values."""
+    odd = [None, True, -1, 0, 1.5, 10**9, 10**400, "x", "", [], {}, [[1]], {"q_proj": 3}, "\x1b["]
+    if draw.random() < 0.5:
+        config = json.loads((folder / CONFIG).read_text())
+        for _ in range(draw.randint(1, 4)):
+            name = draw.choice([*config, "rank_pattern", "alpha_pattern", "use_rslora"])
+            config[name] = draw.choice([*odd, {draw.choice(["(", "a+", ".*", "[", ""]): 2}])
+        text = json.dumps(config)
+        if draw.random() < 0.3:
+            at = draw.randrange(len(text))
+            text = text[:at] + draw.choice(["{", "]", '"', "\x00", "9"]) + text[at + 1 :]
+        (folder / CONFIG).write_text(text)
+        return
+    data = (folder / WEIGHTS).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    for _ in range(draw.randint(1, 3)):
+        name = draw.choice(list(header))
+        if draw.random() < 0.3:
+            new = draw.choice([name + ".x", "\x1b[2J", "a" * 3000, name.replace("layers", "l")])
+            header[new] = header.pop(name)
+        else:
+            field = draw.choice(["dtype", "shape", "data_offsets"])
+            value = draw.choice([*odd, [0, 10**12], [2**63, 2], [0, 0], "F4", "C64", "I8", "BOOL"])
+            header[name] = {**header[name], field: value}
+    text = json.dumps(header).encode()
+    size = draw.choice([len(text)] * 4 + [2**63, 2**27, len(text) + 8, 0])
+    (folder / WEIGHTS).write_bytes(size.to_bytes(8, "little") + text + body)
+
+
+def test_random_edits_load_or_end_in_one_line(tiny_base, tmp_path):
+    draw = random.Random(5)
+    population = LoraPopulation(tiny_base, 1, 4)
+    known = population.save_adapter("agent_0", tmp_path / "known")
+    ends = []
+    for i in range(200):
+        folder = shutil.copytree(known, tmp_path / str(i))
+        random_edit(draw, folder)
+        began = time.monotonic()
+        try:
+            population.load_adapter("agent_0", folder)
+        except AdapterError as error:
+            ends.append(str(error))
+            assert ends[-1].isprintable(), ends[-1]
+            assert len(ends[-1]) < 2000
+        assert time.monotonic() - began < 5
+    assert 100 < len(ends) < 200
 
 
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{x}.weight" for x in "AB")

@@ -5,14 +5,16 @@ import math
 
 import pytest
 import tomli_w
+import torch
 
+from agents.peft_io import write_adapter
 from agents.population import LoraPopulation
 from evolution import bench, mutation
 from evolution.bench_tasks import load_tasks, read_tasks, split_specs
 from evolution.checkpoint import RunFolder
 from evolution.cli import main
 from evolution.config_files import presets, read_preset
-from evolution.entrants import read_run, unique_names, vote_weights
+from evolution.entrants import load_entrants, read_run, unique_names, vote_weights
 from evolution.usage import UsageError
 from tests.conftest import make_tiny_base
 
@@ -252,17 +254,45 @@ def test_a_prompt_that_does_not_fit_is_one_line(saved, capsys, tmp_path):
 
 def test_adapters_that_do_not_fit_are_one_line(saved, capsys, tmp_path):
     folder = tmp_path / "adapter"
-    folder.mkdir()
+    pair = torch.ones(2, 48), torch.ones(48, 2)
+    write_adapter(folder, {"nowhere.q_proj": pair}, alpha=1, dropout=0, base="")
     words = ["bench", SUMS, "--model", str(saved / "model"), "--adapters", str(folder),
              "--out", str(tmp_path / "out")]  # fmt: skip
     for config, said in (
-        ("{", "cannot be used"),
-        ('{"r": 2, "target_modules": ["nowhere"]}', "adapters: none fits model"),
-        ('{"r": 2, "target_modules": ["q_proj"]}', "not a readable PEFT adapter folder"),
+        ("{", "not a readable PEFT adapter folder (Expecting property name"),
+        ('{"r": 1000000000, "target_modules": ["q_proj"]}', "peft_type is None, expected 'LORA'"),
+        ('{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 1}', "has rank 2, but"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": 1}', "none fits model"),
     ):
         (folder / "adapter_config.json").write_text(config)
         assert main(words) == 2
         assert said in capsys.readouterr().err
+
+
+def test_adapters_of_different_layers_and_ranks_play_beside_each_other(saved, capsys, tmp_path):
+    """As PEFT plays them, whatever their settings call their layers."""
+    base = make_tiny_base()
+    width = base.model.config.hidden_size
+    layers = "model.layers.{}.self_attn.{}".format
+    for name, names, rank in (
+        ("one", (layers(0, "q_proj"), layers(1, "o_proj")), 2),
+        ("two", (layers(1, "q_proj"),), 5),
+    ):
+        factors = {n: (torch.ones(rank, width), torch.ones(width, rank) / 9) for n in names}
+        write_adapter(tmp_path / name, factors, alpha=rank, dropout=0, base="")
+        path = tmp_path / name / "adapter_config.json"
+        changed = {"r": 1, "rank_pattern": dict.fromkeys(names, rank), "target_modules": "regex.*"}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    folders = {name: tmp_path / name for name in ("one", "two")}
+    population, entrants = load_entrants(base, folders)
+    held = {layer.name: layer for layer in population.lora.layers()}
+    assert [entrant.name for entrant in entrants] == ["base", "one", "two"]
+    assert population.lora.ranks.tolist() == [2, 5]
+    assert {n: held[n].B.flatten(1).any(1).tolist() for n in held} == {
+        layers(0, "q_proj"): [True, False],
+        layers(1, "q_proj"): [False, True],
+        layers(1, "o_proj"): [True, False],
+    }
 
 
 def test_specs_are_split_outside_parentheses():

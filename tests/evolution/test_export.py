@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import tomli_w
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -215,6 +216,48 @@ def test_a_base_of_other_shapes_is_refused(saved, capsys, tmp_path):
     assert main([*words, "--model", str(tmp_path / "other")]) == 2
     assert "floats, neither quantised nor of another model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "pissa_niter_4", "loftq"])
+def test_adapters_that_changed_the_base_are_refused_as_in_a_population(
+    saved, capsys, tmp_path, init
+):
+    for i in range(2):
+        shutil.copytree(agent(saved, i), tmp_path / str(i))
+    path = tmp_path / "1" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "init_lora_weights": init}))
+    folders = [str(tmp_path / str(i)) for i in range(2)]
+    for sources in (folders, folders[1:]):
+        assert main(["export", *sources, "--out", str(tmp_path / "out")]) == 2
+        (said,) = capsys.readouterr().err.strip().splitlines()
+        assert f"'{init}', which changes the base's weights" in said
+        assert not (tmp_path / "out").exists()
+
+
+def test_scales_and_ranks_of_layers_are_peft_s(saved, tmp_path):
+    """Rank-stabilised, with ranks and alphas of some layers: what PEFT adds is what is summed."""
+
+    def delta(folder):
+        base = make_tiny_base().model
+        before = {n: p.clone() for n, p in base.named_parameters()}
+        merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
+        return {n: p.detach() - before[n] for n, p in merged.named_parameters()}
+
+    torch.manual_seed(0)
+    settings = {"target_modules": "all-linear", "init_lora_weights": False, "r": 2,
+                "use_rslora": True, "rank_pattern": {"q_proj": 5, r"layers\.1\.mlp\.up_proj": 1},
+                "alpha_pattern": {"v_proj": 7}}  # fmt: skip
+    for i, alpha in enumerate((3, 8)):
+        config = LoraConfig(lora_alpha=alpha, task_type="CAUSAL_LM", **settings)
+        get_peft_model(make_tiny_base().model, config).save_pretrained(tmp_path / str(i))
+    folders = [str(tmp_path / str(i)) for i in range(2)]
+    out = tmp_path / "out"
+    words = ["--weights", "0.25", "2", "--rank", "full", "--out", str(out)]
+    assert main(["export", *folders, *words]) == 0
+    one, two, both = (delta(folder) for folder in (*folders, str(out)))
+    for name in both:
+        wanted = 0.25 * one[name] + 2 * two[name]
+        assert (both[name] - wanted).norm() <= 1e-5 * wanted.norm()
 
 
 def test_a_folder_in_use_is_left_alone(saved, capsys, tmp_path):

@@ -139,11 +139,16 @@ def test_folders_that_cannot_be_read(tmp_path):
     name = "base_model.model.body.k_proj.lora_A.weight"
     cases = {
         "use_dora is set": ({"use_dora": True}, {}),
-        "r is 0": ({"r": 0}, {}),
-        "with r and lora_alpha": ({"lora_alpha": None}, {}),
-        "are not finite": (None, {name: torch.full((2, 20), float("nan"))}),
-        "no lora_B of its rank": (None, {name: torch.zeros(5, 20)}),
-        "holds 7 tensors": (None, {"base_model.model.embed.lora_embedding_A": torch.zeros(2, 2)}),
+        "has rank 2, but adapter_config.json says 0": ({"r": 0}, {}),
+        "lora_alpha is None, expected a number": ({"lora_alpha": None}, {}),
+        "'pissa', which changes the base's weights": ({"init_lora_weights": "pissa"}, {}),
+        "'olora', which changes the base's weights": ({"init_lora_weights": "olora"}, {}),
+        "values that are not finite": (None, {name: torch.full((2, 20), float("nan"))}),
+        "are no factors of a linear layer": (None, {name: torch.zeros(5, 20)}),
+        "it adapts embeddings": (
+            None,
+            {"base_model.model.embed.lora_embedding_A": torch.zeros(2, 2)},
+        ),
     }
     for i, (said, (config, tensors)) in enumerate(cases.items()):
         with pytest.raises(AdapterError, match=said):

@@ -6,8 +6,10 @@ import re
 import sys
 
 import pytest
+import torch
 
 from agents import FunctionPolicy, ScriptedPolicy, models
+from agents.peft_io import write_adapter
 from agents.population import LoraPopulation
 from evolution import mutation
 from evolution import players as playing
@@ -321,17 +323,24 @@ def one_line_error(capsys, arguments):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ("{", "cannot be used (JSONDecodeError"),
-        ("[]", "cannot be used (TypeError"),
-        ('{"r": 2, "lora_alpha": 4}', "KeyError: 'target_modules'"),
-        ('{"r": "2", "lora_alpha": 4, "target_modules": ["q_proj"]}', "r is '2'"),
-        ('{"r": 2, "lora_alpha": null, "target_modules": ["q_proj"]}', "TypeError"),
-        ('{"r": 2, "lora_alpha": 4, "target_modules": ["z_proj"]}', "matches no linear layer"),
-        ('{"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}', "not a readable PEFT adapter"),
+        ("{", "not a readable PEFT adapter folder (Expecting property name"),
+        ("[]", "adapter_config.json holds no object"),
+        ("[" * 100_000, "adapter_config.json is nested too deeply"),
+        ('{"r": 2, "lora_alpha": 4}', "peft_type is None, expected 'LORA'"),
+        ('{"peft_type": "LORA", "r": "2", "lora_alpha": 4}', "r is '2', expected a number"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": null}', "lora_alpha is None, expected"),
+        ('{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 4}', "has rank 2, but"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}', "matches no linear layer"),
+        (None, "not a readable PEFT adapter folder"),
     ],
 )
 def test_an_adapter_that_cannot_play(capsys, saved, tmp_path, config, said):
-    (tmp_path / "adapter_config.json").write_text(config)
+    factors = {"nowhere.q_proj": (torch.ones(2, 48), torch.ones(48, 2))}
+    write_adapter(tmp_path, factors, alpha=4, dropout=0, base="")
+    if config is None:
+        (tmp_path / "adapter_model.safetensors").unlink()
+    else:
+        (tmp_path / "adapter_config.json").write_text(config)
     arguments = ["--agents", str(tmp_path), "--model", str(saved / "model")]
     assert said in one_line_error(capsys, arguments)
 
