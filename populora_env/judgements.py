@@ -14,7 +14,8 @@ from typing import Generic, TypeVar
 
 from populora_env.numerals import parse_number, plain_text
 from populora_env.records import Preference, ReplyStatus
-from populora_env.replies import ANSWER_LIMIT, READ_WINDOW, first_line
+from populora_env.replies import ANSWER_LIMIT, first_line
+from populora_env.said import said
 
 TOP_SCORE = 10
 _BARE_LIMIT = 50  # longest reply that can be nothing but a judgement
@@ -52,7 +53,7 @@ def read_preference(text: str) -> JudgementReading[Preference]:
     than one of A, B and tie, such as ``A and B``, cannot be read.
 
     Args:
-        text: The reply. Only its last `READ_WINDOW` characters are looked at.
+        text: The reply. Only what it says outside thoughts (`said.said`) is looked at.
     """
     return _read(text, PREFERENCE_RULES)
 
@@ -65,7 +66,7 @@ def read_score(text: str) -> JudgementReading[float]:
         score.
 
     Args:
-        text: The reply. Only its last `READ_WINDOW` characters are looked at.
+        text: The reply. Only what it says outside thoughts (`said.said`) is looked at.
     """
     return _read(text, SCORE_RULES)
 
@@ -77,7 +78,7 @@ def read_verdict(text: str) -> JudgementReading[bool]:
     be read.
 
     Args:
-        text: The reply. Only its last `READ_WINDOW` characters are looked at.
+        text: The reply. Only what it says outside thoughts (`said.said`) is looked at.
     """
     return _read(text, VERDICT_RULES)
 
@@ -85,7 +86,7 @@ def read_verdict(text: str) -> JudgementReading[bool]:
 def _read(text: str, rules: Sequence[_Rule[Value]]) -> JudgementReading[Value]:
     if not text.strip():
         return JudgementReading(None, None, ReplyStatus.EMPTY)
-    window = text[-READ_WINDOW:]
+    window = said(text)
     for name, strict, rule in rules:
         value = rule(window)
         if value is not None:

@@ -3,8 +3,8 @@ r"""Reading the final answer of a reply.
 A table of named rules from strict to lenient; the first that applies wins, and its name and the
 resulting `ReplyStatus` say how the reply was read. Every rule takes time linear in the text.
 What a number's sentence states is decided in `statements`, whether an answer is right in
-`grading`; judgements are read in `judgements`, and the rules of other projects are in
-`extraction`.
+`grading`; thoughts, end marks and wrappers are taken off in `said`, judgements are read in
+`judgements`, and the rules of other projects are in `extraction`.
 """
 
 import re
@@ -16,9 +16,9 @@ from itertools import pairwise
 
 from populora_env.numerals import canonical_number, is_undone_division, last_number, parse_number
 from populora_env.records import AnswerKind, ReplyStatus
+from populora_env.said import fielded, said, tagged, trimmed
 from populora_env.statements import read_last, read_stated
 
-READ_WINDOW = 50_000  # characters from the end of a reply in which answers are looked for
 ANSWER_LIMIT = 4_000  # longest answer, in characters
 _BARE_LIMIT = 200  # longest reply that can be nothing but an answer
 _BOX_LIST = 64  # most boxes that are read as one list
@@ -31,7 +31,8 @@ class Rule(StrEnum):
     HASHES = "hashes"  # what follows the last #### that is no heading
     PHRASE = "phrase"  # what follows the last "Answer:", "The answer is" or "A:"
     BARE = "bare"  # the reply is nothing but the number
-    BOLD = "bold"  # the last **number** in the last line that has a number
+    TAGGED = "tagged"  # the reply's <answer>...</answer>, or the field "answer" of its JSON
+    BOLD = "bold"  # the last **number** in the last line that has one, or its only **words**
     LAST_MATH = "last_math"  # the last $...$
     LAST_NUMBER = "last_number"  # the number that the last sentence with one is about
     LAST_LINE = "last_line"
@@ -60,13 +61,17 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"(?:^|\n)[ *]{0,4}A\*{0,2}:[\s:*]{0,6}")
-_SENTENCE_END = re.compile(r"\n|(?<!\\)[.;!?](?=\s)")
+_SENTENCE_END = re.compile(r"\n|(?<!\\)[.;!?](?=[\"'*_`\u201d\u2019]{0,4}\s)")
+_AFTER_BOLD = re.compile(r"\s*(?:$|[.,;:!(\u2013\u2014])|(?: [A-Za-z\u00b0]{1,20}){1,4}[.!]?$")
 _DISPLAY = re.compile(r"(?:\\\[|\\\(|\$\$)(.*?)(?:\\\]|\\\)|\$\$)", re.DOTALL)
 _INLINE = re.compile(r"\$((?:\\.|[^$\\])+)\$|\\\(((?:(?!\\\)).)+)\\\)")
 _BRACES = re.compile(r"\\boxed\s?\{|\\[{}\\]|[{}]")
 _BOXES_JOINED = re.compile(
     r"(?:[\s,;&$]|\\(?:quad|qquad|[,;:!() \[\]])|\\text\s?\{\s?(?:and|or)\s?\}|\b(?:and|or)\b)*",
     re.IGNORECASE,
+)
+_WORDED = re.compile(
+    r"\s*\$?\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s?\{([^{}]*)\}\.?\$?\s*|\$([^$]+)\$"
 )
 _HEADING = re.compile(
     r"\W*(?:(?:step|part|case|section|stage|problem|question|example|exercise|solution|calculat"
@@ -81,8 +86,6 @@ _NO_ANSWER = frozenset(
         "can't be determined", "i don't know", "i do not know",
     ]
 )  # fmt: skip
-# Where a base model that was not stopped goes on with something else.
-_STOPS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>")
 _MARKER = re.compile(r"####|\\boxed|\banswer\*{0,3}\s{0,2}(?:is\b|:)", re.IGNORECASE)
 _NEXT_QUESTION = re.compile(
     r"\n\s{0,9}(?:\*{0,2}(?:Question|Problem|Q)(?: ?[0-9]{1,4})?\*{0,2}:|### Instruction)"
@@ -93,20 +96,13 @@ _ANNOTATION = re.compile(r"<<[^<>\n]{0,200}?=?([^<>=\n]{0,60})>>(?=([-$.]{0,2}[0
 def relevant_text(text: str) -> str:
     """Return the part of a reply in which its answer is looked for.
 
-    That is the last `READ_WINDOW` characters, from the end of a ``<think>`` block to the end
-    marker of a chat turn or to the next question that the reply asks itself after having stated
-    an answer. Calculator annotations such as ``<<16-3=13>>`` become the result that they hold,
-    unless it follows them.
+    That is what it says outside thoughts (`said.said`), up to the next question that it asks
+    itself after having stated an answer. Calculator annotations such as ``<<16-3=13>>`` become
+    the result that they hold, unless it follows them.
     """
-    text = text[-READ_WINDOW:]
-    if "<" in text:
-        thought, tag, said = text.rpartition("</think>")
-        text = said if said.strip() or not tag else thought
-        for stop in _STOPS:
-            before = text.partition(stop)[0]
-            text = before if before.strip() else text
-        if "<<" in text:
-            text = _ANNOTATION.sub(lambda match: "" if match[2] else match[1], text)
+    text = said(text)
+    if "<<" in text:
+        text = _ANNOTATION.sub(lambda match: "" if match[2] else match[1], text)
     asks = any(word in text for word in ("Q", "Problem", "### Instruction"))
     marker = _MARKER.search(text) if asks else None
     if marker is not None:
@@ -180,7 +176,15 @@ def _phrase(text: str) -> str | None:
     display = _DISPLAY.match(rest)
     if display is not None:
         return display[1].strip()
-    return _SENTENCE_END.split(rest, maxsplit=1)[0].strip()
+    return _within_bold(_SENTENCE_END.split(rest, maxsplit=1)[0].strip())
+
+
+def _within_bold(text: str) -> str:
+    """Return ``12π`` of ``12π** square units``, whose opening mark was read already."""
+    stated, closed, rest = text.partition("**")
+    if closed and stated.strip() and "**" not in rest and _AFTER_BOLD.match(rest):
+        return stated.strip()
+    return text
 
 
 def _bare(text: str) -> str | None:
@@ -225,6 +229,18 @@ def _bold(text: str) -> str | None:
     return stated[-1] if stated else None
 
 
+def _bold_words(text: str) -> str | None:
+    """Return the only bold or quoted code of the last line, unless it heads a formula or more."""
+    line = _last_line(text) or ""
+    for mark in ("**", "`"):
+        parts = line.split(mark)
+        if len(parts) != 3 or parts[1].rstrip()[-1:] == ":" or parts[2][:1] == ":":
+            continue
+        if not any(sign in parts[2] for sign in ("$", "\\(", "=")):
+            return parts[1].strip()
+    return None
+
+
 def _last_number(text: str) -> str | None:
     line = _number_line(text)
     if line is None:
@@ -252,17 +268,39 @@ def first_line(text: str) -> str:
 
 _ALL = frozenset(AnswerKind)
 _NUMBER, _MATH = frozenset({AnswerKind.NUMBER}), frozenset({AnswerKind.MATH})
-ANSWER_RULES = (
+_STATED_RULES = (
     _AnswerRule(Rule.BOXED, True, _ALL, _boxed),
     _AnswerRule(Rule.HASHES, True, _ALL, _hashes),
     _AnswerRule(Rule.PHRASE, True, _ALL, _phrase),
     _AnswerRule(Rule.BARE, True, _NUMBER | _MATH, _bare),
+)
+_FALLBACKS = (
     _AnswerRule(Rule.BOLD, False, _NUMBER, _bold),
+    _AnswerRule(Rule.BOLD, False, _ALL - _NUMBER, _bold_words),
     _AnswerRule(Rule.LAST_MATH, False, _MATH, _last_math),
     _AnswerRule(Rule.LAST_NUMBER, False, _NUMBER, _last_number),
     _AnswerRule(Rule.LAST_NUMBER, False, _MATH, _last_number_of_math),
     _AnswerRule(Rule.LAST_LINE, False, frozenset({AnswerKind.TEXT}), _last_line),
 )
+ANSWER_RULES = (*_STATED_RULES, *_FALLBACKS)
+# Where the reply says which part of it is the answer, that part is all that counts.
+_WRAPPED_RULES = (
+    *_STATED_RULES,
+    _AnswerRule(Rule.TAGGED, True, _ALL, str.strip),
+    *_FALLBACKS,
+)
+_TAGS = ("answer", "final_answer", "final answer", "finalanswer", "solution")
+_KEYS = ("answer", "final_answer", "final answer", "finalanswer", "result")
+
+
+def _wrapped(text: str) -> str | None:
+    r"""Return the part that a reply marks as its answer, if no ``\boxed`` comes after it."""
+    content = tagged(text, _TAGS)
+    if content is not None and text.rfind("\\boxed") > text.rfind(content) + len(content):
+        content = None
+    if content is None and "\\boxed" not in text:
+        content = fielded(text, _KEYS)
+    return content[:ANSWER_LIMIT] if content and content.strip() else None
 
 
 def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
@@ -288,8 +326,10 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
     if not text.strip():
         return AnswerReading(None, None, ReplyStatus.EMPTY)
     window = relevant_text(text)
+    wrapped = _wrapped(window)
+    window = window if wrapped is None else wrapped
     found = False
-    for rule in ANSWER_RULES:
+    for rule in ANSWER_RULES if wrapped is None else _WRAPPED_RULES:
         if kind not in rule.kinds:
             continue
         candidate = rule.find(window)
@@ -298,7 +338,7 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
         found = True
         exact = True
         if kind is AnswerKind.NUMBER:
-            short = canonical_number(candidate)
+            short = canonical_number(candidate) or canonical_number(trimmed(candidate))
             if short is not None and not is_undone_division(candidate):
                 status = ReplyStatus.OK if rule.strict else ReplyStatus.LENIENT
                 return AnswerReading(short, rule.name, status)
@@ -312,7 +352,7 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
             if stated.number is None or is_undone_division(stated.number):
                 continue
             candidate, exact = stated.number, stated.exact
-        elif kind is AnswerKind.MATH and rule.name in (Rule.HASHES, Rule.PHRASE):
+        elif kind is AnswerKind.MATH and rule.name in (Rule.HASHES, Rule.PHRASE, Rule.TAGGED):
             candidate = _formula(candidate)
         answer = canonical_answer(candidate, kind)
         if answer is not None:
@@ -330,13 +370,23 @@ def canonical_answer(text: str, kind: AnswerKind) -> str | None:
     """
     if kind is AnswerKind.TEXT:
         folded = unicodedata.normalize("NFKC", text[:ANSWER_LIMIT]).casefold()
-        wrapped = re.fullmatch(r"\s*\\(?:text|mathrm|textbf|mbox)\s?\{([^{}]*)\}\s*", folded)
-        folded = wrapped[1] if wrapped else folded
-        return " ".join(folded.split()).strip("*_`\"' ").rstrip(".").rstrip() or None
+        for _ in range(4):  # each may be around the other: **\text{paris}.**
+            before = folded
+            wrapped = _WORDED.fullmatch(folded)
+            folded = " ".join((wrapped[1] or wrapped[2] if wrapped else folded).split())
+            folded = folded.strip("*_`\"'\u201c\u201d\u2018\u2019 ").rstrip(". ")
+            if folded == before:
+                break
+        return folded or None
     number = canonical_number(text, units=kind is AnswerKind.NUMBER)
     if number is not None or kind is AnswerKind.NUMBER:
         return number
-    return text.strip().strip("$*").strip().rstrip(".,;").rstrip() or None
+    for _ in range(4):
+        before = text
+        text = trimmed(text.strip().strip("$*"))
+        if text == before:
+            break
+    return text or None
 
 
 def _is_refusal(text: str) -> bool:

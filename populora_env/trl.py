@@ -35,6 +35,7 @@ Message: TypeAlias = dict[str, Any]
 TextOrChat: TypeAlias = str | Sequence[Message]
 
 _FAILED = Verdict(None, ReplyStatus.FAILED)
+_NOT_THE_MODEL = frozenset(["tool", "function", "user", "system", "developer", "environment"])
 
 
 class TrlJudge(Protocol):
@@ -326,12 +327,17 @@ def _with_judge(judge: Any) -> Any:
 
 
 def _said(name: str, entry: Any) -> str:
-    """Return a text, or what the last message of a chat says."""
+    """Return a text, or what the last message of a chat says.
+
+    A completion whose last message is a tool's, or anyone's but the model's, says nothing.
+    """
     if isinstance(entry, str):
         return storable(entry)
     if not (isinstance(entry, list | tuple) and all(isinstance(part, dict) for part in entry)):
         raise TypeError(f"{name} must be texts or lists of messages, got {type(entry).__name__}")
-    return _content(entry[-1]) if entry else ""
+    if not entry or (name == "completions" and entry[-1].get("role") in _NOT_THE_MODEL):
+        return ""
+    return _content(entry[-1])
 
 
 def _asked(prompt: Any) -> str:

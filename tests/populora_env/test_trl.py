@@ -363,3 +363,12 @@ def test_trls_trainer_learns_from_our_grader(tmp_path):
     assert set(rewards) <= {1.0, -1.0}
     logged = [row for row in trainer.state.log_history if "rewards/correctness/mean" in row]
     assert logged[0]["rewards/correctness/mean"] == pytest.approx(sum(rewards) / 4)
+
+
+@pytest.mark.parametrize("role", ["tool", "function", "user"])
+def test_the_last_message_of_a_completion_must_be_the_models(role):
+    chat = [{"role": "assistant", "content": "let me see"}, {"role": role, "content": "18"}]
+    with RewardFunction() as reward:
+        assert reward(
+            completions=[chat, [*chat, {"role": "assistant", "content": "18"}]], answer=["18", "18"]
+        ) == [0.0, 1.0]
