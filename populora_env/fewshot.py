@@ -140,7 +140,7 @@ class PromptPreset:
         # The harness's own generator, so that the very same examples come out.
         rng = random.Random(HARNESS_SEED)
         drawn = [rng.sample(range(len(source)), self.shots) for _ in problems]
-        return [[source[i] for i in places] for places in drawn]
+        return [_without(p, places, source) for p, places in zip(problems, drawn, strict=True)]
 
     def _worked(self, shot: Problem) -> str:
         solution = shot.metadata.get(SOLUTION)
@@ -154,6 +154,21 @@ class PromptPreset:
         if not self.marks:
             solution = _CALCULATOR.sub("", solution)
         return f"{self.ask(shot)} {storable(solution)}"
+
+
+def _without(problem: Problem, places: Sequence[int], source: ProblemSource) -> list[Problem]:
+    """Return the examples at some places; the next free ones stand in for the problem itself."""
+    shots = [source[place] for place in places]
+    if all(shot.id != problem.id for shot in shots):
+        return shots
+    free = (
+        source[at % len(source)]
+        for at in range(places[0] + 1, places[0] + len(source))
+        if at % len(source) not in places
+    )
+    others = (shot for shot in free if shot.id != problem.id)
+    replaced = [next(others, None) if shot.id == problem.id else shot for shot in shots]
+    return [shot for shot in replaced if shot is not None]
 
 
 _NUMBER, _MATH = frozenset({AnswerKind.NUMBER}), frozenset({AnswerKind.MATH})

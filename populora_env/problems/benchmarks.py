@@ -294,6 +294,7 @@ def _math_problem(row: Row, split: Split, source: str) -> Problem:
     }
     if "unique_id" in row.values:
         metadata["unique_id"] = plain(row.values["unique_id"])
+    row.check_text("answer", answer, answer=True)
     answer = checked_answer(row, "answer", answer, AnswerKind.MATH)
     return Problem.create(row.text("problem"), answer, AnswerKind.MATH, source, metadata)
 

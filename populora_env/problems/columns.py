@@ -5,12 +5,15 @@ rationale that ends in ``#### 18``, or a solution with its answer in ``\boxed{}`
 """
 
 import re
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from populora_env.numerals import canonical, parse_number
+from populora_env.numerals import MAX_DIGITS, canonical, parse_number
+from populora_env.problems.bounds import listed
 from populora_env.problems.files import Row, described, read_rows
 from populora_env.problems.source import ProblemSpecError
 from populora_env.records import AnswerKind, Problem, storable
@@ -21,6 +24,7 @@ PROMPT_COLUMNS = ("prompt", "question", "problem")
 ANSWER_COLUMNS = ("answer", "solution")
 OPTIONS = ("prompt", "answer", "kind", "id")
 HASHES = "####"
+_PLAIN_NUMBER = re.compile(r"[-+]?[0-9][0-9,_]*(?:\.[0-9]*)?")
 _BRACES = re.compile(r"\\[{}\\]|[{}]")
 
 
@@ -29,14 +33,18 @@ def problems_of_file(path: str, options: Mapping[str, Any]) -> list[Problem]:
 
     Args:
         path: See `files.read_rows`.
-        options: ``prompt`` and ``answer``: names of columns; ``answer`` None where no answer is
-            known. ``kind``: an answer kind; by default number if all answers are plain numbers,
-            else math. ``id``: a column that must not repeat itself. All other columns are kept
-            as metadata.
+        options: ``prompt`` and ``answer``: names of columns, or of values inside them
+            (``reward_model.ground_truth``); ``answer`` None where no answer is known. ``kind``:
+            an answer kind; by default number if all answers are plain numbers, else math.
+            ``id``: a column that must not repeat itself. All other columns are kept as metadata.
 
     Raises:
         ProblemSpecError: If the file or an option cannot be used, a row lacks a column or holds
-            a value of another kind, or a problem is there twice.
+            a value of another kind, or a problem is there twice, with another answer or other
+            white space included.
+
+    Warns:
+        UserWarning: If a few answers that are no plain numbers make a file mathematical.
     """
     _check_options(path, options)
     rows = read_rows(path)
@@ -48,10 +56,8 @@ def problems_of_file(path: str, options: Mapping[str, Any]) -> list[Problem]:
         answer = options["answer"]
     kind = options.get("kind")
     stated = [None if answer is None else _answer(row, answer, kind) for row in rows]
-    known = [text for text in stated if text is not None]
     if kind is None:
-        plain_numbers = all(parse_number(text, units=False) is not None for text in known)
-        kind = AnswerKind.NUMBER if plain_numbers else AnswerKind.MATH
+        kind = _kind_of(rows, stated)
     key = options.get("id")
     problems = [
         _problem(row, prompt, answer, text, AnswerKind(kind))
@@ -60,7 +66,13 @@ def problems_of_file(path: str, options: Mapping[str, Any]) -> list[Problem]:
     if key is not None:
         _refuse_repeats(rows, [_key(row, key) for row in rows], f"column {key!r} holds", "again")
     refuse_repeated(rows, problems)
+    _refuse_two_answers(rows, problems)
     return problems
+
+
+def prompt_key(prompt: str) -> str:
+    """Return what is the same for prompts that differ in white space or Unicode form only."""
+    return " ".join(unicodedata.normalize("NFC", prompt).split())
 
 
 def refuse_repeated(rows: Sequence[Row], problems: Sequence[Problem]) -> None:
@@ -133,7 +145,7 @@ def _usual(row: Row, names: Sequence[str], option: str) -> str:
     for name in names:
         if name in row.values:
             return name
-    found = ", ".join(map(repr, row.values)) or "none"
+    found = listed(row.values)
     unknown = "; answer=none if no answer is known" if option == "answer" else ""
     raise ProblemSpecError(
         f"{row.place}: column {' or '.join(map(repr, names))} is missing, found {found}: "
@@ -146,9 +158,17 @@ def _answer(row: Row, column: str, kind: str | None) -> str:
     value = row.get(column)
     text: str | None = None
     if isinstance(value, str):
+        row.check_text(column, value)
         text = _stated(storable(value), column, kind)
+        if kind != AnswerKind.TEXT:
+            row.check_text(column, value if text == value.strip() else text or "", answer=True)
+            _check_digits(row, column, text or "")
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        number = parse_number(str(value), units=False)
+        digits = str(value)
+        if kind == AnswerKind.TEXT:
+            return digits
+        _check_digits(row, column, digits)
+        number = parse_number(digits, units=False)
         text = None if number is None else canonical(number)
     if text:
         return text if kind is None else checked_answer(row, column, text, AnswerKind(kind))
@@ -157,6 +177,51 @@ def _answer(row: Row, column: str, kind: str | None) -> str:
     raise ProblemSpecError(
         f"{row.place}: column {column!r} must hold {wanted}, got {described(value)}{hint}"
     )
+
+
+def _check_digits(row: Row, column: str, text: str) -> None:
+    """Refuse a number that is too long to be read, which is no other kind of answer either."""
+    digits = _PLAIN_NUMBER.fullmatch(text)
+    if digits is not None and sum(map(str.isdigit, text)) > MAX_DIGITS:
+        raise ProblemSpecError(
+            f"{row.place}: column {column!r} holds a number of {sum(map(str.isdigit, text))} "
+            f"digits, expected at most {MAX_DIGITS}: shorten it, or set kind=text"
+        )
+
+
+def _kind_of(rows: Sequence[Row], stated: Sequence[str | None]) -> AnswerKind:
+    """Return the kind of all answers: numbers if every one is a plain number, else mathematics."""
+    known = [(row, text) for row, text in zip(rows, stated, strict=True) if text is not None]
+    others = [(row, text) for row, text in known if parse_number(text, units=False) is None]
+    if not others:
+        return AnswerKind.NUMBER
+    if 2 * len(others) < len(known):  # one stray "N/A" decides how all the numbers are compared
+        row, text = others[0]
+        warnings.warn(
+            f"{row.place}: the answer {described(text)} is no plain number, as {len(others)} of "
+            f"{len(known)} are not, so all of the file is of kind math: correct it, or say which "
+            "kind is meant, as in (kind=math)",
+            stacklevel=2,
+        )
+    return AnswerKind.MATH
+
+
+def _refuse_two_answers(rows: Sequence[Row], problems: Sequence[Problem]) -> None:
+    """Refuse a question that is there again in other white space or with another answer."""
+    first: dict[str, int] = {}
+    for at, problem in enumerate(problems):
+        other = first.setdefault(prompt_key(problem.prompt), at)
+        if other != at:
+            before = problems[other].answer
+            how = (
+                "but for its white space"
+                if before == problem.answer
+                else f"with the answer {described(problem.answer)} instead of {described(before)}"
+            )
+            raise ProblemSpecError(
+                f"{rows[at].place}: question {described(problem.prompt)} is there again {how}, "
+                f"first at {rows[other].place}: remove one"
+            )
 
 
 def _stated(text: str, column: str, kind: str | None) -> str | None:
@@ -171,12 +236,14 @@ def _stated(text: str, column: str, kind: str | None) -> str | None:
 def _problem(
     row: Row, prompt: str, answer: str | None, stated: str | None, kind: AnswerKind
 ) -> Problem:
-    text = row.text(prompt)
+    # White space at the ends is seen by nobody but the content hash, which decides the split.
+    text = row.text(prompt).strip()
     if stated is not None and answer is not None:
         checked_answer(row, answer, stated, kind)
     others = {name: value for name, value in row.values.items() if name not in (prompt, answer)}
-    if answer is not None and row.values[answer] != stated and isinstance(row.values[answer], str):
-        others.setdefault("solution", row.values[answer])  # the rationale that led to the answer
+    given = None if answer is None else row.get(answer)
+    if given != stated and isinstance(given, str):
+        others.setdefault("solution", given)  # the rationale that led to the answer
     metadata = plain(others) | {"read_from": row.read_from}
     return Problem.create(text, stated, kind, f"file:{Path(row.file).name}", metadata)
 

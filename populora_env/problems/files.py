@@ -10,16 +10,32 @@ import importlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from populora_env.problems.bounds import (
+    TEXT_LIMIT,
+    check_depth,
+    check_file,
+    check_values,
+    listed,
+    parquet_batches,
+    read_bytes,
+)
+from populora_env.problems.escapes import check_text
 from populora_env.problems.source import ProblemSpecError
 from populora_env.records import storable
 
+_JSON_MARKS = ",[{\n"
+_CSV_MARKS = ",\n\r"
+_INT_DIGITS = 4_000
 FIELD_LIMIT = 1 << 30  # characters; Python's own limit for a CSV field is 131,072
 HUB = "hub:"  # how the name of a table from the hub begins
+_STEP = re.compile(r"[.\[\]]")
 HUB_EXTRA = 'pip install "populora-env[hub]"'
 
 
@@ -54,15 +70,28 @@ class Row:
     def get(self, column: str) -> Any:
         """Return a value, which may be None.
 
+        Args:
+            column: A column, or a value inside one, such as ``reward_model.ground_truth`` or
+                ``messages[0].content``. A column of that very name comes first.
+
         Raises:
             ProblemSpecError: If there is no such column.
         """
-        if column not in self.values:
-            raise ProblemSpecError(
-                f"{self.place}: column {column!r} is missing, found "
-                f"{', '.join(map(repr, self.values)) or 'none'}: add it, or map another column"
-            )
-        return self.values[column]
+        if column in self.values:
+            return self.values[column]
+        value: Any = self.values
+        for part in (part for part in _STEP.split(column) if part):
+            if isinstance(value, Mapping) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and part.isdecimal() and int(part[:9]) < len(value):
+                value = value[int(part)]
+            else:
+                inside = "" if value is self.values else f" (there is no {part[:60]!r} inside it)"
+                raise ProblemSpecError(
+                    f"{self.place}: column {described(column)} is missing{inside}, found "
+                    f"{listed(self.values)}: add it, or map another column"
+                )
+        return value
 
     def text(self, column: str) -> str:
         """Return a text that is not blank.
@@ -75,7 +104,21 @@ class Row:
             raise ProblemSpecError(
                 f"{self.place}: column {column!r} must hold a text, got {described(value)}"
             )
+        self.check_text(column, value)
         return storable(value)
+
+    def check_text(self, column: str, text: str, *, answer: bool = False) -> None:
+        """Refuse a text that is too long or holds stray control characters; see `escapes`.
+
+        What the hub has at a pinned revision is known, and let through.
+        """
+        if len(text) > TEXT_LIMIT:
+            raise ProblemSpecError(
+                f"{self.place}: column {described(column)} holds {len(text)} characters, expected "
+                f"at most {TEXT_LIMIT}: shorten it"
+            )
+        if not self.file.startswith(HUB):
+            check_text(self.place, column, text, answer=answer)
 
 
 def described(value: Any) -> str:
@@ -92,7 +135,7 @@ def read_rows(path: str | Path) -> list[Row]:
     Args:
         path: ``.jsonl`` (or ``.ndjson``): an object a line; ``.json``: a list of objects, or an
             object with such a list as ``data``; ``.csv``: a header first, an empty cell is None;
-            ``.parquet`` needs pyarrow.
+            ``.parquet`` needs pyarrow. How large it may be is in `bounds`.
 
     Raises:
         ProblemSpecError: If the file cannot be read or holds no row; the message names the file
@@ -115,7 +158,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def _text(name: str, location: str) -> str:
     """Return the text of a file, without a byte order mark."""
-    data = Path(location).read_bytes()
+    data = read_bytes(name, location)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -127,12 +170,14 @@ def _text(name: str, location: str) -> str:
 
 def _jsonl(name: str, location: str) -> list[Row]:
     rows: list[Row] = []
+    whole = _text(name, location)
+    check_values(name, whole, _JSON_MARKS)
     # Only a line feed ends a line here: JSON texts may hold U+2028 and its like as they are.
-    for number, line in enumerate(_text(name, location).split("\n"), 1):
+    for number, line in enumerate(whole.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_int=_whole_number)
         except (ValueError, RecursionError) as error:
             raise ProblemSpecError(
                 f"{name}:{number}: not JSON ({error}): expected one object a line"
@@ -145,8 +190,9 @@ def _json(name: str, location: str) -> list[Row]:
     text = _text(name, location)
     if not text.strip():
         return []
+    check_values(name, text, _JSON_MARKS)
     try:
-        value: Any = json.loads(text)
+        value: Any = json.loads(text, parse_int=_whole_number)
     except json.JSONDecodeError as error:
         hint = "an object a line belongs in a .jsonl file" if error.lineno > 1 else "mend it there"
         raise ProblemSpecError(f"{name}:{error.lineno}: not JSON ({error}): {hint}") from error
@@ -165,11 +211,20 @@ def _row(name: str, number: int, value: Any, *, is_line: bool) -> Row:
     if not isinstance(value, dict):
         place = Row(name, number, {}, is_line).place
         raise ProblemSpecError(f"{place}: must be a JSON object, got {described(value)}")
-    return Row(name, number, value, is_line)
+    row = Row(name, number, value, is_line)
+    check_depth(row.place, value)
+    return row
+
+
+def _whole_number(digits: str) -> int | Decimal:
+    """Return an integer; Python refuses to make one of more than 4,300 digits."""
+    return int(digits) if len(digits) <= _INT_DIGITS else Decimal(digits)
 
 
 def _csv(name: str, location: str) -> list[Row]:
-    text = io.StringIO(_text(name, location), newline="")
+    whole = _text(name, location)
+    check_values(name, whole, _CSV_MARKS)
+    text = io.StringIO(whole, newline="")
     before = csv.field_size_limit(FIELD_LIMIT)
     try:
         return _csv_rows(name, text)
@@ -203,11 +258,13 @@ def _csv_rows(name: str, text: Iterable[str]) -> list[Row]:
 
 
 def _check_header(name: str, number: int, header: list[str]) -> None:
-    twice = [column for at, column in enumerate(header) if column in header[:at]]
-    if twice:
-        raise ProblemSpecError(
-            f"{name}:{number}: column {twice[0]!r} is there twice: rename one of them"
-        )
+    seen: set[str] = set()
+    for column in header:
+        if column in seen:
+            raise ProblemSpecError(
+                f"{name}:{number}: column {described(column)} is there twice: rename one of them"
+            )
+        seen.add(column)
 
 
 def _parquet(name: str, location: str) -> list[Row]:
@@ -215,15 +272,20 @@ def _parquet(name: str, location: str) -> list[Row]:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ProblemSpecError(f"{name}: reading Parquet needs pyarrow: {HUB_EXTRA}") from error
+    check_file(name, location)
+    table: list[dict[str, Any]] = []
     with open(location, "rb") as file:
         try:
-            table = parquet.read_table(file).to_pylist()
+            for rows in parquet_batches(name, parquet.ParquetFile(file)):
+                table += rows
+        except ProblemSpecError:
+            raise
         except Exception as error:  # pyarrow's errors have several bases
             said = " ".join(str(error).split())[:160]
             raise ProblemSpecError(
                 f"{name}: not a Parquet file that can be read ({said})"
             ) from error
-    return [Row(name, number, values, is_line=False) for number, values in enumerate(table, 1)]
+    return [_row(name, number, values, is_line=False) for number, values in enumerate(table, 1)]
 
 
 _READERS: dict[str, Callable[[str, str], list[Row]]] = {

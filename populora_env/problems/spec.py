@@ -185,6 +185,8 @@ def _value(node: ast.expr, text: str) -> Any:
     """Return the value of a parameter: a Python literal, or a bare word as a string."""
     if isinstance(node, ast.Name):
         return _NAMED_VALUES.get(node.id.lower(), node.id)
+    if isinstance(node, ast.Attribute | ast.Subscript):
+        return _path(node, text)
     if isinstance(node, ast.List | ast.Tuple):
         listed = [_value(entry, text) for entry in node.elts]
         return listed if isinstance(node, ast.List) else tuple(listed)
@@ -192,6 +194,17 @@ def _value(node: ast.expr, text: str) -> Any:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise _malformed(text) from None
+
+
+def _path(node: ast.expr, text: str) -> str:
+    """Return the name of a nested column as it was written, such as ``messages[0].content``."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_path(node.value, text)}.{node.attr}"
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return f"{_path(node.value, text)}[{node.slice.value}]"
+    raise _malformed(text)
 
 
 def _malformed(text: str) -> ProblemSpecError:
