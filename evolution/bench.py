@@ -31,6 +31,7 @@ from evolution.bench_tables import (
 from evolution.bench_tasks import Task, load_tasks, read_tasks
 from evolution.config import RunConfig
 from evolution.entrants import SavedRun, adapter_folder, load_entrants, read_run, unique_names
+from evolution.terminal import PlainConsole
 from evolution.usage import UsageError, parse
 from populora_env.grading import Grader
 from populora_env.records import Problem
@@ -93,6 +94,11 @@ class BenchOptions:
                 )
         if self.forgetting and not self.run:
             raise UsageError("forgetting: needs a run; say which with --run FOLDER")
+        if not (self.tasks or self.run or self.adapters):
+            raise UsageError(
+                "tasks: got none; say what to measure, as in populora bench gsm8k --limit 100, or "
+                "whose training problems: populora bench --run FOLDER"
+            )
         if not self.base and not (self.run or self.adapters):
             raise UsageError("base: without it nobody is left; give --adapters or --run")
         self.sampling()
@@ -112,7 +118,7 @@ class BenchOptions:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options, run = _read_options(arguments)
-    console = Console(highlight=False)
+    console = PlainConsole()
     trained = None if run is None else run.config.problems
     tasks = read_tasks(
         options.tasks or trained or RunConfig.problems,
@@ -218,7 +224,7 @@ def _measure(
     if run is not None and not options.max_new_tokens and task.preset.name == "arena-v1":
         sampling = replace(sampling, max_new_tokens=run.config.solve_tokens)
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(),
         TextColumn("{task.completed}/{task.total} replies"), TimeElapsedColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[rate]}"),
         console=console, transient=True,

@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -28,6 +27,7 @@ from evolution.engine_agreement import agreement_row
 from evolution.engine_large import large_row
 from evolution.engine_rows import ROWS
 from evolution.engine_setup import Figure, Sizes, Workbench
+from evolution.terminal import PlainConsole
 from evolution.usage import UsageError, parse
 from populora_env.problems import load_problems
 
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         BenchEngineOptions, arguments, default=BenchEngineOptions(), prog="populora bench-engine"
     )
     options.check()
-    console = Console(highlight=False)
+    console = PlainConsole()
     source = load_problems(options.problems, split="train", seed=options.seed)
     base = load_base(
         options.model, dtype=options.dtype, device=options.device, products=options.products
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
         soft_wrap=True,
     )
     bars = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
         console=console, transient=True,
     )  # fmt: skip
     with bars:

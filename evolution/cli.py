@@ -1,52 +1,146 @@
 """The command ``populora``.
 
 Each subcommand's options are the fields of a dataclass. Whatever the user got wrong ends in one
-line on standard error and exit status 2, without a traceback; Ctrl-C ends with 130.
+line on standard error and exit status 2, without a traceback; Ctrl-C ends with 130, and a reader
+that closes the pipe with 141.
 """
 
 import importlib
+import importlib.metadata
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 
+from evolution.help_text import asks_for_help, help_text
 from evolution.usage import UsageError, one_line
 
-# What each subcommand is for, and the module whose `main(arguments)` runs it.
+# What each subcommand is for, the module whose `main(arguments)` runs it, and where its options
+# are: the dataclass and its module.
 COMMANDS = {
-    "evolve": ("evolve a population of adapters", "evolution.evolve"),
-    "bench": ("measure accuracy", "evolution.bench"),
-    "bench-engine": ("measure speed and memory beside peers", "evolution.bench_engine"),
-    "export": ("make one adapter, or one model, of many", "evolution.export"),
-    "distill": ("train one adapter on a run's verified replies", "evolution.distill"),
-    "play": ("watch an episode, or play in it", "evolution.play"),
-    "report": ("write a run's report as one HTML page", "evolution.report"),
-    "validate": ("grade every known answer against itself", "evolution.validate"),
-}
+    "evolve": (
+        "evolve a population of adapters",
+        "evolution.evolve", "evolution.run_options", "EvolveOptions",
+    ),
+    "bench": ("measure accuracy", "evolution.bench", "evolution.bench", "BenchOptions"),
+    "bench-engine": (
+        "measure speed and memory beside peers",
+        "evolution.bench_engine", "evolution.bench_engine", "BenchEngineOptions",
+    ),
+    "export": (
+        "make one adapter, or one model, of many",
+        "evolution.export", "evolution.export", "ExportOptions",
+    ),
+    "distill": (
+        "train one adapter on a run's verified replies",
+        "evolution.distill", "evolution.distill", "DistillOptions",
+    ),
+    "play": (
+        "watch an episode, or play in it", "evolution.play", "evolution.play", "PlayOptions"
+    ),
+    "report": (
+        "write a run's report as one HTML page",
+        "evolution.report", "evolution.report", "ReportOptions",
+    ),
+    "validate": (
+        "grade every known answer against itself",
+        "evolution.validate", "evolution.validate", "ValidateOptions",
+    ),
+}  # fmt: skip
+
+# The extra that installs a module which the bare package does without.
+EXTRAS = dict.fromkeys(
+    ("torch", "transformers", "tokenizers", "safetensors", "tensorboard", "rich", "tyro",
+     "tomli_w", "xxhash"), "lora",
+) | {
+    "gguf": "gguf", "bitsandbytes": "4bit", "accelerate": "4bit", "openai": "http",
+    "datasets": "hub", "pyarrow": "hub", "plotly": "report",
+    "sentence_transformers": "embeddings", "ribs": "qd", "peft": "dev", "trl": "dev",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return the exit status."""
+    """Run a subcommand and return the exit status.
+
+    Raises:
+        SystemExit: After a subcommand's ``--help``.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a reader that is gone can still be told from a fault
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
-        lines = [f"  {name:{width}}  {what}" for name, (what, _) in COMMANDS.items()]
+        lines = [f"  {name:{width}}  {what}" for name, (what, *_) in COMMANDS.items()]
         print("usage: populora COMMAND [options]\n\n" + "\n".join(lines))
         print("\npopulora COMMAND --help lists a command's options.")
         return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"populora {_version()}")
+        return 0
+    command, *words = arguments
     try:
-        if arguments[0] not in COMMANDS:
+        if command not in COMMANDS:
+            from populora_env.spelling import did_you_mean
+
             raise UsageError(
-                f"unknown command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}"
+                f"unknown command {command[:100]!r}; expected one of {', '.join(COMMANDS)}"
+                f"{did_you_mean(command, COMMANDS)}"
             )
-        module = importlib.import_module(COMMANDS[arguments[0]][1])
-        return module.main(arguments[1:])
+        _, module, where, options = COMMANDS[command]
+        if asks_for_help(words):
+            print(help_text(f"populora {command}", where, options))
+            raise SystemExit(0)
+        return importlib.import_module(module).main(words)
+    except ModuleNotFoundError as error:
+        if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
+            raise
+        print(
+            f"populora: error: {command} needs {error.name}, which is not installed; "
+            f"pip install 'populora-env[{extra}]'",
+            file=sys.stderr,
+        )
+        return 2
     except _user_errors() as error:
-        print(f"populora: error: {one_line(str(error))}", file=sys.stderr)
+        from populora_env.rendering import visible  # whose package takes too long for --help
+
+        print(f"populora: error: {visible(one_line(str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("populora: interrupted", file=sys.stderr)
         return 130
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("populora-env")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _reader_is_gone() -> bool:
+    """Whether whoever read our output has closed it, as ``| head`` does; then write to nobody."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        asked = select.poll()
+        asked.register(stream.fileno(), 0)
+        if any(state & select.POLLERR for _, state in asked.poll(0)):
+            gone = True
+            nobody = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nobody, stream.fileno())
+            os.close(nobody)
+    return gone
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

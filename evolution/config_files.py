@@ -11,6 +11,7 @@ from agents.linear import Products
 from agents.rejection import RejectionSource
 from evolution.config import ChildOptimizer, ConfigError, Learner, RunConfig
 from populora_env.matchmaking import Matchmaking
+from populora_env.spelling import did_you_mean
 
 
 def presets() -> list[str]:
@@ -26,7 +27,10 @@ def read_preset(name: str) -> RunConfig:
         ConfigError: If there is none of that name.
     """
     if name not in presets():
-        raise ConfigError(f"preset: got {name!r}, expected one of {', '.join(presets())}")
+        raise ConfigError(
+            f"preset: got {name!r}, expected one of {', '.join(presets())}"
+            f"{did_you_mean(name, presets())}"
+        )
     text = (resources.files("evolution") / "presets" / f"{name}.toml").read_text()
     return from_mapping(tomllib.loads(text), f"preset {name}")
 
@@ -55,7 +59,8 @@ def from_mapping(data: Mapping[str, Any], where: str) -> RunConfig:
     known = {field.name for field in fields(RunConfig)}
     if unknown := sorted(set(data) - known):
         raise ConfigError(
-            f"{where}: unknown setting {unknown[0]!r}; expected some of {', '.join(sorted(known))}"
+            f"{where}: unknown setting {unknown[0]!r}{did_you_mean(unknown[0], known)}; expected "
+            f"some of {', '.join(sorted(known))}"
         )
     typed = dict(data)
     kinds = {

@@ -26,6 +26,7 @@ from evolution.entrants import SavedRun, load_entrants, read_run
 from evolution.export import merge_with_bar, new_folder
 from evolution.export_sources import best_agent, last_records
 from evolution.merging import Merge, read_factors, write_factors
+from evolution.terminal import PlainConsole
 from evolution.usage import Interrupts, UsageError, parse
 from populora_env.grading import Grader
 from populora_env.keys import generator
@@ -95,7 +96,7 @@ class DistillOptions:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options, run = _read_options(arguments)
-    console = Console(highlight=False)
+    console = PlainConsole()
     records = last_records(run)
     best = best_agent(run, records)
     config = run.config

@@ -23,6 +23,7 @@ from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
 from evolution.run_options import EvolveOptions, new_folder, read_options, run_toml
 from evolution.tensorboard import TensorBoardLogger
+from evolution.terminal import PlainConsole
 from evolution.usage import Interrupts
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
@@ -32,7 +33,7 @@ from populora_env.records import Problem
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = read_options(arguments)
-    console = Console(highlight=False)
+    console = PlainConsole()
     started = time.monotonic()
     train = load_problems(options.problems, split="train", seed=options.seed)
     held_out: list[Problem] = []

@@ -27,6 +27,7 @@ from evolution.entrants import SavedRun
 from evolution.export_sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.merging import Adapter, Merge, merge, read_factors, write_factors
 from evolution.quiet import no_bars
+from evolution.terminal import PlainConsole
 from evolution.usage import UsageError, parse
 
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="populora export",
     )
     options.check()
-    console = Console(highlight=False)
+    console = PlainConsole()
     run, sources = read_sources(options.sources, options.agents, options.weights)
     adapters = [read_factors(source.folder) for source in sources]
     largest = max(adapter.rank for adapter in adapters)

@@ -208,9 +208,9 @@ class ConsoleLogger:
     """
 
     def __init__(self, console: "Console | None" = None, generations: int = 0) -> None:
-        from rich.console import Console
+        from evolution.terminal import PlainConsole
 
-        self._console = console or Console(highlight=False)
+        self._console = console or PlainConsole()
         self._of = f"/{generations}" if generations else ""
 
     def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:

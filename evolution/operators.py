@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from populora_env.problems import ProblemSpecError
 from populora_env.problems.spec import parse_mixture
+from populora_env.spelling import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 Range = tuple[float, float]
@@ -134,7 +135,10 @@ class Operators(Generic[F]):
 
     def _use(self, name: str, parameters: dict[str, Any], chance: float) -> Use[F]:
         if name not in self._known:
-            raise OperatorError(f"{self.kind}: got {name!r}, expected one of {', '.join(self)}")
+            raise OperatorError(
+                f"{self.kind}: got {name!r}, expected one of {', '.join(self)}"
+                f"{did_you_mean(name, self)}"
+            )
         if chance > self._most:
             raise OperatorError(
                 f"{self.kind}: {self._factor} of {name}: got {chance:g}, expected at most "
@@ -150,7 +154,9 @@ class Operators(Generic[F]):
             where = f"{self.kind}: {name}: {parameter}"
             if parameter not in known:
                 expected = ", ".join(known) or "no parameter"
-                raise OperatorError(f"{where} is unknown, expected {expected}")
+                raise OperatorError(
+                    f"{where} is unknown, expected {expected}{did_you_mean(parameter, known)}"
+                )
             _check(where, value, known[parameter], ranges.get(parameter))
         return Use(name, function, parameters, chance)
 

@@ -16,10 +16,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
-from rich.console import Console
-
 from agents.rollout import rollout
 from evolution.players import policy_of, read_players
+from evolution.terminal import PlainConsole
 from evolution.usage import UsageError, parse
 from evolution.watching import WatchedArena
 from populora_env.numerals import parse_number
@@ -112,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="replace")
     players = {f"agent_{i}": player for i, player in enumerate(read_players(options.agents))}
     problems = _problems(options)
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     with ExitStack() as stack:
         try:
             arena = WatchedArena(problems, players, options, console)

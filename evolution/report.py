@@ -15,6 +15,7 @@ import tyro
 
 from evolution.reporting.findings import Findings, find
 from evolution.usage import UsageError, parse
+from populora_env.rendering import visible
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     file, found = write_report(options.run, options.out or None)
     for audit in found.audits:
-        print(f"{audit.name}: {audit.verdict}. {audit.reason}")
-    print(f"Report: {file}")
+        print(visible(f"{audit.name}: {audit.verdict}. {audit.reason}"))
+    print(visible(f"Report: {file}"))
     if options.open:
         webbrowser.open(file.resolve().as_uri())
     return 0

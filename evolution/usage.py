@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 
@@ -33,7 +34,7 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 options,
-                args=list(arguments),
+                args=_with_switches(options, arguments),
                 default=default,
                 prog=prog,
                 config=(tyro.conf.EnumChoicesFromValues,),
@@ -41,11 +42,30 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        words = re.sub(
-            r"[\u2500-\u257f]+|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-        )
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+        # The box's upper edge holds a title, which the words in it repeat.
+        plain = re.sub(r"^\u256d.*$", "", plain, flags=re.MULTILINE)
+        words = re.sub(r"[\u2500-\u257f]+|-{3,}", " ", plain)
         words = one_line(words).partition(" For full helptext")[0]
         raise UsageError(f"{words} (see {prog} --help)") from None
+
+
+def _with_switches(options: Any, arguments: Sequence[str]) -> list[str]:
+    """The words with ``--revise True`` said as the switch that tyro knows, ``--revise``."""
+    switches = {f.name.replace("_", "-") for f in fields(options) if f.type in (bool, "bool")}
+    words: list[str] = []
+    for word in arguments:
+        flag, _, value = word.partition("=")
+        if not value and words and word.lower() in ("true", "false"):
+            flag, value = words[-1], word
+        name = flag.removeprefix("--").replace("_", "-")
+        if flag.startswith("--") and name in switches and value.lower() in ("true", "false"):
+            if value is word:
+                words.pop()
+            words.append(f"--{'no-' * (value.lower() == 'false')}{name}")
+        else:
+            words.append(word)
+    return words
 
 
 class Interrupts:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from evolution.terminal import PlainConsole
 from evolution.usage import UsageError, one_line, parse
 from populora_env.grading import Grader, WorkerError
 from populora_env.problems import ProblemSource, SequenceSource, load_problems
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     failures = _failures(problems, options.timeout)
     valid = len(problems) - len(failures)
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     for failure in failures:
         console.print(str(failure))
     console.print(f"{valid} of {len(problems)} gold answers validate")
@@ -143,7 +143,7 @@ def _known(source: ProblemSource, options: ValidateOptions) -> list[Problem]:
 
 def _failures(problems: Sequence[Problem], timeout: float) -> list[Failure]:
     """Grade all answers and show how far it is."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     bar = Progress(
         TextColumn("validating"),
         BarColumn(),

@@ -13,7 +13,8 @@ from populora_env.records import Assessment, Attempt, Evaluation, Phase, Prefere
 
 _SHOWN = 400  # characters of a prompt or an attempt
 # Control characters would act on the reader's terminal instead of being shown.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, and those that turn the direction of what stands beside them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def render_episode(episode: Episode) -> str:

@@ -24,6 +24,7 @@ from populora_env.problems.files import SUFFIXES, Row, described, read_rows
 from populora_env.problems.hub import hub_rows
 from populora_env.problems.source import ProblemSpecError, Split, check_disjoint
 from populora_env.records import AnswerKind, Problem
+from populora_env.spelling import did_you_mean
 from populora_env.storage import plain
 
 DATA_VARIABLE = "POPULORA_DATA"
@@ -214,6 +215,7 @@ def _filters(benchmark: Benchmark, options: Mapping[str, Any]) -> dict[str, tupl
             accepted = ", ".join(("path", *benchmark.filters))
             raise ProblemSpecError(
                 f"{benchmark.name}: unknown option {name!r}, expected {accepted}"
+                f"{did_you_mean(name, ('path', *benchmark.filters))}"
             )
         listed = tuple(value) if isinstance(value, list | tuple) else (value,)
         listed = tuple(map(_slug, listed)) if name == "subject" else listed

@@ -18,6 +18,7 @@ from populora_env.problems.files import Row, described, read_rows
 from populora_env.problems.source import ProblemSpecError
 from populora_env.records import AnswerKind, Problem, storable
 from populora_env.replies import canonical_answer
+from populora_env.spelling import did_you_mean
 from populora_env.storage import plain
 
 PROMPT_COLUMNS = ("prompt", "question", "problem")
@@ -128,6 +129,7 @@ def _check_options(path: str, options: Mapping[str, Any]) -> None:
         if name not in OPTIONS:
             raise ProblemSpecError(
                 f"{path}: unknown option {name!r}, expected {', '.join(OPTIONS)}"
+                f"{did_you_mean(name, OPTIONS)}"
             )
         if name == "kind" and value not in set(AnswerKind):
             raise ProblemSpecError(

@@ -22,6 +22,7 @@ from populora_env.numerals import parse_number
 from populora_env.problems.source import ProblemSource, ProblemSpecError, Split, split_of
 from populora_env.problems.spec import GeneratorSpec
 from populora_env.records import AnswerKind, Problem
+from populora_env.spelling import did_you_mean
 from populora_env.storage import plain
 
 VIRTUAL_LENGTH = 1_000_000
@@ -172,5 +173,5 @@ def _check_generator(generator: GeneratorSpec) -> None:
         if parameter not in accepted:
             raise ProblemSpecError(
                 f"unknown parameter {parameter!r} of procedural:{generator.name}: "
-                f"it accepts {', '.join(accepted)}"
+                f"it accepts {', '.join(accepted)}{did_you_mean(parameter, accepted)}"
             )

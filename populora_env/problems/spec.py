@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from populora_env.problems.source import ProblemSpecError
+from populora_env.spelling import did_you_mean
 
 SPEC_LIMIT = 4_000  # characters
 _FORM = "procedural:NAME[(parameter=value, ...)][+NAME...], as in procedural:chain_sum(max_terms=3)"
@@ -69,6 +70,7 @@ def parse_sources(
         raise ProblemSpecError(
             f"problem spec must have at most {SPEC_LIMIT} characters, got {len(text)}"
         )
+    known = (*benchmarks, _PROCEDURAL.removesuffix(":"))
     names = "|".join(map(re.escape, sorted(benchmarks, key=len, reverse=True)))
     endings = "|".join(map(re.escape, suffixes))
     source = re.compile(rf"({names}|.+?(?:{endings}))\s*(\(.*\))?", re.DOTALL | re.IGNORECASE)
@@ -85,7 +87,7 @@ def parse_sources(
             raise ProblemSpecError(
                 f"unknown problem spec {text[:120]!r}: expected procedural:NAME[+NAME...] (as in "
                 f"procedural:chain_sum), {', '.join(benchmarks)}, or a path ending in "
-                f"{', '.join(suffixes)}"
+                f"{', '.join(suffixes)}{did_you_mean(re.sub('[(:].*', '', rest), known)}"
             )
         else:
             sources.append(SourceSpec(match[1], _options(match[2], text), weight))

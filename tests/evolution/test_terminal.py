@@ -1,0 +1,175 @@
+"""What the command line shows, of whatever it is given, and whom it asks for what."""
+
+import importlib
+import io
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from rich.table import Table
+
+from evolution.cli import COMMANDS, main
+from evolution.help_text import read_options
+from evolution.play import PlayOptions
+from evolution.terminal import PlainConsole
+from evolution.usage import UsageError, parse
+from populora_env.spelling import did_you_mean
+
+
+def shell(command, **options):
+    """Run a line of bash, in which $POPULORA is the command."""
+    code = "import sys; from evolution.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PY": sys.executable, "CODE": code, "PYTHONPATH": os.getcwd()}
+    line = f'populora() {{ "$PY" -c "$CODE" "$@"; }}; {command}'
+    return subprocess.run(
+        ["bash", "-c", line], env=environment, capture_output=True, text=True, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "math(subject=[algebra,geometry],level=5)", "out/[/x]", "[bold]x[/bold]", "[red]",
+        ":smile:",
+        "[link=file:///x]y[/link]",
+    ],
+)  # fmt: skip
+def test_brackets_are_shown_as_they_are(text):
+    console = PlainConsole(file=io.StringIO(), width=200, force_terminal=False)
+    table = Table(title=text)
+    table.add_column(text)
+    table.add_row(text)
+    console.print(text)
+    console.print(table)
+    assert console.file.getvalue().count(text) == 4
+
+
+@pytest.mark.parametrize("evil", ["\x1b]0;title\x07", "\x1b[2J", "\x9b2J", "\r", "\u202e", "\x08"])
+def test_no_escape_reaches_the_terminal(evil):
+    console = PlainConsole(file=io.StringIO(), width=80, force_terminal=False)
+    table = Table(f"head{evil}")
+    table.add_row(f"cell{evil}")
+    console.print(f"line{evil}")
+    console.print(table)
+    assert evil not in console.file.getvalue()
+    assert "line\ufffd" in console.file.getvalue()
+
+
+def test_no_escape_reaches_the_terminal_in_an_error(capsys):
+    assert main(["evolve", "--config", "\x1b[2Jx.toml"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evolv"], "did you mean evolve?"),
+        (["bench_engine"], "did you mean bench-engine?"),
+        (["evolve", "--preset", "quik"], "did you mean quick?"),
+        (["evolve", "--crossover", "dare_"], "did you mean dare?"),
+        (["evolve", "--mutations", "svd(strenght=1)"], "did you mean strength?"),
+        (["validate", "gsm8"], "did you mean gsm8k?"),
+        (["validate", "math(levels=5)"], "did you mean level?"),
+        (["validate", "procedural:chain_sum(max_term=2)"], "did you mean max_terms?"),
+        (["play", "--sead", "1"], "--seed"),
+    ],
+)
+def test_a_near_name_is_hinted_at(arguments, said, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_near_setting_of_a_file_is_hinted_at(tmp_path, capsys):
+    file = tmp_path / "run.toml"
+    file.write_text("generatoins = 3\n")
+    assert main(["evolve", "--config", str(file)]) == 2
+    assert "did you mean generations?" in capsys.readouterr().err
+
+
+def test_a_far_name_gets_no_hint():
+    assert did_you_mean("zebra", COMMANDS) == ""
+    assert did_you_mean(7, COMMANDS) == ""
+
+
+def test_a_title_is_not_repeated():
+    with pytest.raises(UsageError, match=r"^Unrecognized options: --zebra"):
+        parse(PlayOptions, ["--zebra"], default=PlayOptions(), prog="populora play")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--revise"], True), (["--revise", "True"], True), (["--revise=true"], True),
+        (["--revise", "False"], False), (["--revise=False"], False), (["--no-revise"], False),
+        ([], False),
+    ],
+)  # fmt: skip
+def test_a_switch_may_have_its_value_behind(words, expected):
+    words = [*words, "--seed", "3"]
+    options = parse(PlayOptions, words, default=PlayOptions(), prog="populora play")
+    assert (options.revise, options.seed) == (expected, 3)
+
+
+def test_the_value_of_another_option_is_no_switch():
+    options = parse(
+        PlayOptions, ["--prompt", "True", "--answer=false"], default=PlayOptions(), prog="p"
+    )
+    assert (options.prompt, options.answer) == ("True", "false")
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("populora 0.")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_every_option_of_the_dataclass(command):
+    _, _, module, name = COMMANDS[command]
+    options = read_options(module, name)[1]
+    expected = fields(getattr(importlib.import_module(module), name))
+    assert sorted(option.name for option in options) == sorted(field.name for field in expected)
+    assert all(option.words for option in options)
+
+
+def test_help_imports_neither_torch_nor_what_the_core_does_without():
+    code = (
+        "import sys\nfrom evolution.cli import COMMANDS, main\nfor command in COMMANDS:\n"
+        "    try: main([command, '--help'])\n    except SystemExit as stop: assert stop.code == 0\n"
+        "print('MODULES', sorted({'torch', 'rich', 'tyro', 'pettingzoo'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=".")
+    assert done.stdout.endswith("MODULES []\n"), done.stderr
+
+
+@pytest.mark.parametrize("command", ["evolve", "export", "play", "validate", "bench"])
+def test_a_bare_installation_names_the_extra(command):
+    code = (
+        "import sys\nfor name in ('torch', 'transformers', 'rich', 'tyro', 'tomli_w'):\n"
+        "    sys.modules[name] = None\n"
+        "from evolution.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, "x"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("which is not installed; pip install 'populora-env[lora]'\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_bench_asks_what_to_measure(capsys):
+    assert main(["bench"]) == 2
+    assert "tasks: got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", ["--help", "evolve --help", "bogus", "validate procedural:chain_sum --limit 2"]
+)
+def test_a_reader_that_leaves_is_no_fault(words, unbuffered):
+    done = shell(f"(PYTHONUNBUFFERED={unbuffered} populora {words} 2>&1; echo rc $? >&2) | true")
+    assert done.stderr.startswith("rc ")
+    assert done.stderr.count("\n") == 1
