@@ -9,8 +9,7 @@ replies whose rewards are all equal, have advantage 0 wherever there is a group 
 Add one by putting a function into `ADVANTAGES`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -92,15 +91,13 @@ def reinforce_plus_plus_baseline(rewards: Sequence[float], groups: Sequence[str]
     return step.whole(_scaled(step.difference))
 
 
-ADVANTAGES: Mapping[str, Advantage] = MappingProxyType(
-    {
-        "rloo": rloo,
-        "grpo": grpo,
-        "dr_grpo": dr_grpo,
-        "reinforce++": reinforce_plus_plus,
-        "reinforce++-baseline": reinforce_plus_plus_baseline,
-    }
-)
+ADVANTAGES: dict[str, Advantage] = {
+    "rloo": rloo,
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "reinforce++": reinforce_plus_plus,
+    "reinforce++-baseline": reinforce_plus_plus_baseline,
+}
 
 
 class _Step:

@@ -6,9 +6,10 @@ A policy answers a batch of requests with a text each. Any ``str -> str`` callab
 Not covered here: language models (`agents.population`) and policies behind a network.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+from populora_env.awaiting import settled
 from populora_env.keys import generator
 from populora_env.records import Phase, Request
 
@@ -18,7 +19,7 @@ class Policy(Protocol):
     """Anything that answers requests."""
 
     def act(self, requests: Sequence[Request]) -> Sequence[str]:
-        """Return one reply per request, in order."""
+        """Return one reply per request, in order; may be ``async``."""
         ...
 
 
@@ -30,21 +31,42 @@ def ask(policy: Policy, requests: Sequence[Request]) -> list[str]:
     """Ask a policy and check what comes back.
 
     Raises:
+        TypeError: If ``policy`` is no policy.
         PolicyError: If the policy returns another number of replies, or something that is no text.
     """
-    replies = list(policy.act(requests))
+    check_policy(policy)
     name = type(policy).__name__
+    returned: Any = settled(policy.act(requests))
+    if isinstance(returned, str) or not isinstance(returned, Iterable):
+        raise PolicyError(
+            f"{name}.act returned one {type(returned).__name__}; expected a sequence of "
+            f"{len(requests)} texts, one per request, in order"
+        )
+    replies: list[Any] = list(returned)  # pyright: ignore[reportUnknownArgumentType]
     if len(replies) != len(requests):
         raise PolicyError(
             f"{name}.act returned {len(replies)} replies for {len(requests)} requests; expected "
             "one text per request, in order"
         )
     for request, reply in zip(requests, replies, strict=True):
-        if not isinstance(reply, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(reply, str):
             raise PolicyError(
                 f"{name}.act returned {type(reply).__name__} for {request.agent}; expected a str"
             )
     return replies
+
+
+def check_policy(policy: Any, name: str = "policy") -> None:
+    """Say what is wrong with what is no policy.
+
+    Raises:
+        TypeError: If it has no method ``act``.
+    """
+    if isinstance(policy, type) or not callable(getattr(policy, "act", None)):
+        wrap = ": wrap the function in FunctionPolicy" if callable(policy) else ""
+        wrap = ": make an object of the class" if isinstance(policy, type) else wrap
+        got = policy.__name__ if isinstance(policy, type) else type(policy).__name__
+        raise TypeError(f"{name} must have a method act(requests), got {got}{wrap}")
 
 
 class FunctionPolicy:
@@ -109,9 +131,16 @@ class MixedPolicy:
     Args:
         policies: Agent name to policy; one object may play several agents and is then asked once
             for all of them.
+
+    Raises:
+        TypeError: If one of them is no policy.
     """
 
     def __init__(self, policies: Mapping[str, Policy]) -> None:
+        if not isinstance(policies, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"policies must map agents to policies, got {type(policies).__name__}")
+        for agent, policy in policies.items():
+            check_policy(policy, f"policies[{agent!r}]")
         self._policies = dict(policies)
 
     def act(self, requests: Sequence[Request]) -> list[str]:

@@ -5,8 +5,9 @@ which is what makes a population of adapters cheap to decode.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from agents.policy import Policy, Request, ask
+from agents.policy import Policy, Request, ask, check_policy
 from populora_env.arena import ReasoningArena
 from populora_env.keys import derive_seed
 from populora_env.prompts import REPLY_TOKENS
@@ -34,9 +35,17 @@ def rollout(
         progress: Called with the fraction of requests answered so far.
 
     Raises:
-        ValueError: If there is not one problem per arena.
+        TypeError: If an argument has the wrong type.
+        ValueError: If there is not one problem per arena, or an arena is there twice.
         PolicyError: If the policy does not return one text per request.
     """
+    check_policy(policy)
+    _each("arenas", arenas, ReasoningArena, "make each with parallel_env(...)")
+    _each("problems", problems, Problem, "make each with Problem.create(prompt, answer)")
+    if len({id(arena) for arena in arenas}) != len(arenas):
+        raise ValueError(
+            "arenas: got the same arena more than once, expected one of its own for each problem"
+        )
     if len(arenas) != len(problems):
         raise ValueError(
             f"problems: got {len(problems)} for {len(arenas)} arenas, expected as many"
@@ -78,3 +87,16 @@ def rollout(
         if progress is not None:
             progress(done / (done + sum(len(arenas[i].agents) for i in pending)))
     return [arena.transcript for arena in arenas]
+
+
+def _each(name: str, values: Any, kind: type, fix: str) -> None:
+    """Raise a TypeError unless ``values`` is a sequence of objects of one kind."""
+    if isinstance(values, str | kind) or not isinstance(values, Sequence):
+        got = type(values).__name__
+        raise TypeError(f"{name} must be a sequence of {kind.__name__}, got {got}: {fix}")
+    listed: Sequence[Any] = values
+    for place, value in enumerate(listed):
+        if not isinstance(value, kind):
+            raise TypeError(
+                f"{name}[{place}] must be a {kind.__name__}, got {type(value).__name__}: {fix}"
+            )

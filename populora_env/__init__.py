@@ -8,6 +8,7 @@ adapters to and from TRL in ``populora_env.trl``, checks of your own parts in
 and ``evolution``.
 """
 
+import inspect
 from typing import Any
 
 import pettingzoo
@@ -98,6 +99,13 @@ def raw_env(*args: Any, **kwargs: Any) -> "pettingzoo.AECEnv[Any, Any, Any]":
 def env(*args: Any, **kwargs: Any) -> "pettingzoo.AECEnv[Any, Any, Any]":
     """Return the arena with agents acting in turn, in PettingZoo's order-enforcing wrapper."""
     return parallel_to_aec(ReasoningArena(*args, **kwargs))
+
+
+for _made in (parallel_env, raw_env, env):
+    # What help() and editors show: the arena's own arguments.
+    _made.__signature__ = inspect.signature(ReasoningArena).replace(  # pyright: ignore[reportFunctionMemberAccess]
+        return_annotation=inspect.signature(_made).return_annotation
+    )
 
 
 def _register() -> None:

@@ -13,6 +13,14 @@ import gymnasium
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from populora_env.arguments import (
+    FORMS,
+    at_least_one,
+    check_is_a,
+    check_timeout,
+    read_loads,
+    read_options,
+)
 from populora_env.episode import Episode, Outcome, Rules
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
@@ -32,7 +40,6 @@ class ArenaError(RuntimeError):
     """A call that the arena cannot serve in its present state."""
 
 
-_FORMS = (Phase.SCORE, Phase.COMPARE, Phase.CRITIQUE)  # in the order of play
 _ATTEMPTS = {Phase.SCORE: 1, Phase.COMPARE: 2, Phase.CRITIQUE: 1}  # in one task
 
 
@@ -101,10 +108,12 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         grader: Grader | None = None,
         max_reply_chars: int = 100_000,
     ) -> None:
-        _at_least_one("num_agents", num_agents)
-        _at_least_one("max_reply_chars", max_reply_chars)
-        for form in _FORMS:
-            _load_of(form, judge_load)
+        num_agents = at_least_one("num_agents", num_agents)
+        max_reply_chars = at_least_one("max_reply_chars", max_reply_chars)
+        loads = read_loads(judge_load)
+        for name, flag in (("revise", revise), ("self_judging", self_judging)):
+            if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode must be 'ansi' or None, got {render_mode!r}")
         forms = read_forms(evaluation)
@@ -118,6 +127,12 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
                 f"matchmaking must be one of {', '.join(Matchmaking)}, got {matchmaking!r}"
             )
         weights = RewardWeights.preset(rewards) if isinstance(rewards, str) else rewards
+        check_is_a("rewards", weights, RewardWeights, "RewardWeights(...) or the name of a preset")
+        if grader is not None:
+            check_is_a("grader", grader, Grader, "a Grader or None")
+        if ratings is not None:
+            check_is_a("ratings", ratings, Ratings, "Ratings or None")
+        check_timeout(judge_timeout)
         if judge is None and weights.labels is Labels.JUDGE:
             raise ValueError("rewards ask for an external judge: pass one as judge=")
         self.render_mode = render_mode
@@ -129,7 +144,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         load = {
             form: most_tasks(num_agents, _ATTEMPTS[form], self_judging=self_judging)
             if matchmaking == Matchmaking.ROUND_ROBIN
-            else _load_of(form, judge_load)
+            else loads[form]
             for form in forms
             if num_agents >= min_agents(_ATTEMPTS[form], self_judging=self_judging)
         }
@@ -185,14 +200,18 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         Args:
             seed: Restarts the sequence of episodes with this seed; None continues it.
             options: ``{"problem": Problem}`` sets the problem of this episode; without it, one is
-                drawn from the source. Other options are ignored.
+                drawn from the source. Other options are ignored, unless they can only be meant
+                for it.
 
         Returns:
             Observations and infos of all agents.
 
         Raises:
-            TypeError: If the seed is not an integer, or ``options["problem"]`` not a `Problem`.
+            TypeError: If the seed is not an integer, ``options`` not a mapping, or
+                ``options["problem"]`` not a `Problem`.
+            ValueError: If an option is a misspelt ``problem``.
         """
+        given = read_options(options)
         if seed is not None:
             self._seed = _seed(seed)
             self._episodes = 0
@@ -200,7 +219,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
                 self._ratings = Ratings()
         number, self._episodes = self._episodes, self._episodes + 1
         episode_seed = self._seed if number == 0 else derive_seed("episode", self._seed, number)
-        problem = (options or {}).get("problem")
+        problem = given.get("problem")
         if problem is None:
             problem = self._source[derive_seed("problem", episode_seed) % len(self._source)]
         elif not isinstance(problem, Problem):
@@ -341,21 +360,12 @@ def read_forms(evaluation: str | Sequence[str]) -> tuple[Phase, ...]:
         words = list(evaluation)
     if words == ["none"]:
         return ()
-    if not words or not all(word in set(_FORMS) for word in words):
+    if not words or not all(word in set(FORMS) for word in words):
         raise ValueError(
             "evaluation must be 'none', or some of 'score', 'compare', 'critique' joined by '+', "
             f"got {evaluation!r}"
         )
-    return tuple(form for form in _FORMS if form in words)
-
-
-def _load_of(form: Phase, load: int | Mapping[str, int]) -> int:
-    if isinstance(load, int):
-        _at_least_one("judge_load", load)
-        return load
-    number = load.get(form.value, 1)
-    _at_least_one(f"judge_load[{form.value!r}]", number)
-    return number
+    return tuple(form for form in FORMS if form in words)
 
 
 def _with_limit(judge: Judge | None, timeout: float | None) -> Judge | None:
@@ -364,11 +374,6 @@ def _with_limit(judge: Judge | None, timeout: float | None) -> Judge | None:
     if not callable(getattr(judge, "judge", None)):
         raise TypeError(f"judge must have a method judge(comparisons), got {type(judge).__name__}")
     return judge if timeout is None or isinstance(judge, TimedJudge) else TimedJudge(judge, timeout)
-
-
-def _at_least_one(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
 
 
 def _seed(value: Any) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Protocol, runtime_checkable
 
+from populora_env.awaiting import settled
 from populora_env.records import (
     Attempt,
     Comparison,
@@ -59,6 +60,9 @@ class TimedJudge:
         self._timeout = timeout
         self._hanging: threading.Thread | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hanging": None}  # a thread is not copied
+
     def judge(self, comparisons: Sequence[Comparison]) -> Sequence[Verdict]:
         """Ask the judge.
 
@@ -73,7 +77,7 @@ class TimedJudge:
 
         def call() -> None:
             try:
-                came.append(self._judge.judge(comparisons))
+                came.append(settled(self._judge.judge(comparisons)))
             except BaseException as error:
                 failed.append(error)
 
@@ -113,7 +117,7 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
     if not asked:
         return Judgement(())
     try:
-        returned: list[Any] = list(judge.judge(list(comparisons)))
+        returned: list[Any] = list(settled(judge.judge(list(comparisons))))
     except Exception as error:
         said = " ".join(storable(str(error)).split())[:200]
         return _all_failed(asked, f"judge raised {type(error).__name__}: {said}")

@@ -119,7 +119,7 @@ def test_adapters_on_a_4_bit_base_equal_plain_peft(tiny_base_32s, tiny_folder, t
     original = tiny_base_32s.model.model.layers[0].self_attn.q_proj.weight
     assert 0.01 < ((stored - original).norm() / original.norm()).item() < 0.15
 
-    population = LoraPopulation(base, 2, (2, 4), 6.0)
+    population = LoraPopulation(base, 2, (2, 4), alpha=6.0)
     lora = randomise(population.lora)
     lora.enforce_ranks()
     assert {p.dtype for p in lora.parameters()} == {torch.float32}

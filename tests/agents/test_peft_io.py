@@ -34,7 +34,9 @@ def _seed():
 @pytest.fixture
 def population(tiny_base):
     """Three agents of ranks 4, 2 and 3, all different."""
-    population = LoraPopulation(tiny_base, 3, (4, 2, 3), (8.0, 5.0, 1.1), dropout=(0, 0.05, 0.1))
+    population = LoraPopulation(
+        tiny_base, 3, (4, 2, 3), alpha=(8.0, 5.0, 1.1), dropout=(0, 0.05, 0.1)
+    )
     randomise(population.lora)
     population.lora.enforce_ranks()
     return population
