@@ -85,6 +85,8 @@ class DecodeStats:
         prompt_tokens: Tokens of all prompts.
         prompt_tokens_read: Those of them that were computed.
         seconds: Time all this took, where a `LoraPopulation` counts.
+        overlong: Requests that did not fit the model's context and got an empty reply, where a
+            `LoraPopulation` counts.
     """
 
     tokens: int = 0
@@ -93,6 +95,7 @@ class DecodeStats:
     prompt_tokens: int = 0
     prompt_tokens_read: int = 0
     seconds: float = 0.0
+    overlong: int = 0
 
     @property
     def tokens_per_second(self) -> float:

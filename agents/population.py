@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -181,11 +182,22 @@ class LoraPopulation:
     def act(
         self, requests: Sequence[Request], *, temperature: float | None = None, raw: bool = False
     ) -> list[str]:
-        """Answer all requests in mixed batches; see `Policy` and `generate`."""
-        return [reply.text for reply in self.generate(requests, temperature=temperature, raw=raw)]
+        """Answer all requests in mixed batches; see `Policy` and `generate`.
+
+        A prompt that does not fit the model's context with its reply, as one that quotes two long
+        attempts may be, gets an empty reply, which counts as no answer or as an abstention;
+        ``stats.overlong`` counts them.
+        """
+        replies = self.generate(requests, temperature=temperature, raw=raw, overlong="empty")
+        return [reply.text for reply in replies]
 
     def generate(
-        self, requests: Sequence[Request], *, temperature: float | None = None, raw: bool = False
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float | None = None,
+        raw: bool = False,
+        overlong: Literal["refuse", "empty"] = "refuse",
     ) -> list[Generated]:
         """Answer all requests and keep tokens and features, for `recall` and for learning.
 
@@ -193,9 +205,11 @@ class LoraPopulation:
             requests: What to answer.
             temperature: Overrides the population's own.
             raw: Whether prompts are texts to be completed, without a chat template.
+            overlong: What becomes of a prompt that does not fit the model's context with its
+                reply: an error, or an empty reply of no tokens.
 
         Raises:
-            ValueError: If an agent is unknown or a prompt does not fit the model's context.
+            ValueError: If an agent is unknown, or a prompt does not fit and that is refused.
         """
         encoded: dict[str, list[int]] = {}
         for request in requests:
@@ -207,13 +221,20 @@ class LoraPopulation:
             for r in requests
         ]
         limit = self.base.context
-        for i, job in enumerate(jobs):
-            if limit and len(job.prompt_ids) + job.max_new_tokens > limit:
-                raise ValueError(
-                    f"requests[{i}]: {len(job.prompt_ids)} prompt tokens + {job.max_new_tokens} "
-                    f"new ones exceed the model's context of {limit}; shorten the prompt or the "
-                    "limit"
-                )
+        beyond = [
+            i
+            for i, job in enumerate(jobs)
+            if limit and len(job.prompt_ids) + job.max_new_tokens > limit
+        ]
+        if beyond and overlong == "refuse":
+            job = jobs[beyond[0]]
+            raise ValueError(
+                f"requests[{beyond[0]}]: {len(job.prompt_ids)} prompt tokens + "
+                f"{job.max_new_tokens} new ones exceed the model's context of {limit}; shorten the "
+                "prompt or the limit"
+            )
+        if beyond:
+            return self._around(requests, jobs, beyond, temperature, raw)
         attempts = [self.keeps_distributions and r.phase is Phase.SOLVE for r in requests]
         used = self.temperature if temperature is None else temperature
         begin = time.perf_counter()
@@ -237,6 +258,30 @@ class LoraPopulation:
             kept = reply.distribution if attempts[i] else None
             results.append(Generated(text, tuple(job.prompt_ids), ids, reply.feature, kept))
             self._recent[request.agent, request.prompt, text] = results[-1]
+        return results
+
+    def _around(
+        self,
+        requests: Sequence[Request],
+        jobs: Sequence[Job],
+        beyond: Sequence[int],
+        temperature: float | None,
+        raw: bool,
+    ) -> list[Generated]:
+        """Answer what fits the context; what does not gets an empty reply."""
+        self.stats.overlong += len(beyond)
+        left_out = frozenset(beyond)
+        asked = [request for i, request in enumerate(requests) if i not in left_out]
+        answered = iter(self.generate(asked, temperature=temperature, raw=raw) if asked else ())
+        nothing = torch.zeros(self.base.model.get_input_embeddings().weight.shape[1])
+        results: list[Generated] = []
+        for i, (request, job) in enumerate(zip(requests, jobs, strict=True)):
+            if i in left_out:
+                empty = Generated("", tuple(job.prompt_ids), (), nothing)
+                self._recent[request.agent, request.prompt, ""] = empty
+                results.append(empty)
+            else:
+                results.append(next(answered))
         return results
 
     def greedy(self) -> "GreedyPolicy":
@@ -388,6 +433,10 @@ class DecodingPolicy:
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Answer all requests."""
         try:
-            return self._population.act(requests, temperature=self._temperature, raw=self._raw)
+            # A measurement says that a prompt does not fit, instead of calling it unanswered.
+            replies = self._population.generate(
+                requests, temperature=self._temperature, raw=self._raw
+            )
+            return [reply.text for reply in replies]
         finally:
             self._population.forget()

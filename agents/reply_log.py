@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.plain_files import open_growing, truncate
+
 
 class ReplyLogError(ValueError):
     """A file of replies that cannot be used; the message is one line."""
@@ -138,7 +140,7 @@ class ReplyLog:
 
     def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         assert self.path is not None
-        with self.path.open("a", encoding="utf-8") as file:
+        with open_growing(self.path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
@@ -148,7 +150,7 @@ class ReplyLog:
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
-            os.truncate(path, len(whole))
+            truncate(path, len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 row = json.loads(line)

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from agents.benchmark import BenchmarkResult, Entrant, Sampling, benchmark
 from agents.linear import Products
 from agents.models import load_base
+from agents.plain_files import write_whole
 from agents.population import LoraPopulation
 from agents.reply_log import ReplyLog
 from evolution.bench_tables import (
@@ -275,14 +276,10 @@ def _write(
             for result, change in zip(results, compared, strict=True)
         ],
     }
-    work = out / ".results.json.tmp"
-    work.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    work.replace(out / "results.json")
+    write_whole(out / "results.json", json.dumps(data, indent=1) + "\n")
     rows = (
         {"task": result.task, "problem": p.id, "text": p.prompt, "answer": p.answer}
         for result in results
         for p in result.problems
     )
-    (out / "problems.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-    )
+    write_whole(out / "problems.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

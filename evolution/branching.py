@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from agents.plain_files import remove
 from evolution.changes import CHANGES_FILE, read_changes
 from evolution.held_out import CURVE_FILE
 from evolution.run_files import (
@@ -60,7 +61,7 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
     with writing(folder, f"generation {generation} could not be copied"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work)
         try:
             shutil.copytree(folder_of(origin, generation), folder_of(work, generation))
             for name in GROWING:

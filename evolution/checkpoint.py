@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agents.plain_files import open_growing, remove, truncate, write_whole
 from agents.population import AdapterError, LoraPopulation
 from evolution.run_files import (
     FORMAT,
@@ -39,6 +40,7 @@ from evolution.run_files import (
     sync_folder,
     writing,
 )
+from evolution.run_lock import RunInUse, RunLock
 
 __all__ = ["FORMAT", "CheckpointError", "RunFolder", "Saved"]
 
@@ -59,26 +61,37 @@ class Saved:
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run, locked against other processes until it is closed.
 
     Args:
         path: Made if it does not exist.
 
     Raises:
-        CheckpointError: If the folder cannot be written.
+        CheckpointError: If the folder cannot be written, or another process plays the run.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock(self.path)
             probe = self.path / ".writable"
-            probe.write_bytes(b"")
+            remove(probe)
+            probe.open("xb").close()
             probe.unlink()
+        except RunInUse as error:
+            raise CheckpointError(
+                f"run: {self.path} is being played by {error}; wait until that ends or stop it, "
+                "or choose another folder"
+            ) from error
         except OSError as error:
             raise CheckpointError(
                 f"out: cannot write to {self.path} ({error.strerror}); choose a writable folder"
             ) from error
+
+    def close(self) -> None:
+        """Let other processes go on with the run; what is done with the folder is over."""
+        self._lock.release()
 
     def generations(self) -> list[int]:
         """Numbers of the generations on disk, ascending."""
@@ -103,7 +116,7 @@ class RunFolder:
             )
         with writing(self.path, "the folder could not be cleared"):
             for name in GROWING:
-                (self.path / name).unlink(missing_ok=True)
+                remove(self.path / name)
         self.sweep()
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -114,7 +127,7 @@ class RunFolder:
         """
         with (
             writing(self.path, f"{name} could not be written"),
-            (self.path / name).open("a", encoding="utf-8") as file,
+            open_growing(self.path / name) as file,
         ):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             file.flush()
@@ -126,13 +139,8 @@ class RunFolder:
         Raises:
             CheckpointError: If that fails.
         """
-        work = self.path / f".{name}.tmp"
         with writing(self.path, f"{name} could not be written"):
-            with work.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            work.replace(self.path / name)
+            write_whole(self.path / name, text)
 
     def replace(self, name: str, make: Callable[[Path], object]) -> Path:
         """Replace a folder in the run's, once the new one is whole.
@@ -146,7 +154,7 @@ class RunFolder:
         """
         work, target = self.path / f".{name}.tmp", self.path / name
         with writing(self.path, f"{name} could not be written"):
-            shutil.rmtree(work, ignore_errors=True)
+            remove(work)
             make(work)
             discard(target)
             work.rename(target)
@@ -178,7 +186,8 @@ class RunFolder:
         work = self.path / f".{target.name}.tmp"
         try:
             with writing(self.path, f"generation {generation} could not be saved"):
-                shutil.rmtree(work, ignore_errors=True)
+                remove(work)
+                work.mkdir()
                 population.save_adapters(work / "adapters")
                 if tensors:
                     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -240,17 +249,14 @@ class RunFolder:
             for name in GROWING:
                 size, wanted = size_of(self.path / name), state["lengths"].get(name, 0)
                 if size is not None and size > wanted:
-                    os.truncate(self.path / name, wanted)
+                    truncate(self.path / name, wanted)
         self.sweep()
         return Saved(numbers[-1], state, tensors)
 
     def sweep(self) -> None:
         """Delete what interrupted writing and deleting left."""
         for leftover in self.path.glob(".*.tmp"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+            remove(leftover)
 
     def _way_on(self, earlier: Sequence[int]) -> str:
         """What can be done about a damaged generation."""

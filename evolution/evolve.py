@@ -16,6 +16,7 @@ from evolution.changes import plain_settings, read_changes
 from evolution.checkpoint import RunFolder
 from evolution.config import RunConfig
 from evolution.final_table import measure
+from evolution.fitting import check_fit
 from evolution.held_out import HeldOutLogger
 from evolution.judging import judging_figures, judging_summary, judging_table, majority_line
 from evolution.loggers import ConsoleLogger
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         if goes_on:
             _go_on(manager, options, folder, console)
         else:
+            for problems in (train, held_out):
+                check_fit(base, problems, options.solve_tokens)
             folder.write("run.toml", run_toml(options))
         manager.loggers += [
             ConsoleLogger(console, options.generations),
@@ -79,6 +82,12 @@ def main(arguments: Sequence[str]) -> int:
                 summary["arena"] = _show_judging(folder, console)
             if held_out and manager.champion is not None:
                 summary["held_out"] = measure(manager, options, held_out, grader, console, folder)
+            if overlong := population.stats.overlong:
+                summary["overlong_prompts"] = overlong
+                console.print(
+                    f"{overlong} prompts did not fit the model's context and got empty replies",
+                    soft_wrap=True,
+                )
             summary["seconds"] = round(time.monotonic() - started, 1)
             folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
         except KeyboardInterrupt:
@@ -91,6 +100,7 @@ def main(arguments: Sequence[str]) -> int:
             return 130
         finally:
             manager.close()
+            folder.close()
     console.print(f"Run folder: {folder.path}", soft_wrap=True)
     if results or goes_on:
         more = manager.generation + max(options.generations, 1)

@@ -27,6 +27,7 @@ from evolution.changes import find_changes, plain_settings, record
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import EvolutionConfig
 from evolution.fitness import known
+from evolution.fitting import check_fit
 from evolution.heritage import change_learning_rate, set_learning_rate
 from evolution.learning import Estate, gather_samples, make_learner
 from evolution.lineage import Individual, Lineage
@@ -147,6 +148,8 @@ class EvolutionManager:
         """Make the children that are due and say what to play; asking again changes nothing.
 
         Raises:
+            ConfigError: If a given problem does not fit the model's context; before the first
+                generation.
             ValueError: If a problem that must not be trained on is drawn.
         """
         if self._plan is not None:
@@ -155,6 +158,8 @@ class EvolutionManager:
         config, generation = self.config, self.generation
         trial = None
         if generation == 0:
+            # Only here: a run that was begun goes on, and such a problem counts as unanswered.
+            check_fit(self.population.base, self.problems, config.solve_tokens)
             if self.folder is not None:
                 self.folder.begin()
             born = self._breeder.found()
@@ -350,8 +355,10 @@ class EvolutionManager:
         return kept[1]
 
     def close(self) -> None:
-        """Close the loggers and the manager's own grader."""
+        """Close the loggers and the manager's own grader, and let others play the run."""
         close_all(self.loggers)
+        if self.folder is not None:
+            self.folder.close()
         if self._owns_grader:
             self._grader.close()
 

@@ -4,7 +4,6 @@ What the page says is worked out in `reporting.findings` and written down in `re
 No model is loaded and the run is not changed.
 """
 
-import os
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import tyro
 
+from agents.plain_files import write_whole
 from evolution.reporting.findings import Findings, find
 from evolution.usage import UsageError, parse
 from populora_env.rendering import visible
@@ -71,10 +71,8 @@ def write_report(run: str | Path, out: str | Path | None = None) -> tuple[Path, 
     if file.is_dir():
         raise UsageError(f"out: {file} is a folder; expected a file, such as {file}/report.html")
     page = render(found)
-    work = file.with_name(f".{file.name}.tmp")
     try:
-        work.write_text(page, encoding="utf-8")
-        os.replace(work, file)
+        write_whole(file, page)
     except OSError as error:
         raise UsageError(
             f"out: cannot write to {file} ({error.strerror}); choose another file"

@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+
+from agents.plain_files import remove
 
 FORMAT = 4
 GROWING = ("history.jsonl", "transcripts.jsonl")
@@ -113,10 +114,10 @@ def writing(path: Path, failed: str) -> Generator[None, None, None]:
 
 def discard(folder: Path) -> None:
     """Delete a folder, which is seen under its name either whole or not at all."""
-    if folder.exists():
-        shutil.rmtree(aside := folder.with_name(f".{folder.name}.old.tmp"), ignore_errors=True)
+    if folder.exists() or folder.is_symlink():
+        remove(aside := folder.with_name(f".{folder.name}.old.tmp"))
         folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
 
 
 def size_of(path: Path) -> int | None:

@@ -94,7 +94,7 @@ def test_a_folder_that_is_read_only(tmp_path, monkeypatch):
 
     make(tmp_path, SETTINGS).run(1)
     manager = make(settings=SETTINGS)
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(CheckpointError, match=r"cannot write to .* \(Read-only file system\)"):
         manager.resume(tmp_path)
 

@@ -1,0 +1,66 @@
+"""Writing files where a stranger may have put symbolic links.
+
+A folder that came from elsewhere may hold a link under the name of a file that is about to be
+written; following it would change a file outside. Nothing here follows one.
+"""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import TextIO
+
+
+def open_growing(path: Path) -> TextIO:
+    """Open a text file to append to it, made if it does not exist.
+
+    Raises:
+        OSError: If it cannot be opened, or is a link, a pipe or anything but a regular file.
+    """
+    # Without O_NONBLOCK, opening a pipe would wait for its other end.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(0, "it is no regular file", str(path))
+        return os.fdopen(handle, "a", encoding="utf-8")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def truncate(path: Path, length: int) -> None:
+    """Cut a regular file off.
+
+    Raises:
+        OSError: If it cannot be opened, or is a link or anything but a regular file.
+    """
+    with open_growing(path) as file:
+        file.truncate(length)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all; what was there under its name is replaced.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    work = path.with_name(f".{path.name}.tmp")
+    remove(work)
+    with work.open("x", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    work.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a folder or a link itself, whichever is there, if it can be deleted.
+
+    Raises:
+        OSError: If a file or a link cannot be deleted; what is left of a folder stays.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
