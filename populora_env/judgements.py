@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from populora_env.numerals import parse_number, plain_text
 from populora_env.records import Preference, ReplyStatus
 from populora_env.replies import ANSWER_LIMIT, first_line
-from populora_env.said import said
+from populora_env.said import boxes, fielded, said, tagged, without_markup
 
 TOP_SCORE = 10
 _BARE_LIMIT = 50  # longest reply that can be nothing but a judgement
@@ -30,6 +30,7 @@ class JudgementRule(StrEnum):
     EXACT = "exact"  # the reply is nothing but the judgement
     BEGINS = "begins"  # it begins with the judgement, and a mark or a new line follows
     STATED = "stated"  # what follows the last "Verdict:", for scores also "Score:"
+    ENDS = "ends"  # its last line is nothing but the judgement
     OUT_OF_TEN = "out_of_ten"  # the last "7/10" or "7 out of 10"
     ONLY_MENTION = "only_mention"  # only one judgement is mentioned
 
@@ -87,12 +88,34 @@ def _read(text: str, rules: Sequence[_Rule[Value]]) -> JudgementReading[Value]:
     if not text.strip():
         return JudgementReading(None, None, ReplyStatus.EMPTY)
     window = said(text)
+    part = _wrapped(window)
+    plain = without_markup(window)
+    if part is not None:
+        value = rules[0][2](without_markup(part))
+        value = rules[1][2]("Verdict: " + without_markup(part)) if value is None else value
+        if value is not None:
+            return JudgementReading(value, JudgementRule.STATED, ReplyStatus.OK)
     for name, strict, rule in rules:
-        value = rule(window)
+        value = rule(plain)
         if value is not None:
             status = ReplyStatus.OK if strict else ReplyStatus.LENIENT
             return JudgementReading(value, name, status)
     return JudgementReading(None, None, ReplyStatus.UNREADABLE)
+
+
+_TAGS = (
+    "verdict", "score", "rating", "grade", "judge?ment", "preference", "winner", "choice", "answer",
+    "decision", "final_verdict", "result",
+)  # fmt: skip
+_KEYS = (*_TAGS, "preferred", "better", "best", "better_attempt", "correct", "is_correct")
+
+
+def _wrapped(text: str) -> str | None:
+    """Return what the reply marks as its judgement by a box, double brackets, a tag or JSON."""
+    boxed = boxes(text)
+    if boxed and _VERDICT.search(text, boxed[-1][0]) is None:
+        return f"[[{boxed[-1][1]}]]"
+    return tagged(text, _TAGS) or fielded(text, _KEYS)
 
 
 def _bare(text: str) -> str:
@@ -112,51 +135,137 @@ def _after(pattern: re.Pattern[str], text: str) -> str | None:
 
 # Preferences
 
-_VERDICT = re.compile(r"\bverdict\*{0,3}\s{0,2}(?:is\b|:|=)\*{0,3}\s{0,3}", re.IGNORECASE)
-# "A" before another word in lower case is an article, unless that word says something of attempt A.
-_SAID = (
-    "is|was|has|wins|won|looks|seems|because|since|over|and|or|but|as|than|gives|gets|does|makes|"
-    "shows|explains"
+_VERDICT = re.compile(
+    r"\b(?:verdict|winner|preference|judge?ment|decision)\*{0,3}\s{0,2}(?:is\b|:|=)\*{0,3}\s{0,3}",
+    re.IGNORECASE,
 )
-_MENTION = re.compile(
-    rf"(?<!\w)(?:[Aa]\s{{1,2}}(?=tie\b))?"
-    rf"((?:(?<=[Aa]ttempt )A|A(?!\s+(?!(?:{_SAID})\b)[a-z])|B)|[Tt]ie|TIE)(?!\w)"
+_NAME = r"(?:(?:[Aa]ttempt|[Rr]esponse|[Aa]ssistant|[Ss]olution|[Oo]ption|[Aa]nswer) )?"
+_ONE = rf"(?<!\w)(?:{_NAME}(A|B)|(?:[Aa]ttempt) (a|b))(?!\w)"
+_VERY = r"(?:(?:clearly|much|slightly|far|definitely|overall|the|a bit|probably|still|also) ){0,3}"
+_PREFERRED = re.compile(
+    rf"{_ONE} (?:(?:is|was|looks|seems) {_VERY}(?:better(?: one| attempt)?|best|superior|stronger|"
+    r"preferable|preferred|winner)(?! (?:at|in|written|explained|formatted))|wins|won|beats|"
+    r"outperforms)\b"
 )
-_BLAME = re.compile(r"\b(?:not|wrong|incorrect|worse|worst|bad|errors?|mistakes?)\b|n['\u2019]t\b")
+_CHOSEN = re.compile(
+    r"\b(?:(?:prefer|choose|pick|select|favou?r|go with|vote for)|(?:better|best|preferred)"
+    r"(?: one| attempt| response)? is|(?:winner|answer|choice|vote|preference|decision|pick)"
+    rf"(?: is|:)|I(?:'d| would) say|I think it is) {_ONE}(?! (?:or|and)\b|/)"
+)
+_RIGHT = re.compile(rf"{_ONE} (?:is|was) {_VERY}(?:right|correct)\b")
+_TIES = re.compile(
+    r"\b(?:tie|tied|draw|equally (?:good|bad|correct|wrong)|"
+    r"[Bb]oth (?:attempts |responses )?are (?:equally )?(?:good|right|correct|fine|wrong|equal|"
+    r"bad|incorrect)|[Nn]either (?:attempt |one )?is (?:better|good|right|correct))\b",
+    re.IGNORECASE,
+)
+_UNSURE = re.compile(
+    r"\b(?:not|never|no|nor|hardly|cannot|if|whether|unless|unsure)\b|n't\b", re.IGNORECASE
+)
+_BLAME = re.compile(
+    r"\b(?:not|wrong|incorrect|worse|worst|bad|errors?|mistakes?|mis\w+|flaw\w*|less|avoid|fails?|"
+    r"lacks?|but|however)\b|n't\b",
+    re.IGNORECASE,
+)
+_TURNS = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"[.;!?\n,]|\b(?:but|because|since)\b")
 _PREFERENCES = {
     "a": Preference.A,
     "b": Preference.B,
     "tie": Preference.TIE,
     "a tie": Preference.TIE,
-    "attempt a": Preference.A,
-    "attempt b": Preference.B,
+    "draw": Preference.TIE,
+    "a draw": Preference.TIE,
+    "both": Preference.TIE,
+    "equal": Preference.TIE,
+    **{
+        f"{name} {letter}": Preference[letter.upper()]
+        for letter in "ab"
+        for name in ("attempt", "response", "assistant", "solution", "option", "answer")
+    },
+    **{f"attempt_{letter}": Preference[letter.upper()] for letter in "ab"},
 }
+_MARKED = {"c": Preference.TIE, "a=b": Preference.TIE, "b=a": Preference.TIE}
+_ORDER = re.compile(
+    r"(?:attempt |response )?([ab]) ?(>{1,3}|<{1,3}|=) ?(?:attempt |response )?([ab])"
+)
 
 
 def _exact_preference(text: str) -> Preference | None:
-    return _PREFERENCES.get(_bare(text))
+    bare = _bare(text)
+    order = _ORDER.fullmatch(bare)
+    if order is not None and order[1] != order[3]:
+        if order[2] == "=":
+            return Preference.TIE
+        return _PREFERENCES[order[1] if order[2][0] == ">" else order[3]]
+    if text.strip()[:2] == "[[" and bare in _MARKED:
+        return _MARKED[bare]
+    return _PREFERENCES.get(bare)
 
 
 def _only_preference(text: str) -> Preference | None:
-    if _BLAME.search(text):  # the one that is mentioned may be the one that is blamed
-        return None
-    mentioned = {match[1].casefold() for match in _MENTION.finditer(text)}
-    return _PREFERENCES[mentioned.pop()] if len(mentioned) == 1 else None
+    """Return what words of preference say; what is blamed or denied is not preferred."""
+    found: set[Preference] = set()
+    for pattern in (
+        (_PREFERRED, _CHOSEN)
+        if _BLAME.search(text)
+        else (
+            _PREFERRED,
+            _CHOSEN,
+            _RIGHT,
+        )
+    ):
+        for match in pattern.finditer(text):
+            before = _CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
+            if _UNSURE.search(before) or _TURNS.search(text, match.end(), match.end() + 400):
+                return None
+            found.add(_PREFERENCES[(match[1] or match[2]).casefold()])
+    if not found:
+        for match in _TIES.finditer(text):
+            before = _CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
+            if _UNSURE.search(before) or _TURNS.search(text, match.end(), match.end() + 400):
+                return None
+            found.add(Preference.TIE)
+    return found.pop() if len(found) == 1 else None
 
 
 _BEGINS = re.compile(
-    r"[\s*_`(\[{\"']{0,9}(?:Attempt )?(A|B|[Tt]ie|TIE)[*_`)\]}\"']{0,9} ?(?:[:.;\n]|because\b)"
+    r"[\s_(\[{\"']{0,9}(?:(?:Attempt|Response) )?(A|B|[Tt]ie|TIE)[_)\]}\"']{0,9} ?"
+    r"(?:([:])|[.;\n]|,? ?(?:because|since|as)\b|(?: - |\u2014|\u2013|\())"
 )
+_LABEL = re.compile(r"(?<!\w)[AB]\s?:")
+_BLAMES = re.compile(r"[^.\n]{0,60}(?:\bwrong|incorrect|error|mistake|worse)", re.IGNORECASE)
 
 
 def _first_preference(text: str) -> Preference | None:
     match = _BEGINS.match(text)
-    return None if match is None else _PREFERENCES[match[1].casefold()]
+    if match is None:
+        return None
+    # "A: wrong. B: right." lists what each is.
+    if match[2] and (_LABEL.search(text, match.end()) or _BLAMES.match(text[match.end() :][:200])):
+        return None
+    return _PREFERENCES[match[1].casefold()]
+
+
+_LEADS = re.compile(
+    rf"{_NAME}(A|B|[Tt]ie|TIE)(?!\w)(?=\s*$|[.;:!]|,? (?:because|since|as|is (?:\w+ )?better)\b)"
+)
 
 
 def _stated_preference(text: str) -> Preference | None:
     line = _after(_VERDICT, text)
-    return None if line is None else _exact_preference(line) or _only_preference(line)
+    if line is None:
+        return None
+    leads = _LEADS.match(line.lstrip("\"' "))
+    exact = _exact_preference(line)
+    if exact is not None:
+        return exact
+    return _only_preference(line) if leads is None else _PREFERENCES[leads[1].casefold()]
+
+
+def _last_preference(text: str) -> Preference | None:
+    """Return the preference that stands alone on the last line."""
+    return _exact_preference(text.strip().rpartition("\n")[2])
 
 
 # Scores
@@ -165,7 +274,9 @@ _SCORE = re.compile(
     r"\b(?:score|rating|verdict|grade)\*{0,3}\s{0,2}(?:is\b|:|=)\*{0,3}\s{0,3}", re.IGNORECASE
 )
 # A number's digits must not run into others: of "15/10", "5/10" is no score.
-_OUT_OF_TEN = re.compile(r"(?<![\w.,/+-])(\d{1,3}(?:\.\d{1,9})?) ?(?:/|out of) ?10(?![\d.,/%]*\d)")
+_OUT_OF_TEN = re.compile(
+    r"(?<![\w.,/+-])(\d{1,3}(?:\.\d{1,9})?) ?(?:/|out of) ?(10{1,2})(?![\d.,/%]*\d)"
+)
 _SCORING = re.compile(r"\b(?:scor|rat(?:e|ing)|grad|mark|point|giv|deserv)", re.IGNORECASE)
 _NUMBERS = re.compile(r"[-+]?\d[\d.,eE+-]{0,60}")
 
@@ -180,12 +291,22 @@ def _exact_score(text: str) -> float | None:
         return None
     bare = plain_text(text).strip("*_`\"'()[]{}<> ").rstrip(".!")
     out_of = _OUT_OF_TEN.fullmatch(bare)
-    return _in_range(out_of[1] if out_of else bare) if "/" not in bare or out_of else None
+    if out_of is not None:
+        return _share(out_of)
+    return None if "/" in bare else _in_range(bare)
+
+
+def _share(match: re.Match[str]) -> float | None:
+    value = _in_range(match[1]) if match[2] == "10" else None
+    if match[2] == "100":
+        of_hundred = parse_number(match[1], units=False)
+        value = None if of_hundred is None or of_hundred > 100 else float(of_hundred / 100)
+    return value
 
 
 _BEGINS_SCORE = re.compile(
     r"[\s*_`(\[{\"']{0,9}(\d{1,3}(?:\.\d{1,9})?)(?: ?/ ?10| out of 10)?[*_`)\]}\"']{0,9} ?"
-    r"(?:[:;\n]|\.(?!\d)|(?:, )?because\b)"
+    r"(?:[:;\n]|\.(?!\d)|\((?!\d)|(?:, ?)?(?:because|since|as)\b|(?:-|\u2014|\u2013) (?!\d))"
 )
 
 
@@ -197,8 +318,8 @@ def _first_score(text: str) -> float | None:
 def _out_of_ten(text: str) -> float | None:
     found = None
     for match in _OUT_OF_TEN.finditer(text):
-        found = match[1]
-    return None if found is None else _in_range(found)
+        found = match
+    return None if found is None else _share(found)
 
 
 def _only_score(text: str) -> float | None:
@@ -213,19 +334,44 @@ def _stated_score(text: str) -> float | None:
     if line is None:
         return None
     exact = _exact_score(line)
+    exact = _first_score(line) if exact is None and "/" not in line else exact
     return exact if exact is not None else _out_of_ten(line)
 
 
 # Verdicts of critiques
 
-_WORDS = {"correct": True, "right": True, "incorrect": False, "wrong": False}
+_WORDS = {"correct": True, "right": True, "incorrect": False, "wrong": False,
+          "true": True, "false": False}  # fmt: skip
 # Only as what is said *of* something: "the correct answer is 7" is no verdict.
 _FINDING = re.compile(
-    r"\b(?:is|are|was|were|looks|seems|it['\u2019]s|that['\u2019]s)(n['\u2019]t)?\s+(not\s+)?"
-    r"(?:(?!(?:the|an?|your)\b)\w+\s+)?(correct|incorrect|right|wrong)\b",
+    r"\b(?:is|are|was|were|looks|seems|it's|that's)(n't)?\s+(not\s+)?"
+    r"(?:(?:entirely|completely|fully|quite|indeed|all|absolutely|definitely|clearly|perfectly|"
+    r"also|simply|just|actually)\s+)?(correct|incorrect|right|wrong)\b",
     re.IGNORECASE,
 )
-_FOUND = re.compile(r"(not\s+)?(correct|incorrect|right|wrong)\b(?!\s+(?:or|and)\b)", re.IGNORECASE)
+_FOUND = re.compile(
+    r"(not\s+)?(correct|incorrect|right|wrong)\b(?=\s*$|\s*[.,;:!\u2013\u2014(\"']|\s+(?:because|since|as)\b)",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\b(?:nothing|not|never|none|neither|no(?! (?:it|this|that|the)\b))\b|n't\b", re.IGNORECASE
+)
+_DOUBTED = re.compile(r"\b(?:if|whether|unless|sure|unsure|unclear|cannot|tell)\b", re.IGNORECASE)
+_A_PART = re.compile(
+    r"\b(?:the|first|second|third|this) (?:\w+ )?(?:step|part|line|setup|approach|method|formula)\b"
+    r"|\bstep \d",
+    re.IGNORECASE,
+)
+_FLAWS = re.compile(
+    r"\b(?:wrong|incorrect|error|mistake|but|however)\b",
+    re.IGNORECASE,
+)
+# The prompt's own last line, and whatever else names both.
+_CHOICE = re.compile(
+    r"\bverdict(?: is\b|:)[\s\"'\[(]{0,4}(?:in)?correct[\"']{0,2}\s{0,2}(?:/|\||,|or\b)\s{0,2}"
+    r"[\"']?(?:verdict: ?)?(?:in)?correct\b[\"'\])]{0,3}",
+    re.IGNORECASE,
+)
 
 
 def _exact_verdict(text: str) -> bool | None:
@@ -234,27 +380,51 @@ def _exact_verdict(text: str) -> bool | None:
 
 
 def _only_verdict(text: str) -> bool | None:
-    found = {
-        _WORDS[match[3].casefold()] is not bool(match[1] or match[2])
-        for match in _FINDING.finditer(text)
-    }
-    return found.pop() if len(found) == 1 else None
+    if _VERDICT.search(_CHOICE.sub(" ", text)):  # what is stated is read there, or not at all
+        return None
+    found: set[bool] = set()
+    partly = False
+    for match in _FINDING.finditer(text):
+        clause = _CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
+        denied = len(_DENIED.findall(clause)) + bool(match[1]) + bool(match[2])
+        asked = text[match.end() : match.end() + 2].lstrip()[:1] == "?"
+        if asked or denied > 1 or _DOUBTED.search(clause):
+            return None
+        value = _WORDS[match[3].casefold()] is not bool(denied)
+        if value and not denied and _A_PART.search(clause):
+            partly = True  # a part of it that is right says nothing about the whole
+        else:
+            found.add(value)
+    return found.pop() if len(found) == 1 and not partly else None
 
 
 def _stated_verdict(text: str) -> bool | None:
-    line = _after(_VERDICT, text)
+    line = _after(_VERDICT, _CHOICE.sub(" ", text))
     if line is None:
         return None
-    begins = _FOUND.match(line.lstrip("*_`\"' "))
-    if begins is not None:
-        return _WORDS[begins[2].casefold()] is not bool(begins[1])
-    return _only_verdict(line)
+    begins = _FOUND.match(line.lstrip("\"' "))
+    if begins is None:
+        exact = _exact_verdict(line)
+        return _only_verdict(line) if exact is None else exact
+    value = _WORDS[begins[2].casefold()] is not bool(begins[1])
+    # "correct, but the final answer is wrong" says both.
+    rest = line[line.index(begins[0]) + len(begins[0]) :]
+    flawed = any(
+        not _DENIED.search(_CLAUSE.split(rest[: flaw.start()])[-1])
+        for flaw in _FLAWS.finditer(rest[:400])
+    )
+    return None if value and flawed else value
+
+
+def _last_verdict(text: str) -> bool | None:
+    return _exact_verdict(text.strip().rpartition("\n")[2])
 
 
 PREFERENCE_RULES: Sequence[_Rule[Preference]] = (
     (JudgementRule.EXACT, True, _exact_preference),
     (JudgementRule.STATED, True, _stated_preference),
     (JudgementRule.BEGINS, True, _first_preference),
+    (JudgementRule.ENDS, False, _last_preference),
     (JudgementRule.ONLY_MENTION, False, _only_preference),
 )
 SCORE_RULES: Sequence[_Rule[float]] = (
@@ -267,5 +437,6 @@ SCORE_RULES: Sequence[_Rule[float]] = (
 VERDICT_RULES: Sequence[_Rule[bool]] = (
     (JudgementRule.EXACT, True, _exact_verdict),
     (JudgementRule.STATED, True, _stated_verdict),
+    (JudgementRule.ENDS, False, _last_verdict),
     (JudgementRule.ONLY_MENTION, False, _only_verdict),
 )

@@ -1,6 +1,8 @@
 """Scores, preferences and verdicts, read from what people and language models write."""
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -86,7 +88,7 @@ def test_preferences(reply, preference, status):
         ("11/10", None, UNREADABLE),
         ("110/10", None, UNREADABLE),
         ("85%", None, UNREADABLE),
-        ("80/100", None, UNREADABLE),
+        ("80/100", 0.8, OK),
         ("7/8", None, UNREADABLE),
         ("between 3 and 4", None, UNREADABLE),
         ("ten", None, UNREADABLE),
@@ -155,3 +157,32 @@ def test_a_megabyte_is_read_in_bounded_time(piece):
     for read in READERS:
         read(text)
     assert time.perf_counter() - start < 1.0
+
+
+WRITTEN = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "data" / "verdicts.jsonl").read_text("utf-8").splitlines()
+]
+READ = {"preference": read_preference, "score": read_score, "verdict": read_verdict}
+
+
+@pytest.mark.parametrize(("what", "reply", "value"), WRITTEN)
+def test_judgements_as_models_write_them(what, reply, value):
+    read = READ[what](reply).value
+    assert read == (pytest.approx(value) if what == "score" else value)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(
+    st.sampled_from(["", "<think>Verdict: B. 3/10, incorrect</think>", "Verdict: B</think>\n"]),
+    st.sampled_from(["", "Let me compare them.\n", "I checked every line. "]),
+    st.sampled_from(["Verdict: {}", "[[{}]]", "\\boxed{{{}}}", "<verdict>{}</verdict>"]),
+    st.sampled_from(["{}", "**{}**"]),
+    st.sampled_from(["", ".", "\n", "<|im_end|>", "</s>"]),
+)
+def test_what_surrounds_a_judgement_never_changes_it(thought, before, form, marks, end):
+    for read, stated, value in (
+        (read_preference, "A", Preference.A), (read_score, "8", 0.8), (read_verdict, "correct", True)  # noqa: E501
+    ):  # fmt: skip
+        reading = read(thought + before + form.format(marks.format(stated)) + end)
+        assert reading.value == pytest.approx(value) if read is read_score else value
