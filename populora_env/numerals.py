@@ -18,12 +18,13 @@ MAX_DIGITS = 300
 MAX_EXPONENT = 300
 WINDOW = 1_000  # longest text that is looked at, in characters
 
-_SUPERSCRIPTS = {ord(sup): f"^{digit}" for digit, sup in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPT_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _VULGAR = {code: f" {unicodedata.normalize('NFKC', chr(code))}" for code in (0xBC, 0xBD, 0xBE)} | {
     code: f" {unicodedata.normalize('NFKC', chr(code))}" for code in range(0x2150, 0x215F)
 }
 # What NFKC would merge with the digit before it: "10²" is not "102", "3½" is not "31/2".
-_BEFORE_NFKC = _SUPERSCRIPTS | _VULGAR
+_BEFORE_NFKC = _VULGAR
 # Minus signs and dashes, slashes, and the Arabic separators of thousands and decimals.
 _AFTER_NFKC: dict[int, str] = {
     **dict.fromkeys(map(ord, "\u2212\u2010\u2012\u2013"), "-"),
@@ -37,7 +38,8 @@ _SPACED_MARKS = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[()\[\]
 _WORDED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s?\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"\\frac ?(?:\{([^{}]*)\}|([0-9])) ?(?:\{([^{}]*)\}|([0-9]))")
 _POWER_OF_TEN = re.compile(
-    r" ?(?:\u00d7|\\times|\\cdot|\*) ?10 ?(?:\^|\*\*) ?\{? ?([+-]?[0-9]{1,5}) ?\}?"
+    r"(?<=[0-9]) ?(?:\u00d7|\\times|\\cdot|[*xX·⋅]) ?10 ?(?:\^|\*\*) ?"
+    r"(?:\{ ?([+-]?[0-9]{1,5}) ?\}|\(([+-]?[0-9]{1,5})\)|([+-]?[0-9]{1,5}))"
 )
 _PLAIN_ASCII = re.compile(r"[0-9A-Za-z ,.$%:;!?'\"()=+/*-]*")
 
@@ -51,8 +53,27 @@ NUMBER_PATTERN = (
     rf"|[0-9]+ [0-9]+ ?/ ?[0-9]+|{_DECIMAL} ?/ ?{_DECIMAL}|{_SCIENTIFIC})"
 )
 NUMBER_IN_TEXT = re.compile(rf"(?:(?<![\w)\]}}.%])[-+])?(?:[$€£¥] ?-?)?{NUMBER_PATTERN}")
+_GROUPS = re.compile(
+    r"(?<![0-9.,'_\u2019A-Za-z])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}(?:,[0-9]{1,2})?"
+    r"|(?:['\u2019][0-9]{3})+|(?:_[0-9]{3})+)(?![0-9.,'_\u2019]*[0-9])"
+)
+_SUFFIXES = {"k": "thousand", "m": "million", "b": "billion", "t": "trillion"}
+# Of "5m" without a currency the letter may be metres.
+_SUFFIXED = re.compile(
+    r"((?<![A-Za-z0-9.,])[$€£¥] ?-?[0-9][0-9.,]*)(?: ?([kKmMbBtT])|(mm|MM|mn|bn|Bn|tn))"
+    r"(?![A-Za-z0-9^])"
+)
+_LETTER_SUFFIX = re.compile(r"((?<![A-Za-z0-9.,_])-?[0-9][0-9.,]*)([kKMB])(?![A-Za-z0-9^/])")
+_ALTERNATIVE = re.compile(r"\b(?:or|vs|versus)\b")
+_REPEATING = re.compile(
+    r"(-?)([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|overbar|dot) ?\{? ?([0-9]+) ?\}?|\(([0-9]+)\))"
+)
+_ELLIPSIS = re.compile(r"(-?)([0-9]*)\.([0-9]{3,60}?) ?(?:\\(?:l|c)?dots|\.\.\.+|…)")
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {
+    "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+    "trillion": 10**12,
+}  # fmt: skip
 _SCALE = re.compile(rf" ?({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus) (?=[$€£¥]?[0-9.\\])", re.IGNORECASE)
 _CURRENCY = r"(?:[$€£¥]|USD|EUR|GBP)"
@@ -81,6 +102,7 @@ def plain_text(text: str) -> str:
     """
     text = text[-WINDOW:]
     if not text.isascii():
+        text = _SUPERSCRIPT.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPT_DIGITS)}", text)
         text = text.translate(_BEFORE_NFKC)
         text = unicodedata.normalize("NFKC", text).translate(_AFTER_NFKC)[-WINDOW:]
         text = "".join(
@@ -92,9 +114,22 @@ def plain_text(text: str) -> str:
         text = _WORDED.sub(r" \1", _THOUSANDS_MARK.sub(",", text))
         text = _SHORT_FRACTION.sub(_written_out, text)
     elif _PLAIN_ASCII.fullmatch(text) and "*" not in text:
-        return " ".join(text.split())
-    text = _SPACED_MARKS.sub(" ", text)
-    return _POWER_OF_TEN.sub(r"e\1", _SPACES.sub(" ", text)).strip()
+        return _grouped(" ".join(text.split()))
+    if "10" in text:
+        text = _POWER_OF_TEN.sub(r"e\1\2\3", _SPACES.sub(" ", text))
+    text = _SPACES.sub(" ", _SPACED_MARKS.sub(" ", text)).strip()
+    return _grouped(text)
+
+
+def _grouped(text: str) -> str:
+    """Return the text with ``1.234.567``, ``1'234`` and ``$5K`` as ``1234567`` and ``$5 thousand``.
+
+    One period between two groups of digits stays what it is in English: a decimal point.
+    """
+    text = _GROUPS.sub(lambda match: re.sub("[.'_\u2019]", "", match[0]).replace(",", "."), text)
+    return _SUFFIXED.sub(
+        lambda match: f"{match[1]} {_SUFFIXES[(match[2] or match[3])[0].lower()]}", text
+    )
 
 
 def parse_number(text: str, *, units: bool = True) -> Fraction | None:
@@ -109,7 +144,14 @@ def parse_number(text: str, *, units: bool = True) -> Fraction | None:
         return None
     # "5!" may be a factorial where words may be variables.
     marks = ".!?,;:" if units else ".,;:"
-    cleaned = plain_text(text).strip(" \"'*").rstrip(marks).strip(" \"'")
+    cleaned = plain_text(text).strip(" \"'*")
+    if (repeating := _repeating(cleaned.strip("$ "))) is not None:
+        return repeating
+    cleaned = cleaned.rstrip(marks).strip(" \"'")
+    if units:
+        if _ALTERNATIVE.search(cleaned):
+            return None
+        cleaned = scaled_letters(cleaned)
     if cleaned[:1] == "(" and cleaned[-1:] == ")":
         cleaned = cleaned[1:-1].strip()
     if cleaned[:1] == "$" and cleaned[-1:] == "$":
@@ -124,8 +166,62 @@ def parse_number(text: str, *, units: bool = True) -> Fraction | None:
     if value is None:
         return None
     if match[4]:
-        value *= 10 ** _SCALES[match[4].lower()]
+        value *= _SCALES[match[4].lower()]
     return -value if "-" in (match[1].strip(), match[2]) else value
+
+
+def scaled_letters(text: str) -> str:
+    """Return the text with ``5K`` and ``2.5M`` as ``5 thousand`` and ``2.5 million``."""
+    return _LETTER_SUFFIX.sub(lambda match: f"{match[1]} {_SUFFIXES[match[2].lower()]}", text)
+
+
+def same_number(left: Fraction, right: Fraction) -> bool:
+    """Return whether two numbers are equal by the one policy for decimals.
+
+    A decimal is exact. Only where the other number never ends (1/3), one of at least six decimals
+    and five digits that count is as good, if it is that number, rounded or cut there.
+    """
+    if left == right:
+        return True
+    for decimal, other in ((left, right), (right, left)):
+        places = _places(decimal)
+        if places is None or _places(other) is not None:
+            continue
+        scaled, shown = abs(other) * 10**places, abs(decimal) * 10**places
+        return (
+            places >= 6
+            and shown >= 10**4
+            and (decimal < 0) == (other < 0)
+            and shown in (scaled.__floor__(), (scaled + Fraction(1, 2)).__floor__())
+        )
+    return False
+
+
+def _places(value: Fraction) -> int | None:
+    """Return how many decimals a number has; None if it never ends."""
+    rest, counts = value.denominator, [0, 0]
+    for index, prime in enumerate((2, 5)):
+        while rest % prime == 0:
+            rest, counts[index] = rest // prime, counts[index] + 1
+    return max(counts) if rest == 1 else None
+
+
+def _repeating(text: str) -> Fraction | None:
+    r"""Return the value of ``0.1\overline{6}``, ``0.(3)`` or ``0.333...``, or None."""
+    match = _REPEATING.fullmatch(text)
+    if match is not None:
+        start, period = match[3], match[4] or match[5]
+    else:
+        match = _ELLIPSIS.fullmatch(text)
+        found = match and re.fullmatch(r"([0-9]*?)(?:([0-9])\2{2,}|([0-9]{2,}?)\3+)", match[3])
+        if match is None or not found:
+            return None
+        start, period = found[1], found[2] or found[3]
+    if len(match[2]) + len(start) + len(period) > MAX_DIGITS:
+        return None
+    value = Fraction(int(match[2] + start or 0))
+    value = (value + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(start)
+    return -value if match[1] else value
 
 
 def canonical_number(text: str, *, units: bool = True) -> str | None:

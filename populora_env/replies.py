@@ -61,7 +61,8 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"(?:^|\n)[ *]{0,4}A\*{0,2}:[\s:*]{0,6}")
-_SENTENCE_END = re.compile(r"\n|(?<!\\)[.;!?](?=[\"'*_`\u201d\u2019]{0,4}\s)")
+# "12; 13" goes on: what comes behind a semicolon may be another answer.
+_SENTENCE_END = re.compile(r"\n|(?<!\\)(?:[.!]|[;?](?!\s?-?[0-9]))(?=[\"'*_`\u201d\u2019]{0,4}\s)")
 _AFTER_BOLD = re.compile(r"\s*(?:$|[.,;:!(\u2013\u2014])|(?: [A-Za-z\u00b0]{1,20}){1,4}[.!]?$")
 _DISPLAY = re.compile(r"(?:\\\[|\\\(|\$\$)(.*?)(?:\\\]|\\\)|\$\$)", re.DOTALL)
 _INLINE = re.compile(r"\$((?:\\.|[^$\\])+)\$|\\\(((?:(?!\\\)).)+)\\\)")

@@ -10,15 +10,18 @@ at is decided in `replies`.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 from populora_env.numerals import (
     NUMBER_IN_TEXT,
+    NUMBER_PATTERN,
     WINDOW,
     is_undone_division,
     last_number,
     parse_number,
     plain_text,
+    scaled_letters,
 )
 
 
@@ -50,12 +53,14 @@ _HEDGE = re.compile(
 _UNIT = r"(?: ?%| ?(?:USD|EUR|GBP)\b|(?: (?!or\b|and\b|to\b)[A-Za-z]+){0,3}\.?)?"
 _MAYBE = r"(?:(?:or|and|maybe|perhaps|possibly|even|about|around|else|also|to|it is|[a-z] ?=) ?)*"
 _GAP = re.compile(
-    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]* ?(?:[,;|&] ?{_MAYBE}|\b(?:or|and/or|and|to)\b ?{_MAYBE})"
+    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]* ?(?:[,;|&?/] ?{_MAYBE}|"
+    rf"\b(?:or|and/or|and|to|vs\.?|versus)(?!\w) ?{_MAYBE})"
     r"[\"'*_`({$]*",
     re.IGNORECASE,
 )
 _OR_GAP = re.compile(
-    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]*,? ?\b(?:or|and/or)\b ?{_MAYBE}[\"'*_`({{$]*",
+    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]*,? ?[(\[]?"
+    rf"\b(?:or|and/or|vs\.?|versus)(?!\w) ?{_MAYBE}[\"'*_`({{$]*",
     re.IGNORECASE,
 )
 _TAIL = re.compile(rf"{_UNIT}[{re.escape(_MARKS)}]*", re.IGNORECASE)
@@ -75,6 +80,34 @@ _OTHER_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9])")
 _EQUALS = re.compile(r"[=≈\u2192]|->|\\approx|\\Rightarrow")
 
 
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy "
+    "eighty ninety"
+)
+_NUMBER_WORDS = dict(zip(_WORDS.split(), [*range(20), *range(20, 100, 10)], strict=True))
+_OR_WORD = re.compile(
+    rf"({NUMBER_PATTERN})[ ,(]+(?:or|vs\.?) (?:maybe |perhaps |possibly )?"
+    rf"({'|'.join(_NUMBER_WORDS)})\b"
+    r"(?! (?:more|less))",
+    re.IGNORECASE,
+)
+# One quantity in two units: neither number is the answer.
+_TWO_UNITS = re.compile(
+    r"[0-9] ?(?:(?:feet|foot|ft\.?|')(?:,? and)?,? ?[0-9./ ]+ ?(?:inch(?:es)?|in\b|\"|'')"
+    r"|(?:hours?|hrs?|h)\b(?:,? and)?,? ?[0-9]+ ?(?:min|m\b)"
+    r"|(?:minutes?|mins?)\b(?:,? and)?,? ?[0-9]+ ?(?:s\b|sec)"
+    r"|(?:pounds?|lbs?)\b\.?(?:,? and)?,? ?[0-9]+ ?(?:oz|ounces?)\b"
+    r"|(?:days?)\b(?:,? and)?,? ?[0-9]+ ?(?:h\b|hours?|hrs?)"
+    r"|(?:weeks?)\b(?:,? and)?,? ?[0-9]+ ?days?"
+    r"|(?:years?)\b(?:,? and)?,? ?[0-9]+ ?(?:months?|days?)"
+    r"|(?:dollars?)\b(?:,? and)?,? ?[0-9]+ ?cents?"
+    r"|(?:gallons?)\b(?:,? and)?,? ?[0-9]+ ?(?:quarts?|pints?|cups?)"
+    r"|(?:meters?|metres?|m|km|kilometers?)\b(?:,? and)?,? ?[0-9]+ ?(?:cm|centim|m\b|meters?))",
+    re.IGNORECASE,
+)
+
+
 def read_stated(text: str) -> Statement:
     """Return what a stated answer such as ``x = 18 apples`` states.
 
@@ -88,9 +121,9 @@ def read_stated(text: str) -> Statement:
         return Statement(None, undone=True) if is_undone_division(text) else Statement(text, True)
     if not any(char.isnumeric() for char in text):
         return _NOTHING
-    cleaned = _CLOCK.sub(r"\1", plain_text(text[:WINDOW]))
+    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(text[:WINDOW])))
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
-    if len(numbers) > 1 and _several(cleaned, numbers):
+    if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
     if _UNDONE.fullmatch(cleaned):
         return Statement(None, undone=True)
@@ -101,7 +134,9 @@ def read_stated(text: str) -> Statement:
         if not _GOES_ON.match(rest) and not _EQUALS.search(clause):
             begun = cleaned[: first.end() + len(clause)].strip("$ ")
             # "2 million of them" is two million: the words that follow may scale the number.
-            scaled = re.match(rf"{re.escape(first[0])} (?:hundred|thousand|[mbtr]+illion)\b", begun)
+            scaled = re.match(
+                rf"{re.escape(first[0])} (?:dozen|hundred|thousand|[mbtr]+illion)\b", begun
+            )
             return Statement(scaled[0] if scaled else first[0])
     sides = _EQUALS.split(cleaned)
     if len(sides) > 1:
@@ -120,9 +155,9 @@ def read_last(text: str) -> Statement:
     Alternatives are several answers; of an equation that ends the sentence, the last side
     counts; otherwise the last number.
     """
-    cleaned = _CLOCK.sub(r"\1", plain_text(text))
+    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(text)))
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
-    if len(numbers) > 1 and _several(cleaned, numbers):
+    if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
     side = _EQUALS.split(cleaned)[-1]
     if side is not cleaned and not re.search(r"[,;]", side):
@@ -132,12 +167,27 @@ def read_last(text: str) -> Statement:
     return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)) or last_number(cleaned))
 
 
+def _same_share(left: Fraction | None, right: Fraction | None, gap: str) -> bool:
+    """Return whether two numbers are one, as 20% and 0.2 are."""
+    if left is None or right is None or not gap.startswith("%"):
+        return False
+    return left == 100 * right
+
+
+def _or_a_word(text: str) -> bool:
+    """Return whether ``12 or thirteen`` is in the text; ``12 or twelve`` is one number."""
+    found = _OR_WORD.search(text)
+    return found is not None and parse_number(found[1]) != _NUMBER_WORDS[found[2].casefold()]
+
+
 def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
     """Return whether the numbers are alternatives to each other.
 
     Either the text is nothing but a list of them, or two neighbours that differ are joined by
     "or"; ``1800 cents or 18 dollars`` says one thing in two units.
     """
+    if _TWO_UNITS.search(text, numbers[0].start()) is not None and "=" not in text:
+        return True
     values = [parse_number(number[0]) for number in numbers]
     listed = len(set(values)) > 1 and (
         _HEDGE.fullmatch(text[: numbers[0].start()].strip(_MARKS)) is not None
@@ -147,7 +197,9 @@ def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
         gap = text[left.end() : right.start()]
         joined = _OR_GAP.fullmatch(gap)
         if joined is None:
-            listed = listed and _GAP.fullmatch(gap) is not None
+            listed = listed and (gap == " " or _GAP.fullmatch(gap) is not None)
+        elif _same_share(values[index], values[index + 1], gap):
+            listed = False
         elif values[index] != values[index + 1]:
             unit, after = _unit(joined), _unit(_TAIL_UNIT.match(text, right.end()))
             if not unit or not after or unit == after:

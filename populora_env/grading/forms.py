@@ -13,7 +13,7 @@ import re
 from fractions import Fraction
 
 from populora_env.grading.units import split_unit, units_agree, without_unit
-from populora_env.numerals import parse_number
+from populora_env.numerals import parse_number, same_number
 
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z][A-Za-z ,.'\u2019-]*")
@@ -63,7 +63,7 @@ def settle(gold: str, answer: str) -> bool | None:
         return False  # 12 cm are no 12 hours
     expected, given = _number(gold), _number(answer)
     if expected is not None and given is not None:
-        return expected == given * scale
+        return same_number(expected, given * scale)
     if scale != 1:
         return False
     for compare in (_clocks, _choices, _names, _bases):

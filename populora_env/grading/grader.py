@@ -23,7 +23,7 @@ from populora_env.grading.forms import elements, settle, without_estimate
 from populora_env.grading.notation import to_latex
 from populora_env.grading.units import without_unit
 from populora_env.grading.worker import MathWorker, Outcome
-from populora_env.numerals import parse_number
+from populora_env.numerals import parse_number, same_number
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem, ReplyStatus
 from populora_env.replies import ANSWER_LIMIT, AnswerReading, canonical_answer, read_answer
 
@@ -146,14 +146,14 @@ class Grader:
         if gold == reading.answer:
             return GradeStatus.CORRECT
         if problem.answer_kind is not AnswerKind.MATH:
-            return GradeStatus.WRONG
+            same = problem.answer_kind is AnswerKind.NUMBER and _same(gold, reading.answer)
+            return GradeStatus.CORRECT if same else GradeStatus.WRONG
         return self._check(gold, reading.answer)
 
     def _check(self, gold: str, answer: str) -> GradeStatus:
-        if parse_number(gold, units=False) is not None and (
-            parse_number(answer, units=False) is not None
-        ):
-            return GradeStatus.WRONG
+        known, given = parse_number(gold, units=False), parse_number(answer, units=False)
+        if known is not None and given is not None:
+            return GradeStatus.CORRECT if same_number(known, given) else GradeStatus.WRONG
         if max(len(gold), len(answer)) >= ANSWER_LIMIT or _UNPRINTABLE.search(answer):
             return GradeStatus.UNREADABLE
         gold, answer = to_latex(gold), without_estimate(to_latex(answer))
@@ -205,3 +205,8 @@ class Grader:
 @lru_cache(4096)
 def _canonical_gold(answer: str, kind: AnswerKind) -> str | None:
     return canonical_answer(answer, kind)
+
+
+def _same(gold: str, answer: str) -> bool:
+    known, given = parse_number(gold), parse_number(answer)
+    return known is not None and given is not None and same_number(known, given)
