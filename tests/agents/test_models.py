@@ -7,12 +7,13 @@ import logging
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from agents.adapters import Layout
 from agents.generation import Job, generate
 from agents.linear import FrozenLinear, Products, onednn, pack_linears
-from agents.models import ModelError, freeze, load_base
+from agents.models import ModelError, _content_key, freeze, load_base
 from agents.population import LoraPopulation
 from tests.agents.helpers import randomise
 from tests.conftest import make_tiny_base
@@ -196,3 +197,110 @@ def test_a_quantised_folder_whose_package_is_missing_is_said(tiny_folder):
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": config}))
     with pytest.raises(ModelError, match=r"could not be loaded \(.*GPTQ"):
         load_base(str(tiny_folder))
+
+
+def saved(folder, base):
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def edit_weights(folder, edit):
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", None, "lacks the weights model.layers.1.mlp.up"),
+        ("lm_head.weight", None, "lacks the weights lm_head"),
+        ("model.norm.weight", torch.ones(3), "could not be loaded|another shape"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, key, value, said):
+    folder = saved(tmp_path, make_tiny_base())
+
+    def edit(weights):
+        del weights[key]
+        if value is not None:
+            weights[key] = value
+
+    edit_weights(folder, edit)
+    with pytest.raises(ModelError, match=said):
+        load_base(str(folder))
+
+
+def test_tied_weights_are_not_missing(tmp_path):
+    folder = saved(tmp_path, make_tiny_base(tie_word_embeddings=True))
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    base = load_base(str(folder))
+    assert base.model.lm_head.weight is base.model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "junk"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_file_of_a_folder_is_said_in_one_line(tmp_path, file, damage):
+    folder = saved(tmp_path, make_tiny_base())
+    whole = (folder / file).read_bytes()
+    data = {"truncated": whole[: len(whole) // 2], "empty": b"", "junk": bytes(range(256))}
+    (folder / file).write_bytes(data[damage])
+    with pytest.raises(ModelError) as caught:
+        load_base(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"GGUF", b"GGUF" + bytes(60), b"junk" * 99])
+def test_a_damaged_gguf_file_is_said_in_one_line(tmp_path, monkeypatch, data):
+    monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    file.write_bytes(data)
+    with pytest.raises(ModelError, match=r"model\.gguf") as caught:
+        load_base(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gguf_file_is_known_by_its_whole_content(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF" + bytes(3 << 20))
+    first = _content_key(file)
+    other = tmp_path / "new.gguf"
+    other.write_bytes(b"GGUF" + bytes((3 << 20) - 1) + b"x")
+    other.rename(file)
+    assert _content_key(file) != first
+
+
+def test_a_name_that_is_no_text_and_a_tokenizer_too_large_are_said(tiny_base):
+    with pytest.raises(ModelError, match=r"model: got 7, expected text"):
+        load_base(7)
+    with pytest.raises(ModelError, match=r"embeds 100 tokens, but its tokenizer has ids up to 258"):
+        make_tiny_base(vocab_size=100, eos_token_id=1)
+    tiny_base.tokenizer.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(ModelError, match=r"refuses a user turn"):
+        freeze(tiny_base.model, tiny_base.tokenizer)
+
+
+def test_a_head_of_more_than_one_matrix_is_refused(tiny_base):
+    tiny_base.model.lm_head.register_forward_hook(lambda *_: None)
+    freeze(tiny_base.model, tiny_base.tokenizer)
+    forward = tiny_base.model.forward
+
+    def shifted(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = out.logits.roll(1, -1)
+        return out
+
+    tiny_base.model.forward = shifted
+    with pytest.raises(ModelError, match="more to its logits"):
+        freeze(tiny_base.model, tiny_base.tokenizer)
+
+
+def test_longrope_bounds_the_context():
+    scaling = {"rope_type": "longrope", "short_factor": [1.0] * 6, "long_factor": [2.0] * 6,
+               "original_max_position_embeddings": 64, "factor": 32.0,
+               "rope_theta": 1e4}  # fmt: skip
+    base = make_tiny_base(rope_parameters=scaling)
+    assert base.context == 64
+    with pytest.raises(ValueError, match="context of 64"):
+        generate(base, None, [Job(None, [1] * 60, 5, 0)])

@@ -1,0 +1,123 @@
+"""What a base model must be, so that it is decoded and learned from as Transformers would do it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from agents.prompts import PromptError, chat_ids
+
+_ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+# What models do to the logits that leave their output layer, and the value that does nothing.
+_LOGIT_OPTIONS = {
+    "final_logit_softcapping": None,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "lm_head_multiplier": 1.0,
+}
+
+
+class ModelError(ValueError):
+    """A base model that cannot be found or read."""
+
+
+def backbone(model: Any) -> nn.Module:
+    """The model without its output layer: token ids in, hidden states ``[rows, T, width]`` out."""
+    return getattr(model, model.base_model_prefix)
+
+
+def window(config: Any) -> int | None:
+    """The sliding window of a model's layers, where one of them has any."""
+    kinds: list[str] | None = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def switch(config: Any) -> int | None:
+    """The length above which a model turns its positions otherwise, where there is one."""
+    scaling: Any = (
+        getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    )
+    parts = [scaling, *(part for part in scaling.values() if isinstance(part, dict))]
+    limits: list[int | None] = []
+    for part in parts:
+        if {part.get("rope_type"), part.get("type")} & {"longrope", "su", "dynamic"}:
+            original = part.get("original_max_position_embeddings")
+            original = original or getattr(config, "original_max_position_embeddings", None)
+            limits.append(original or config.max_position_embeddings)
+    return min((limit for limit in limits if limit), default=None)
+
+
+def check_complete(info: Any, name: str) -> None:
+    """Refuse a checkpoint that leaves weights to chance; tied weights are not missing."""
+    missing = sorted(map(str, info["missing_keys"]))
+    others = sorted(str(key[0]) for key in info["mismatched_keys"])
+    for keys, fault in ((missing, "lacks"), (others, "has another shape for")):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise ModelError(
+                f"model: {name!r} {fault} the weights {keys[0]}{more}, which would be random; "
+                "expected a checkpoint of the whole model that config.json describes"
+            )
+
+
+def check_output(model: Any, tokenizer: Any, name: str) -> None:
+    """Refuse a model whose logits are not its output layer's of its last hidden states.
+
+    Raises:
+        ModelError: If so, or if the tokenizer has tokens that the model does not.
+    """
+    what = f"model: {name!r} ({model.config.model_type})"
+    expected = "expected a decoder such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
+    embedding = model.get_input_embeddings().weight
+    rows = embedding.shape[0]
+    if tokenizer is not None:
+        try:
+            chat_ids(tokenizer, "a")  # a chat template that fails is said now
+        except PromptError as error:
+            raise ModelError(f"model: {name!r}: {error}") from error
+        highest = max(tokenizer.get_vocab().values(), default=0)
+        if highest >= rows:
+            raise ModelError(
+                f"{what} embeds {rows} tokens, but its tokenizer has ids up to {highest}; expected "
+                "the model's own tokenizer"
+            )
+    head = model.get_output_embeddings()
+    if head is None or not hasattr(model, model.base_model_prefix or "?"):
+        raise ModelError(f"{what} has no output layer over a backbone; {expected}")
+    ids = torch.linspace(0, rows - 1, 7, device=embedding.device).long()[None]
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        ours = head(backbone(model)(input_ids=ids, use_cache=False)[0]).float()
+    if ours.shape != logits.shape or (ours - logits).abs().max() > 2e-2 * logits.abs().max():
+        raise ModelError(f"{what} does more to its logits than its one output layer; {expected}")
+
+
+def check_kind(model: Any, name: str) -> None:
+    """Refuse models that decoding and learning would get wrong.
+
+    Both take logits straight from the output layer, give masks that only PyTorch's own attention
+    reads, and keep keys and values of every token.
+    """
+    config = model.config.get_text_config()
+    what = f"model: {name!r} ({config.model_type})"
+    expected = "expected a model such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
+    kinds = set(getattr(config, "layer_types", None) or ()) - _ATTENTION_KINDS
+    if kinds:
+        raise ModelError(f"{what} has layers of kind {min(kinds)}; {expected}")
+    if config._attn_implementation != "sdpa":
+        raise ModelError(
+            f"{what} computes attention by {config._attn_implementation!r}, expected 'sdpa', "
+            "without which prompts of different lengths cannot share a batch; load it with "
+            "attn_implementation='sdpa' where it allows that"
+        )
+    for option, plain in _LOGIT_OPTIONS.items():
+        value = getattr(config, option, None)
+        if value is not None and value != plain:
+            raise ModelError(
+                f"{what} changes its logits after its output layer ({option} is {value}); "
+                f"{expected}"
+            )
