@@ -4,9 +4,12 @@
 fixed, by default alphanumeric, character set. What a text means is not the space's concern.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import multiprocessing
+from collections.abc import Iterable, Sequence
+from ctypes import c_uint8
+from typing import Any, overload
 
+import gymnasium.vector.utils.shared_memory as shared_memory
 import numpy as np
 from gymnasium.spaces import Space
 
@@ -14,6 +17,9 @@ _WORDS = (
     "A", "B", "tie", "the", "answer", "is", "because", "so", "x", "=", "+", "≤", "π", "½", "né",
     "答え", "\\boxed{7}", "####", "Answer:", "Verdict:", "\n",
 )  # fmt: skip
+
+_SHARED_BYTES = 1 << 20  # of UTF-8, for each text without a length limit
+_LENGTH = 8  # bytes that hold how many of them are in use
 
 
 class UnicodeText(Space[str]):
@@ -79,3 +85,56 @@ class UnicodeText(Space[str]):
 
     def __repr__(self) -> str:
         return f"UnicodeText(max_length={self.max_length})"
+
+
+class SharedTexts(Sequence[str]):
+    """The texts in shared memory as they are now, one for each environment."""
+
+    def __init__(self, memory: Any, n: int) -> None:
+        self._rows = np.frombuffer(memory.get_obj(), dtype=np.uint8).reshape(n, -1)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        row = self._rows[index]
+        used = int.from_bytes(row[:_LENGTH].tobytes(), "little")
+        return row[_LENGTH : _LENGTH + used].tobytes().decode("utf-8", "surrogatepass")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        return tuple(self)
+
+
+def _create(space: UnicodeText, n: int = 1, ctx: Any = multiprocessing) -> Any:
+    size = _SHARED_BYTES if space.max_length is None else 4 * space.max_length
+    return ctx.Array(c_uint8, n * (_LENGTH + size))
+
+
+def _read(space: UnicodeText, memory: Any, n: int = 1) -> Any:
+    del space
+    return SharedTexts(memory, n)
+
+
+def _write(space: UnicodeText, index: int, value: str, memory: Any) -> None:
+    size = _LENGTH + (_SHARED_BYTES if space.max_length is None else 4 * space.max_length)
+    text = value.encode("utf-8", "surrogatepass")
+    if len(text) > size - _LENGTH:
+        raise ValueError(
+            f"a text must be at most {size - _LENGTH} bytes long in shared memory, got "
+            f"{len(text)}: make the vector environment with shared_memory=False"
+        )
+    row = np.frombuffer(memory.get_obj(), dtype=np.uint8)[index * size : (index + 1) * size]
+    row[:_LENGTH] = np.frombuffer(len(text).to_bytes(_LENGTH, "little"), dtype=np.uint8)
+    row[_LENGTH : _LENGTH + len(text)] = np.frombuffer(text, dtype=np.uint8)
+
+
+# Gymnasium's own are for its `Text`, of a fixed character set, and are read only once.
+shared_memory.create_shared_memory.register(UnicodeText)(_create)
+shared_memory.read_from_shared_memory.register(UnicodeText)(_read)
+shared_memory.write_to_shared_memory.register(UnicodeText)(_write)
