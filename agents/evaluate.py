@@ -4,12 +4,12 @@ Agents answer each problem once; nobody judges anybody. The vote is the most fre
 of the agents. Not covered here: few-shot prompts, pass@k, comparisons with other harnesses.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from agents.figures import vote_share
 from agents.policy import Policy, Request, ask
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed
@@ -42,8 +42,8 @@ class EvaluationResult:
         problems: What they were asked.
         scores: Agent to its score.
         mean: Mean accuracy of the agents.
-        vote: Accuracy of the most frequent final answer, None for a single agent. Ties go to the
-            answer given by the agent named first.
+        vote: Accuracy of the most frequent final answer, None for a single agent. A tie
+            counts the share of its answers that are right; see `figures.vote_share`.
     """
 
     problems: tuple[Problem, ...]
@@ -122,10 +122,9 @@ def evaluate(
 
 def _vote(scores: Sequence[AgentScore]) -> float:
     """Accuracy of the most frequent extracted answer."""
-    right = 0
+    right = 0.0
     for grades in zip(*(score.grades for score in scores), strict=True):
-        counts = Counter(grade.extracted for grade in grades if grade.extracted is not None)
-        if counts:
-            winner = counts.most_common(1)[0][0]
-            right += any(grade.correct for grade in grades if grade.extracted == winner)
+        right += vote_share(
+            [grade.extracted for grade in grades], [bool(grade.correct) for grade in grades]
+        )
     return right / len(scores[0].grades)

@@ -32,9 +32,10 @@ class Estimate:
 
     Attributes:
         value: The mean.
-        standard_error: Standard deviation over problems (divisor n) by the root of n; for one
-            reply a problem that is ``sqrt(p (1 - p) / n)``. Replies to one problem are not taken
-            as independent.
+        standard_error: Standard deviation over problems (divisor n - 1) by the root of n; for
+            one reply a problem that is ``sqrt(p (1 - p) / (n - 1))``. Replies to one problem are
+            not taken as independent. 0 where all values are equal, or there is but one: then it
+            says nothing, and tables leave it out.
     """
 
     value: float
@@ -44,7 +45,9 @@ class Estimate:
     def of(cls, values: Sequence[float]) -> "Estimate":
         """Estimate from one value per problem, at least one."""
         array = np.asarray(values, dtype=np.float64)
-        return cls(float(array.mean()), float(array.std() / math.sqrt(len(array))))
+        # Equal values have a deviation of 0 but for rounding, a single one has none.
+        spread = 0.0 if array.min() == array.max() else float(array.std(ddof=1))
+        return cls(float(array.mean()), spread / math.sqrt(len(array)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Figures:
         mean: Mean accuracy of the population's agents.
         best: The population's most accurate agent, the first of equals. Chosen on these very
             problems, so its accuracy flatters it.
-        vote: Accuracy of the most frequent answer of the population.
+        vote: Accuracy of the most frequent answer of the population; see `vote_share`.
         weighted_vote: The same with a weight for each agent; None without weights.
         pass_at_k: Entry k - 1 is the chance that at least one of k replies, drawn without
             replacement from all of the population's, is right; k = 1 to their number.
@@ -156,22 +159,47 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def elected(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> str | None:
-    """Return the answer with the largest sum of weights, the first given among equals.
+    """Return the answer with the largest sum of weights, in a tie the first as texts are sorted.
 
-    Replies without an answer do not vote; None if none has one, or all weights are 0.
+    The order of agents decides nothing. Replies without an answer do not vote; None if none has
+    one, or all weights are 0.
 
     Args:
         answers: One for each reply.
         weights: One for each reply; None for equal ones.
     """
+    return min(leaders(answers, weights), default=None)
+
+
+def leaders(
+    answers: Sequence[str | None], weights: Sequence[float] | None = None
+) -> tuple[str, ...]:
+    """Return all answers with the largest sum of weights: several in a tie, none without a vote."""
     sums: dict[str, list[float]] = {}
     for i, answer in enumerate(answers):
         if answer is not None:
             sums.setdefault(answer, []).append(1.0 if weights is None else weights[i])
     # fsum, so that equal weights added in another order are still a tie.
     totals = {answer: math.fsum(parts) for answer, parts in sums.items()}
-    best = max(totals, key=lambda answer: totals[answer], default=None)
-    return best if best is not None and totals[best] > 0 else None
+    most = max(totals.values(), default=0.0)
+    return tuple(answer for answer, total in totals.items() if total == most > 0)
+
+
+def vote_share(
+    answers: Sequence[str | None], right: Sequence[bool], weights: Sequence[float] | None = None
+) -> float:
+    """Return how right a vote is: 1 or 0, and in a tie the share of the tied answers that are.
+
+    That is what drawing one of them would earn on average, whoever gave it first.
+
+    Args:
+        answers: One for each reply.
+        right: Whether each reply is right.
+        weights: One for each reply; None for equal ones.
+    """
+    tied = leaders(answers, weights)
+    good = {answer for answer, correct in zip(answers, right, strict=True) if correct}
+    return sum(answer in good for answer in tied) / len(tied) if tied else 0.0
 
 
 def agreement(first: Marks, second: Marks) -> float:
@@ -204,9 +232,9 @@ def difference(first: Sequence[Marks], second: Sequence[Marks]) -> Estimate:
 
 
 def _elected(replies: Sequence[Mark], weights: Sequence[float]) -> float:
-    winner = elected([mark.answer for mark in replies], weights)
-    right = any(mark.correct for mark in replies if mark.answer == winner)
-    return float(winner is not None and right)
+    return vote_share(
+        [mark.answer for mark in replies], [mark.correct for mark in replies], weights
+    )
 
 
 def _share(flags: Any) -> float:

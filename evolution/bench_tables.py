@@ -27,7 +27,7 @@ def heading(result: BenchmarkResult) -> str:
 
 def result_table(result: BenchmarkResult) -> Table:
     """Return a row for every entrant and for the population's mean, best and votes."""
-    table = Table(caption="accuracy ± s.e.")
+    table = Table(caption="accuracy ± s.e.; the best is chosen on these very problems")
     table.add_column("who", max_width=_NAME_WIDTH, overflow="fold")
     for rule in result.figures:
         table.add_column(_SHORT.get(rule, rule), justify="right", no_wrap=True)
@@ -117,7 +117,9 @@ def forgetting_table(results: Sequence[BenchmarkResult], outside: Collection[str
 
 
 def estimate_text(estimate: Estimate | None) -> str:
-    """Return an estimate as ``0.523 ±.044``."""
+    """Return an estimate as ``0.523 ±.044``, without an error where none can be told."""
     if estimate is None:
         return ""
+    if estimate.standard_error == 0:  # all values are equal, which is no exactness
+        return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} ±{estimate.standard_error:.3f}".replace("±0.", "±.")

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from agents.evaluate import AgentScore, evaluate
-from agents.figures import Estimate, elected
+from agents.figures import Estimate, vote_share
 from agents.models import BaseModel
 from agents.population import BASE
 from evolution.entrants import load_entrants
@@ -63,9 +63,8 @@ def _votes(members: Sequence[AgentScore]) -> list[float]:
     """Whether the most frequent answer to each problem is right."""
     right: list[float] = []
     for grades in zip(*(score.grades for score in members), strict=True):
-        winner = elected([grade.extracted for grade in grades])
-        correct = any(grade.correct for grade in grades if grade.extracted == winner)
-        right.append(float(winner is not None and correct))
+        answers = [grade.extracted for grade in grades]
+        right.append(vote_share(answers, [bool(grade.correct) for grade in grades]))
     return right
 
 

@@ -16,7 +16,7 @@ def marks(text, gold="1"):
 def test_accuracy_and_its_standard_error():
     result = figures({"a": marks("1112")}, ["a"])
     assert result.accuracy["a"].value == 0.75
-    assert result.accuracy["a"].standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+    assert result.accuracy["a"].standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
     assert result.agreement is None
     assert result.pairs == {}
 
@@ -24,14 +24,14 @@ def test_accuracy_and_its_standard_error():
 def test_replies_to_one_problem_are_not_independent():
     rows = [[Mark("1", True)] * 4, [Mark("2", False)] * 4]
     result = figures({"a": rows}, ["a"])
-    assert result.accuracy["a"] == Estimate(0.5, pytest.approx(0.5 / math.sqrt(2)))
+    assert result.accuracy["a"] == Estimate(0.5, pytest.approx(0.5))
 
 
 def test_mean_best_and_answered():
     result = figures({"base": marks("2222"), "a": marks("11--"), "b": marks("1112")}, ["a", "b"])
     assert result.mean.value == pytest.approx((0.5 + 0.75) / 2)
     assert result.mean.standard_error == pytest.approx(
-        math.sqrt(sum((x - 0.625) ** 2 for x in (1, 1, 0.5, 0)) / 4 / 4)
+        math.sqrt(sum((x - 0.625) ** 2 for x in (1, 1, 0.5, 0)) / 3 / 4)
     )
     assert result.best == "b"
     assert result.answered == {"base": 1.0, "a": 0.5, "b": 1.0}
@@ -46,18 +46,18 @@ def test_best_of_equals_is_the_first():
     ("answers", "weights", "winner"),
     [
         (["2", "1", "1"], None, "1"),
-        (["2", "1"], None, "2"),  # a tie goes to the first given
+        (["2", "1"], None, "1"),  # a tie goes by the text, whoever is first
         (["1", "2"], None, "1"),
         ([None, None, "3"], None, "3"),
         ([None, None], None, None),
         ([], None, None),
         (["2", "1", "1"], [3.0, 1.0, 1.0], "2"),
-        (["2", "1", "1"], [2.0, 1.0, 1.0], "2"),
+        (["2", "1", "1"], [2.0, 1.0, 1.0], "1"),
         (["2", "1", "1"], [1.9, 1.0, 1.0], "1"),
         (["2", "1"], [0.0, 0.5], "1"),
         (["2"], [0.0], None),
         # 0.1 + 0.2 + 0.3 is 0.3 + 0.2 + 0.1, whatever the order
-        (["2", "2", "2", "1", "1", "1"], [0.1, 0.2, 0.3, 0.3, 0.2, 0.1], "2"),
+        (["2", "2", "2", "1", "1", "1"], [0.1, 0.2, 0.3, 0.3, 0.2, 0.1], "1"),
     ],
 )
 def test_who_is_elected(answers, weights, winner):
@@ -83,7 +83,8 @@ def test_every_sample_votes_with_its_agents_weight():
         "b": [[Mark("2", False)] * 3],
     }
     assert figures(rows, ["a", "b"]).vote.value == 0
-    assert figures(rows, ["a", "b"], {"a": 3.0, "b": 1.0}).weighted_vote.value == 1
+    assert figures(rows, ["a", "b"], {"a": 4.0, "b": 1.0}).weighted_vote.value == 1
+    assert figures(rows, ["a", "b"], {"a": 3.0, "b": 1.0}).weighted_vote.value == 0.5  # 6 to 6
 
 
 @pytest.mark.parametrize("weights", [{}, {"a": -1.0}, {"a": math.nan}])
@@ -132,5 +133,17 @@ def test_difference_is_paired():
     change = difference([marks("1121"), marks("1111")], [marks("1122")])
     assert change.value == pytest.approx((0 + 0 + 0.5 + 1) / 4)
     assert change.standard_error == pytest.approx(
-        math.sqrt(sum((x - 0.375) ** 2 for x in (0, 0, 0.5, 1)) / 4 / 4)
+        math.sqrt(sum((x - 0.375) ** 2 for x in (0, 0, 0.5, 1)) / 3 / 4)
     )
+
+
+def test_a_tie_earns_what_drawing_one_of_its_answers_would():
+    for first, second in (("a", "b"), ("b", "a")):
+        result = figures({first: marks("11"), second: marks("22")}, [first, second])
+        assert result.vote.value == 0.5
+    assert figures({"a": marks("1"), "b": marks("-")}, ["a", "b"]).vote.value == 1
+
+
+def test_equal_values_have_no_standard_error():
+    assert Estimate.of([0.1] * 7).standard_error == 0
+    assert Estimate.of([1.0]).standard_error == 0

@@ -230,7 +230,7 @@ def test_figures_by_hand():
     accuracy = {name: found[name]["accuracy"] for name in ("base", "best", "mean", "vote")}
     assert accuracy == {"base": 0.25, "best": 0.75, "mean": 0.5, "vote": 0.5}
     assert found["distilled"]["change"] == 0.75
-    error = np.std([1, 1, 0, 1]) / 2
+    error = np.std([1, 1, 0, 1], ddof=1) / 2
     assert found["distilled"]["change_standard_error"] == pytest.approx(error)
     assert found["base"]["change_standard_error"] == 0
 
