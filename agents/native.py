@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from agents.compiling import NativeError, load
 
 _SOURCE = Path(__file__).with_name("native.c")
+_SYMBOLS = tuple(
+    f"populora_{name}" for name in ("block", "layers", "width", "update", "gram", "mix", "look_up")
+)
 
 _log = logging.getLogger(__name__)
 
@@ -276,7 +279,7 @@ def kernel() -> Kernel | None:
     """The kernel, compiled if need be; None where there is none on this machine."""
     try:
         return build()
-    except (NativeError, OSError, subprocess.SubprocessError) as error:
+    except (NativeError, OSError, subprocess.SubprocessError, UnicodeError) as error:
         _log.info("no compiled kernel (%s); adapters are multiplied by PyTorch", error)
         return None
 
@@ -289,7 +292,11 @@ def build() -> Kernel:
         OSError: If files cannot be written or loaded.
         subprocess.SubprocessError: If the compiler takes too long.
     """
-    made = Kernel(*load(_SOURCE))
+    library, compiler = load(_SOURCE, _SYMBOLS)
+    try:
+        made = Kernel(library, compiler)
+    except (AttributeError, ValueError) as error:
+        raise NativeError(f"what was compiled lacks a part ({error})") from error
     _prove(made)
     return made
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
+import shutil
 import stat
 
 import pytest
@@ -201,6 +204,79 @@ def test_without_a_compiler_there_is_none_and_no_error(monkeypatch, tmp_path, ti
     assert torch.isfinite(logits(tiny_base, lora, torch.tensor([[1]]), Layout((0,), 1))).all()
 
 
+def kept(tmp_path):
+    (file,) = tmp_path.glob("cache/*/*.so")
+    return file
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: os.truncate(file, file.stat().st_size // 2),
+        lambda file: os.truncate(file, 0),
+        lambda file: file.chmod(0o666),
+        lambda file: file.chmod(0o770),
+        lambda file: file.parent.chmod(0o777),
+        lambda file: os.chown(file, 12345, 12345),
+        lambda file: os.chown(file.parent, 12345, 12345),
+        lambda file: file.write_bytes(b"\x7fELF junk"),
+        lambda file: file.rename(file.parent / "x") and file.symlink_to(file.parent / "x"),
+        lambda file: file.write_bytes(b"none" + hashlib.sha256(b"none").digest()),
+    ],
+)
+@needs_kernel
+def test_a_cached_library_that_is_not_ours_or_not_whole_is_compiled_again(
+    monkeypatch, tmp_path, spoil
+):
+    source = tmp_path / "small.c"
+    source.write_text("const int populora_part = 5;")
+    monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
+    compiling.load(source, ["populora_part"])
+    file = kept(tmp_path)
+    copy = shutil.copy(file, tmp_path / "copy")  # the first one is in this process's memory
+    os.replace(copy, file)
+    try:
+        spoil(file)
+    except PermissionError:
+        pytest.skip("needs root")
+    compiled = []
+    real = compiling._compile
+    monkeypatch.setattr(compiling, "_compile", lambda *a: (compiled.append(a), real(*a)))
+    library, _ = compiling.load(source, ["populora_part"])
+    assert ctypes.c_int.in_dll(library, "populora_part").value == 5
+    assert len(compiled) == 1
+
+
+@needs_kernel
+@pytest.mark.parametrize("command", ["'", "gcc 'x", "/", "no-such-compiler", "gcc -E", "false"])
+def test_an_odd_compiler_raises_nothing(monkeypatch, tmp_path, command):
+    monkeypatch.setenv("CC", command)
+    monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "kernel", native.kernel.__wrapped__)
+    made = native.kernel()
+    assert made is None or made.compiler.startswith("GCC")
+
+
+@needs_kernel
+def test_what_a_compiler_says_may_be_any_bytes_and_no_version(monkeypatch, tmp_path):
+    says = (
+        'case "$*" in *-dM*) gcc "$@" | grep -v __VERSION__; printf "\\377\\n";; '
+        '*) printf "\\377" >&2; exec gcc "$@";; esac'
+    )
+    monkeypatch.setenv("CC", script(tmp_path / "cc", says))
+    monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
+    assert native.build().compiler == "GCC"
+
+
+@needs_kernel
+def test_without_a_home_folder_it_is_compiled_for_now(monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compiling, "cache_folder", nowhere)
+    assert native.build().compiler.startswith("GCC")
+
+
 def script(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IEXEC)
@@ -232,7 +308,7 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, tmp_path
 def test_it_is_compiled_once_into_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("POPULORA_CACHE", str(tmp_path))
     native.build()
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*/*")
     monkeypatch.setattr(compiling, "_compile", lambda *_: pytest.fail("compiled again"))
     assert native.build().compiler.startswith("GCC")
     assert file.name.startswith("native-")
