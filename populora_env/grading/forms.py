@@ -139,6 +139,10 @@ def _choices(gold: str, answer: str) -> bool | None:
     if not wrapped and not right[1].isupper():
         return None  # a variable
     chosen = _CHOSEN.fullmatch(_TEXT.sub(r"\1", answer).strip())
+    offered = {letter.upper() for letter in re.findall(r"\(([A-Za-z])\)", answer)}
+    offered |= {letter for letter in re.findall(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])", answer)}
+    if wrapped and len(offered) > 1:
+        return False  # "(A) or (B)" chooses nothing
     if chosen is None:
         return False if wrapped else None
     letter = chosen[1] or chosen[2] or chosen[3]
@@ -197,7 +201,9 @@ def _lists(gold: str, answer: str) -> bool | None:
         return None
     if opened == "(":
         return numbers == shown
-    return set(numbers) == set(shown)
+    if "{" in (opened, began):
+        return set(numbers) == set(shown)
+    return sorted(numbers) == sorted(shown)
 
 
 def _bracketed(expression: str) -> tuple[str, str, str]:
