@@ -1,12 +1,69 @@
-"""A tiny random Llama with a byte-level tokenizer, made afresh; nothing is downloaded."""
+"""One thread, no global randomness, and a tiny random Llama made afresh; nothing is downloaded."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A tiny model's matrices are over before a second thread has woken: threads that spin between
+# them only take the machine from whatever runs beside the tests. OpenMP reads these when torch is
+# imported, and the commands that the tests start inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import numpy as np
 import pytest
+
+
+def global_random_states() -> dict[str, bytes]:
+    """What the generators that the whole process shares would draw next, by their owner."""
+    key, position = np.random.get_state()[1:3]  # noqa: NPY002
+    states = {
+        "random": repr(random.getstate()).encode(),
+        "numpy.random": key.tobytes() + str(position).encode(),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        states["torch"] = torch.get_rng_state().numpy().tobytes()
+    return states
+
+
+def drawn_from(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+    """The shared generators that moved; torch's is at its beginning when a test imports it."""
+    if "torch" in after and "torch" not in before:
+        before = {**before, "torch": sys.modules["torch"].Generator().get_state().numpy().tobytes()}
+    return [name for name, state in after.items() if state != before[name]]
+
+
+@pytest.fixture(autouse=True)
+def no_global_randomness():
+    """Fail a test that draws from a shared generator: it would hang on the tests before it."""
+    before = global_random_states()
+    yield
+    if drawn := drawn_from(before, global_random_states()):
+        pytest.fail(
+            f"the test moved the global generator of {', '.join(drawn)}: draw from a generator"
+            " with a seed, or fork and restore the state around a library that draws",
+            pytrace=False,
+        )
+
+
+@pytest.fixture
+def shared_generators():
+    """The shared generators, seeded for a library that draws from them, and put back after."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    torch = sys.modules.get("torch")  # the core's tests do without it
+    with contextlib.nullcontext() if torch is None else torch.random.fork_rng():
+        if torch is not None:
+            torch.manual_seed(7)
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
 
 
 def make_tiny_base(**overrides):

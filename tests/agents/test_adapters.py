@@ -13,6 +13,9 @@ from agents.learners import LearnerConfig, PolicyGradient, Sample
 from agents.population import LoraPopulation
 from tests.agents.helpers import randomise
 
+# PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
 
 def relative_error(a, b):
     return ((a - b).float().norm() / b.float().norm()).item()
@@ -43,7 +46,7 @@ def hash_of(model):
 
 
 def test_newborn_adapters_leave_the_logits_unchanged(tiny_base):
-    ids = torch.randint(0, 200, (6, 9))
+    ids = torch.randint(0, 200, (6, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = tiny_base.model(ids).logits
     lora = StackedLora(tiny_base.model, 3, 4)
@@ -61,7 +64,7 @@ def test_forward_and_gradients_equal_each_adapter_alone_in_peft(
     population = LoraPopulation(tiny_base, 3, rank, alpha, targets)
     lora = own_factors(population.lora)
     folders = population.save_adapters(tmp_path)
-    ids = torch.randint(0, 200, (6, 11))
+    ids = torch.randint(0, 200, (6, 11), generator=torch.Generator().manual_seed(1))
     with lora.active(Layout((0, 1, 2), 2)):
         ours = tiny_base.model(ids).logits
     ours.square().mean(dim=(1, 2)).sum().backward()
@@ -101,7 +104,7 @@ def test_a_bfloat16_base_equals_plain_peft(tiny_base, tmp_path, adapters, cast):
     lora = randomise(population.lora)
     assert {p.dtype for p in lora.parameters()} == {adapters or torch.bfloat16}
     folders = population.save_adapters(tmp_path)
-    ids = torch.randint(0, 200, (2, 9))
+    ids = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(2))
     with lora.active(Layout((0, 1), 1)):
         ours = tiny_base.model(ids).logits
     ours.float().square().mean().backward()
@@ -140,7 +143,7 @@ def test_real_model_forward_equals_plain_peft(smollm, tmp_path):
 
 def test_any_subset_and_order_of_agents(tiny_base):
     lora = own_factors(StackedLora(tiny_base.model, 4, (2, 1, 2, 3), (1.0, 2.0, 3.0, 4.0)))
-    ids = torch.randint(0, 200, (4, 5))
+    ids = torch.randint(0, 200, (4, 5), generator=torch.Generator().manual_seed(3))
     everyone = logits(tiny_base, lora, ids, Layout((0, 1, 2, 3), 1))
     some = logits(tiny_base, lora, ids[[3, 1]], Layout((3, 1), 1))
     assert relative_error(some, everyone[[3, 1]]) < 1e-5
@@ -148,7 +151,7 @@ def test_any_subset_and_order_of_agents(tiny_base):
 
 def test_each_agent_gets_only_its_own_gradient(tiny_base):
     lora = randomise(StackedLora(tiny_base.model, 3, 2))
-    ids = torch.randint(0, 200, (3, 5))
+    ids = torch.randint(0, 200, (3, 5), generator=torch.Generator().manual_seed(4))
     with lora.active(Layout((0, 1, 2), 1)):
         tiny_base.model(ids).logits[1].square().mean().backward()
     for parameter in lora.parameters():
@@ -243,7 +246,7 @@ def test_the_base_is_never_written(tiny_base):
 
 
 def test_detached_adapters_can_be_attached_again(tiny_base):
-    ids = torch.randint(0, 200, (2, 5))
+    ids = torch.randint(0, 200, (2, 5), generator=torch.Generator().manual_seed(5))
     plain = tiny_base.model(ids).logits
     lora = randomise(StackedLora(tiny_base.model, 2, 2))
     with_adapters = logits(tiny_base, lora, ids, Layout((0, 1), 1))
@@ -261,7 +264,7 @@ def test_a_model_carries_one_population(tiny_base):
             attach()
     lora.detach()
     other = randomise(StackedLora(tiny_base.model, 1, 2))
-    ids = torch.randint(0, 200, (1, 5))
+    ids = torch.randint(0, 200, (1, 5), generator=torch.Generator().manual_seed(6))
     before = logits(tiny_base, other, ids, Layout((0,), 1))
     lora.detach()  # again: must leave the other population where it is
     assert torch.equal(logits(tiny_base, other, ids, Layout((0,), 1)), before)

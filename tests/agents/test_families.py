@@ -15,6 +15,9 @@ from agents.population import LoraPopulation
 from populora_env.records import Phase
 from tests.agents.helpers import randomise
 
+# PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
 # Family: its configuration class, and what a tiny one needs besides the common sizes.
 FAMILIES = {
     "llama": ("LlamaConfig", {}),
@@ -57,9 +60,10 @@ def tiny_model(tokenizer, kind, **settings):
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = transformers.AutoModelForCausalLM.from_config(config)
+        drawn = torch.Generator().manual_seed(5)
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
-                parameter.data += 0.3 * torch.randn(parameter.shape)
+                parameter.data += 0.3 * torch.randn(parameter.shape, generator=drawn)
         model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 2.5
     return model
 
@@ -94,7 +98,7 @@ def reference(peft, prompt_ids, limit, end):
 def test_logits_and_gradients_equal_plain_peft(population, tmp_path):
     lora, model = population.lora, population.base.model
     folders = population.save_adapters(tmp_path)
-    ids = torch.randint(0, 200, (2 * AGENTS, 11))
+    ids = torch.randint(0, 200, (2 * AGENTS, 11), generator=torch.Generator().manual_seed(1))
     with lora.active(Layout(tuple(range(AGENTS)), 2)):
         ours = model(ids).logits
     ours.log_softmax(-1)[..., 7].sum().backward()
@@ -149,7 +153,7 @@ def test_a_sliding_window_bounds_the_context(tiny_base):
     model = tiny_model(tiny_base.tokenizer, "MistralConfig", sliding_window=20)
     base = freeze(model, tiny_base.tokenizer, name="m")
     assert base.context == 20
-    ids = torch.randint(0, 200, (1, 22))
+    ids = torch.randint(0, 200, (1, 22), generator=torch.Generator().manual_seed(2))
     # Past the window the model itself looks at other tokens than all before.
     free = tiny_model(tiny_base.tokenizer, "MistralConfig", sliding_window=None)
     assert torch.allclose(model(ids).logits[:, :20], free(ids).logits[:, :20], atol=1e-4)

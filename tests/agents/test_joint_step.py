@@ -12,6 +12,9 @@ from agents.population import LoraPopulation
 from tests.agents.helpers import randomise
 from tests.conftest import make_tiny_base
 
+# PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
 SIZE = 3
 
 

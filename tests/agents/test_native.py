@@ -16,6 +16,9 @@ from agents import compiling, native
 from agents.adapters import Layout, RowLayout, StackedLora
 from tests.agents.helpers import randomise
 
+# PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
 needs_kernel = pytest.mark.skipif(native.kernel() is None, reason="no GCC on this machine")
 LAYOUTS = [
     Layout((0, 1, 2), 3),
@@ -51,7 +54,9 @@ def test_the_kernel_computes_what_pytorch_does(
 ):
     lora = randomise(StackedLora(tiny_base.model, 3, rank, alpha, targets))
     lora.enforce_ranks()
-    ids = torch.randint(0, 200, (rows_of(layout), tokens))
+    ids = torch.randint(
+        0, 200, (rows_of(layout), tokens), generator=torch.Generator().manual_seed(0)
+    )
     ours, plain = with_and_without(tiny_base, lora, ids, layout, monkeypatch)
     assert not torch.equal(ours, plain)  # other code, other rounding
     assert ((ours - plain).norm() / plain.norm()).item() <= 1e-5
@@ -112,7 +117,10 @@ class Siblings(nn.Module):
 def test_siblings_may_be_called_in_any_order_and_with_other_inputs(monkeypatch):
     model = Siblings()
     lora = randomise(StackedLora(model, 2, 4))
-    x, other = torch.randn(2, 1, 16), torch.randn(2, 1, 16)
+    x, other = (
+        torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(1)),
+        torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(2)),
+    )
     calls = [
         (model.v_proj, x), (model.q_proj, x), (model.q_proj, x), (model.k_proj, other),
         (model.k_proj, x), (model.v_proj, other), (model.v_proj, other),

@@ -238,8 +238,14 @@ def test_what_was_read_says_which_layers_it_adapts(tiny_base, tmp_path):
 
 def test_written_and_read_factors_are_the_same(tmp_path):
     factors = {
-        "a.b": (torch.rand(2, 5), torch.rand(7, 2)),
-        "a.c": (torch.rand(2, 3), torch.rand(4, 2)),
+        "a.b": (
+            torch.rand(2, 5, generator=torch.Generator().manual_seed(0)),
+            torch.rand(7, 2, generator=torch.Generator().manual_seed(1)),
+        ),
+        "a.c": (
+            torch.rand(2, 3, generator=torch.Generator().manual_seed(2)),
+            torch.rand(4, 2, generator=torch.Generator().manual_seed(3)),
+        ),
     }
     write_adapter(tmp_path / "new", factors, alpha=3.5, dropout=0.1, base="my/base")
     adapter = read_adapter(tmp_path / "new")

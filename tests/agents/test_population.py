@@ -14,6 +14,9 @@ from populora_env import Problem, ReasoningArena
 from populora_env.records import Phase
 from tests.agents.helpers import randomise
 
+# PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
 
 @pytest.fixture
 def population(tiny_base):

@@ -10,6 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from agents.adapters import Layout, StackedLora
 from tests.agents.helpers import randomise
 
+# PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
 
 def logits(base, lora, ids, layout):
     with torch.no_grad(), lora.active(layout):
@@ -42,7 +45,7 @@ def identity_adapters(width, dropout):
 
 def test_dropout_zeroes_the_agents_share_and_scales_up_the_rest():
     model, lora = identity_adapters(64, (0.0, 0.25, 0.5))
-    x = torch.rand(3 * 40, 5, 64) + 1
+    x = torch.rand(3 * 40, 5, 64, generator=torch.Generator().manual_seed(0)) + 1
     with lora.active(Layout((0, 1, 2), 40), ("step", 1)):
         ratio = (model(x) / x).detach().view(3, -1)
     for seen, rate in zip(ratio, lora.dropout, strict=True):
@@ -52,6 +55,7 @@ def test_dropout_zeroes_the_agents_share_and_scales_up_the_rest():
         assert abs(dropped.float().mean().item() - rate) < 0.014 * (rate > 0) + 1e-9
 
 
+@pytest.mark.usefixtures("shared_generators")
 def test_dropout_follows_its_key_and_no_global_state():
     model, lora = identity_adapters(16, (0.5, 0.5))
     x = torch.ones(2, 3, 16)
@@ -147,7 +151,7 @@ def test_gradient_checkpointing_gives_equal_gradients(tiny_base, switch, inside,
 
 def test_checkpointing_leaves_decoding_and_the_base_alone(tiny_base):
     lora = randomise(StackedLora(tiny_base.model, 2, 2))
-    ids = torch.randint(0, 200, (2, 5))
+    ids = torch.randint(0, 200, (2, 5), generator=torch.Generator().manual_seed(1))
     before = logits(tiny_base, lora, ids, Layout((0, 1), 1))
     lora.gradient_checkpointing()
     with lora.active(Layout((0, 1), 1)):

@@ -287,6 +287,7 @@ def test_the_populora_package_decodes_the_same_tokens(bench, peer_of):
     assert peer.evolve_seconds(np.array([1.0, 2.0, 3.0])) > 0
 
 
+@pytest.mark.usefixtures("shared_generators")
 def test_peers_leave_the_global_random_state_alone(bench, peer_of):
     torch.manual_seed(3)
     state = torch.get_rng_state()

@@ -51,7 +51,10 @@ def test_result_is_canonical(factors):
 
 
 def test_a_rank_above_the_layers_own_is_padded():
-    A, B = torch.randn(1, 2, 4, 3), torch.randn(1, 2, 5, 4)
+    A, B = (
+        torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0)),
+        torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(1)),
+    )
     scale = torch.ones(2)
     new = combine(A, B, scale, torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]), scale[:1])
     assert new[0].shape == (1, 1, 4, 3)

@@ -112,9 +112,9 @@ def test_a_broken_individual_is_neither_elite_nor_champion(grader):
 def test_real_members_answer_and_the_visitor_leaves_no_trace(grader):
     population, standing, trials = make(grader, [0.02] * 4, [3, 2, 1, 0], kind=Trials)
     trials.hold(standing, LIVING, 1)
-    torch.manual_seed(0)
+    drawn = torch.Generator().manual_seed(0)
     for layer in population.lora.layers():
-        layer.B[0] = torch.randn(layer.B[0].shape)
+        layer.B[0] = torch.randn(layer.B[0].shape, generator=drawn)
     before = content_hash(population.lora, 0)
     trial = trials.hold(standing, LIVING, 2)
     assert content_hash(population.lora, 0) == before

@@ -25,6 +25,7 @@ def test_items_are_deterministic_and_seeds_do_not_overlap():
     assert not {one[at].id for at in range(50)} & {other[at].id for at in range(50)}
 
 
+@pytest.mark.usefixtures("shared_generators")
 @pytest.mark.parametrize("spec", ["procedural:pool_matrix", "procedural:list_functions"])
 def test_generators_that_use_global_random_state_neither_depend_on_it_nor_change_it(spec):
     random.seed(1)
