@@ -63,6 +63,11 @@ class TimedJudge:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_hanging": None}  # a thread is not copied
 
+    @property
+    def last_error(self) -> str | None:
+        """Why the judge inside says that it failed last; None if it does not say."""
+        return getattr(self._judge, "last_error", None)
+
     def judge(self, comparisons: Sequence[Comparison]) -> Sequence[Verdict]:
         """Ask the judge.
 
@@ -98,7 +103,8 @@ class Judgement:
 
     Attributes:
         verdicts: One for each comparison; abstentions where the judge failed.
-        failures: Number of verdicts that were missing or no `Verdict`.
+        failures: Number of verdicts that were missing, no `Verdict`, or of a judge that failed,
+            such as one whose server is down.
         error: What went wrong first, in one line; None if nothing did.
     """
 
@@ -111,7 +117,8 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
     """Ask a judge, without letting it stop the episode.
 
     A judge that raises, or returns anything but one entry for each comparison, abstains from all;
-    an entry that is no `Verdict` is one abstention.
+    an entry that is no `Verdict` is one abstention. An abstention with `ReplyStatus.FAILED` is a
+    failure too, for the reason that the judge's ``last_error`` gives, if it has one.
     """
     asked = len(comparisons)
     if not asked:
@@ -129,6 +136,10 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
     for entry in returned:
         if isinstance(entry, Verdict):
             verdicts.append(entry)
+            if entry.preference is None and entry.status is ReplyStatus.FAILED:
+                failures += 1
+                said = " ".join(storable(str(getattr(judge, "last_error", None) or "")).split())
+                error = error or f"judge failed: {said[:200] or 'it gave no reason'}"
             continue
         failures += 1
         error = error or f"judge must return Verdict objects, got {type(entry).__name__}"

@@ -121,6 +121,11 @@ class TextJudge:
         self._respond: Any = respond
         self._agent, self._max_new_tokens, self._seed = agent, max_new_tokens, seed
 
+    @property
+    def last_error(self) -> str | None:
+        """Why what answers says that it failed last; None if it does not say."""
+        return getattr(self._respond, "last_error", None)
+
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Ask for a reply to each comparison and read it.
 
@@ -154,12 +159,15 @@ class TextJudge:
             )
             for prompt in prompts
         ]
+        failed = getattr(self._respond, "failures", 0)
         replies: list[object] = list(self._respond.act(requests))
         if len(replies) != len(requests):
             raise ValueError(
                 f"{type(self._respond).__name__}.act must return {len(requests)} replies, one for "
                 f"each request, got {len(replies)}"
             )
+        if getattr(self._respond, "failures", 0) != failed:  # an empty reply is one that never came
+            return [reply if reply != "" else None for reply in replies]
         return replies
 
 
