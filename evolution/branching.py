@@ -125,7 +125,7 @@ def _curve(origin: Path, generation: int) -> list[dict[str, Any]]:
     file = origin / CURVE_FILE
     if not file.exists():
         return []
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
     return [row for row in rows if row["generation"] <= generation]
 
 

@@ -114,7 +114,8 @@ def read_changes(path: str | Path) -> list[Change]:
         return []
     found: list[Change] = []
     try:
-        for line in file.read_text(encoding="utf-8").splitlines():
+        # A note may hold U+2028, at which splitlines() would cut the row.
+        for line in filter(None, file.read_text(encoding="utf-8").split("\n")):
             row: Any = json.loads(line)
             found.append(
                 Change(int(row["generation"]), row["option"], row["from"], row["to"], row["note"])

@@ -14,8 +14,10 @@ from agents.models import BaseModel
 from agents.peft_config import folder_hint
 from agents.peft_io import common_shape
 from agents.population import BASE, CONFIG_FILE, WEIGHTS_FILE, LoraPopulation
+from evolution.changes import read_changes, with_changes
 from evolution.config import RunConfig
 from evolution.config_files import from_mapping
+from evolution.run_files import CheckpointError
 from evolution.usage import UsageError
 from populora_env.ratings import DEFAULT_SIGMA
 
@@ -64,6 +66,11 @@ def read_run(path: str | Path) -> SavedRun:
     if not numbers:
         raise UsageError(f"run: {path} holds no complete generation; wait for its first")
     last = max(numbers)
+    try:  # those that it began with are not always those it was played with
+        changes = [change for change in read_changes(path) if change.generation <= last]
+    except CheckpointError as error:
+        raise UsageError(str(error).replace("resume:", "run:", 1)) from error
+    config = with_changes(config, changes, str(path))
     folder = path / f"generation_{last:04d}" / "adapters"
     adapters = tuple(folder / f"agent_{i}" for i in range(config.size))
     return SavedRun(path, config, last, adapters, _ratings(path / "history.jsonl", last))
@@ -72,7 +79,8 @@ def read_run(path: str | Path) -> SavedRun:
 def _ratings(history: Path, generation: int) -> dict[str, float]:
     """Return the agents' ratings in a generation, from the run's history."""
     try:
-        rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+        lines = filter(None, history.read_text(encoding="utf-8").split("\n"))
+        rows = [json.loads(line) for line in lines]
         return {
             str(row["agent"]): float(row["rating"])
             for row in rows

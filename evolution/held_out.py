@@ -78,4 +78,4 @@ class HeldOutLogger:
         file = self._folder.path / CURVE_FILE
         if not file.exists():
             return []
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]

@@ -77,7 +77,7 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         )
     if options.note and saved is None:
         raise UsageError("--note: only with --resume or --branch; a new run changes no settings")
-    if options.branch and options.out == settings.out:
+    if options.branch and options.out == settings.out and not _value_of(arguments, "--out"):
         return replace(options, out=new_folder())
     return options
 

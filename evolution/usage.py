@@ -71,6 +71,8 @@ def _with_switches(options: Any, arguments: Sequence[str]) -> list[str]:
 class Interrupts:
     """Remembers Ctrl-C, which Python drops when it comes during a clean-up of its own.
 
+    SIGTERM, with which schedulers and service managers end a process, counts as Ctrl-C.
+
     A context manager. Elsewhere than in the main thread it does nothing, and neither does it where
     Ctrl-C is ignored, as in a background job.
     """
@@ -78,16 +80,22 @@ class Interrupts:
     def __init__(self) -> None:
         self._came = False
         self._before: Any = None
+        self._terminates = False
 
     def __enter__(self) -> "Interrupts":
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._note)
+        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._note)
+            self._terminates = True
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+        if self._terminates:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if it came before and was dropped."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tomllib
 
 import pytest
 
 from evolution import CheckpointError
 from evolution.branching import branch, split_branch
-from evolution.changes import read_changes
+from evolution.changes import Change, read_changes
 from evolution.cli import main
+from evolution.entrants import read_run
 from evolution.run_files import saved_generations
 from evolution.run_options import read_options
-from evolution.usage import UsageError
+from evolution.usage import Interrupts, UsageError
 from tests.conftest import make_tiny_base
 from tests.evolution.test_cli import QUICK
 from tests.evolution.test_manager import config, make
@@ -141,3 +144,43 @@ def test_the_report_shows_changes(run, tmp_path):
     assert "&lt;b&gt;broader" in text
     (new / "changes.jsonl").write_text("[]\n")
     assert main(["report", str(new), "--out", str(page)]) == 2
+
+
+@pytest.mark.parametrize("note", ["a\u2028b", "a\u2029b", "a\x85b", "a\x0cb", "a\nb\rc"])
+def test_a_note_with_any_line_end_is_read_back(tmp_path, note):
+    rows = [Change(1, "kl", 0.0, 0.1, note), Change(2, "kl", 0.1, 0.2, "")]
+    text = "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "changes.jsonl").write_text(text, encoding="utf-8")
+    assert read_changes(tmp_path) == rows
+
+
+def test_what_reads_a_run_knows_its_changed_settings(tmp_path):
+    (tmp_path / "generation_0002" / "adapters").mkdir(parents=True)
+    (tmp_path / "history.jsonl").write_text("")
+    (tmp_path / "run.toml").write_text("[config]\nsolve_tokens = 64\n")
+    rows = [Change(1, "solve_tokens", 64, 32), Change(3, "solve_tokens", 32, 16)]
+    text = "".join(json.dumps(row.to_dict()) + "\n" for row in rows)
+    (tmp_path / "changes.jsonl").write_text(text)
+    assert read_run(tmp_path).config.solve_tokens == 32  # the second was never played with
+    (tmp_path / "changes.jsonl").write_text("{\n")
+    with pytest.raises(UsageError, match=r"run: .*changes\.jsonl is damaged"):
+        read_run(tmp_path)
+
+
+def test_a_branch_goes_where_it_is_told(tmp_path):
+    (tmp_path / "generation_0000").mkdir()
+    text = f"[config]\nout = {json.dumps(str(tmp_path))}\n"
+    (tmp_path / "run.toml").write_text(text)
+    words = ["--branch", f"{tmp_path}@0"]
+    assert read_options(words).out != str(tmp_path)
+    assert read_options([*words, "--out", str(tmp_path)]).out == str(tmp_path)  # then refused
+
+
+def test_a_terminated_run_ends_like_an_interrupted_one():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert signal.getsignal(signal.SIGTERM) is before
