@@ -78,8 +78,17 @@ def pack_linears(model: nn.Module, products: Products | str = Products.FLOAT32) 
 
     Returns:
         How many layers were packed; 0 where oneDNN cannot serve this model.
+
+    Raises:
+        ValueError: If bfloat16 is asked for and this processor has no instructions that oneDNN can
+            pack such weights for.
     """
     ops = onednn()
+    if ops and products == Products.BFLOAT16 and not packs_bfloat16():
+        raise ValueError(
+            "products: got 'bfloat16', which this processor cannot multiply (oneDNN needs AVX-512 "
+            "or AVX-NE-CONVERT); use 'float32', or 'auto' to have it where it can be had"
+        )
     low = products == Products.BFLOAT16 or (products == Products.AUTO and has_bfloat16())
     dtype = torch.bfloat16 if low else torch.float32
     count = 0
@@ -94,6 +103,12 @@ def pack_linears(model: nn.Module, products: Products | str = Products.FLOAT32) 
             frozen.packed = ops._reorder_linear_weight(frozen.plain, None)
         count += 1
     return count
+
+
+def packs_bfloat16() -> bool:
+    """Whether oneDNN can lay out bfloat16 weights for this processor."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and bool(supported())
 
 
 def has_bfloat16() -> bool:

@@ -210,7 +210,10 @@ def freeze(
     check_kind(model, name)
     model.eval()
     model.requires_grad_(False)
-    pack_linears(model, products)
+    try:
+        pack_linears(model, products)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
     for module in model.modules():
         # On some processors bitsandbytes repacks a 4-bit weight at the first pass without gradients
         # into a form that no later gradient passes through, without a word.

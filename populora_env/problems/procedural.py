@@ -10,7 +10,8 @@ import difflib
 import random
 import threading
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import accumulate
 from typing import Any
@@ -31,14 +32,31 @@ _SEEDS = 2**32 - 2**20  # NumPy takes seeds below 2**32, and some generators add
 _LIST_COMMAND = "python -c 'from populora_env.problems import procedural as p; print(*p.names())'"
 
 # Generators that draw from global random state, which belongs to the whole process.
-_GLOBAL_STATE = threading.Lock()
+_GLOBAL_STATE = threading.RLock()
+
+
+@contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """Put global random state back as it was; one thread at a time."""
+    with _GLOBAL_STATE:
+        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _factory() -> Any:
+    """Return reasoning-gym's module of generators; some draw while they are imported."""
+    with _global_state_kept():
+        from reasoning_gym import factory
+    return factory
 
 
 def names() -> list[str]:
     """Return the names of all generators, sorted."""
-    from reasoning_gym.factory import DATASETS
-
-    return sorted(DATASETS)
+    return sorted(_factory().DATASETS)
 
 
 class ProceduralSource(ProblemSource):
@@ -116,14 +134,13 @@ class ProceduralSource(ProblemSource):
 
 def _generate(generator: GeneratorSpec, seed: int) -> Problem:
     """Return the problem that a generator makes from one seed."""
-    from reasoning_gym.factory import create_dataset
-
-    with _GLOBAL_STATE:
-        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with _global_state_kept():
         try:
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002
-            dataset: Any = create_dataset(generator.name, seed=seed, size=1, **generator.parameters)
+            dataset: Any = _factory().create_dataset(
+                generator.name, seed=seed, size=1, **generator.parameters
+            )
             item = dataset[0]
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
@@ -132,9 +149,6 @@ def _generate(generator: GeneratorSpec, seed: int) -> Problem:
                 f"procedural:{generator} was refused by its generator: {said[:200]} "
                 f"(its parameters: {accepted})"
             ) from error
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
     answer = str(item["answer"])
     kind = AnswerKind.TEXT if parse_number(answer, units=False) is None else AnswerKind.NUMBER
     metadata = {
@@ -150,9 +164,7 @@ def _generate(generator: GeneratorSpec, seed: int) -> Problem:
 
 def _parameters(name: str) -> list[str]:
     """Return the parameters a generator accepts; its seed and size are ours to set."""
-    from reasoning_gym.factory import DATASETS
-
-    config: Any = DATASETS[name][1]
+    config: Any = _factory().DATASETS[name][1]
     return sorted(
         entry.name for entry in fields(config) if entry.init and entry.name not in ("seed", "size")
     )
