@@ -315,9 +315,10 @@ def _converted(gguf: Path) -> Path:
     try:
         folder, file_name = str(gguf.parent), gguf.name
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=file_name, dtype=torch.float32, output_loading_info=True
         )
+        model, info = loaded
         check_complete(info, str(gguf))
         # The weights are plain floats now; the record of how they were packed forbids saving.
         model.hf_quantizer = None
