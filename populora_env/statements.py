@@ -85,7 +85,9 @@ _WORDS = (
     "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy "
     "eighty ninety"
 )
-_NUMBER_WORDS = dict(zip(_WORDS.split(), [*range(20), *range(20, 100, 10)], strict=True))
+_NUMBER_WORDS: dict[str, int] = dict(
+    zip(_WORDS.split(), [*range(20), *range(20, 100, 10)], strict=True)
+)
 _OR_WORD = re.compile(
     rf"({NUMBER_PATTERN})[ ,(]+(?:or|vs\.?) (?:maybe |perhaps |possibly )?"
     rf"({'|'.join(_NUMBER_WORDS)})\b"
