@@ -100,22 +100,22 @@ def test_adapters_beside_the_base_and_going_on(saved, capsys, tmp_path, monkeypa
 
 
 def test_interrupted_says_how_to_go_on(saved, capsys, tmp_path, monkeypatch):
-    act, calls = LoraPopulation.act, []
+    generate, calls = LoraPopulation.generate, []
 
     def once(*arguments, **options):
         calls.append(1)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return act(*arguments, **options)
+        return generate(*arguments, **options)
 
-    monkeypatch.setattr(LoraPopulation, "act", once)
+    monkeypatch.setattr(LoraPopulation, "generate", once)
     words = ["bench", SUMS, "--model", str(saved / "model"), *FAST, "--max-rows", "1",
              "--out", str(tmp_path / "out")]  # fmt: skip
     assert main(words) == 130
     said = " ".join(capsys.readouterr().out.split())
     assert "Interrupted; 2 replies are kept." in said
     assert f"--out {tmp_path / 'out'}" in said.replace(" --max", "--max")
-    monkeypatch.setattr(LoraPopulation, "act", act)
+    monkeypatch.setattr(LoraPopulation, "generate", generate)
     assert main(words) == 0
     assert len(rows_of(tmp_path / "out" / "replies.jsonl")) == 4
 
