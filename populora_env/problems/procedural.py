@@ -10,7 +10,7 @@ import difflib
 import random
 import threading
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import accumulate
@@ -36,7 +36,7 @@ _GLOBAL_STATE = threading.RLock()
 
 
 @contextmanager
-def _global_state_kept() -> Iterator[None]:
+def _global_state_kept() -> Generator[None]:
     """Put global random state back as it was; one thread at a time."""
     with _GLOBAL_STATE:
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
