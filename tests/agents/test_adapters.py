@@ -61,7 +61,7 @@ def test_newborn_adapters_leave_the_logits_unchanged(tiny_base):
 def test_forward_and_gradients_equal_each_adapter_alone_in_peft(
     tiny_base, tmp_path, targets, rank, alpha
 ):
-    population = LoraPopulation(tiny_base, 3, rank, alpha, targets)
+    population = LoraPopulation(tiny_base, 3, rank, alpha=alpha, targets=targets)
     lora = own_factors(population.lora)
     folders = population.save_adapters(tmp_path)
     ids = torch.randint(0, 200, (6, 11), generator=torch.Generator().manual_seed(1))
@@ -99,7 +99,7 @@ def test_forward_and_gradients_equal_each_adapter_alone_in_peft(
 def test_a_bfloat16_base_equals_plain_peft(tiny_base, tmp_path, adapters, cast):
     tiny_base.model.to(torch.bfloat16)
     population = LoraPopulation(
-        tiny_base, 2, 4, 5.0, adapter_dtype=None if adapters is None else "float32"
+        tiny_base, 2, 4, alpha=5.0, adapter_dtype=None if adapters is None else "float32"
     )
     lora = randomise(population.lora)
     assert {p.dtype for p in lora.parameters()} == {adapters or torch.bfloat16}

@@ -368,7 +368,7 @@ LATER = {  # score, the two orders of compare, critique, revise
         ReplyStatus.NO_ANSWER,
     ],
     "{problem} {attempt_a} [[B]]": [
-        ReplyStatus.UNREADABLE, ReplyStatus.LENIENT, ReplyStatus.LENIENT, ReplyStatus.UNREADABLE,
+        ReplyStatus.UNREADABLE, ReplyStatus.OK, ReplyStatus.OK, ReplyStatus.UNREADABLE,
         ReplyStatus.NO_ANSWER,
     ],
 }  # fmt: skip
