@@ -78,7 +78,7 @@ def family(request, tiny_base):
 @pytest.fixture
 def population(family):
     """Agents that differ in rank and scale."""
-    population = LoraPopulation(family, AGENTS, (4, 2, 3), (8.0, 5.0, 3.0))
+    population = LoraPopulation(family, AGENTS, (4, 2, 3), alpha=(8.0, 5.0, 3.0))
     randomise(population.lora)
     population.lora.enforce_ranks()
     return population
