@@ -62,6 +62,9 @@ def shared_generators():
         if torch is not None:
             torch.manual_seed(7)
         yield
+    if torch is None and "torch" in sys.modules:  # the test imported it: back to its beginning
+        torch = sys.modules["torch"]
+        torch.set_rng_state(torch.Generator().get_state())
     random.setstate(python)
     np.random.set_state(numpy)  # noqa: NPY002
 

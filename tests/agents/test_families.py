@@ -167,7 +167,9 @@ def test_a_sliding_window_bounds_the_context(tiny_base):
     with pytest.raises(
         ValueError, match=f"{tokens} prompt tokens .* exceed the model's context of 20"
     ):
-        population.act(too_long)
+        population.generate(too_long)
+    assert population.act(too_long) == [""]
+    assert population.stats.overlong == 1
 
 
 @pytest.mark.parametrize(

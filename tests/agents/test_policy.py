@@ -121,7 +121,8 @@ def test_evaluate_counts_and_votes():
     result = evaluate(policy, PROBLEMS, agents=("agent_0", "agent_1", "agent_2"))
     assert [s.accuracy for s in result.scores.values()] == [0.0, 0.75, 1.0]
     assert result.mean == pytest.approx(1.75 / 3)
-    assert result.vote == 0.75  # on the last problem all differ; the first named wins, wrongly
+    # On the last problem all differ: a tie of three answers, one of them right.
+    assert result.vote == pytest.approx((3 + 1 / 3) / 4)
     assert result.scores["agent_1"].standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
 
 
