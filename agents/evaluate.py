@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.figures import vote_share
+from agents.figures import Estimate, vote_share
 from agents.policy import Policy, Request, ask
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed
@@ -23,7 +23,7 @@ class AgentScore:
 
     Attributes:
         accuracy: Fraction of correct final answers.
-        standard_error: ``sqrt(p (1 - p) / n)``.
+        standard_error: ``sqrt(p (1 - p) / (n - 1))``; see `figures.Estimate`.
         grades: The grade of each problem.
         replies: The reply to each problem.
     """
@@ -112,9 +112,10 @@ def evaluate(
             own.close()
     for n, agent in enumerate(agents):
         mine = slice(n * len(problems), (n + 1) * len(problems))
-        accuracy = float(np.mean([bool(grade.correct) for grade in grades[mine]]))
-        error = float(np.sqrt(accuracy * (1 - accuracy) / len(problems)))
-        scores[agent] = AgentScore(accuracy, error, tuple(grades[mine]), tuple(replies[mine]))
+        accuracy = Estimate.of([bool(grade.correct) for grade in grades[mine]])
+        scores[agent] = AgentScore(
+            accuracy.value, accuracy.standard_error, tuple(grades[mine]), tuple(replies[mine])
+        )
     mean = float(np.mean([score.accuracy for score in scores.values()]))
     vote = _vote(list(scores.values())) if len(scores) > 1 else None
     return EvaluationResult(tuple(problems), scores, mean, vote)

@@ -154,7 +154,8 @@ class MembersPolicy:
         """
         asked = [replace(request, agent=self._members[request.agent]) for request in requests]
         try:
-            return self._population.act(asked)
+            # At the table, a prompt that does not fit is said; `act` would reply with nothing.
+            return [reply.text for reply in self._population.generate(asked)]
         except ValueError as error:
             raise UsageError(str(error)) from error
         finally:

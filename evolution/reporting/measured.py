@@ -122,7 +122,7 @@ def read_held_out(run: RunData) -> HeldOut | None:
 
 
 def _binomial(accuracy: float, problems: int) -> Estimate:
-    return Estimate(accuracy, math.sqrt(max(accuracy * (1 - accuracy), 0.0) / problems))
+    return Estimate(accuracy, math.sqrt(max(accuracy * (1 - accuracy), 0.0) / max(problems - 1, 1)))
 
 
 def _marks(file: Path, problems: int) -> dict[str, Series]:

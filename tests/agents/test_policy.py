@@ -123,7 +123,7 @@ def test_evaluate_counts_and_votes():
     assert result.mean == pytest.approx(1.75 / 3)
     # On the last problem all differ: a tie of three answers, one of them right.
     assert result.vote == pytest.approx((3 + 1 / 3) / 4)
-    assert result.scores["agent_1"].standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+    assert result.scores["agent_1"].standard_error == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
 
 
 def test_evaluate_needs_answers():

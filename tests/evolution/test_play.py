@@ -229,9 +229,9 @@ def test_base_adapters_and_a_person_in_one_arena(capsys, monkeypatch, saved, tmp
     run = saved / "run"
     give(monkeypatch, "5\n\n")
     calls = []
-    act = LoraPopulation.act
+    generate = LoraPopulation.generate
     monkeypatch.setattr(
-        LoraPopulation, "act", lambda self, r, **k: calls.append(r) or act(self, r, **k)
+        LoraPopulation, "generate", lambda self, r, **k: calls.append(r) or generate(self, r, **k)
     )
     file = tmp_path / "t.jsonl"
     agents = f"base,{run},human,{run}:agent_2,{run / 'best'},base"

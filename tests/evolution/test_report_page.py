@@ -80,10 +80,10 @@ def test_the_page_says_what_the_run_did(folder):
                  "populora-env 0.1.0"):  # fmt: skip
         assert said in words
     best = read_run_data(folder).best[-1]
-    # 3 of 8 problems more, each a difference of 1: 0.375 with an error of sqrt(.375 * .625 / 8).
+    # 3 of 8 problems more, each a difference of 1: 0.375 with an error of sqrt(.375 * .625 / 7).
     assert (
-        f"the best agent by standing ({best}) solves 0.750 ± 0.153, the base 0.375 ± 0.171: a "
-        "difference of +0.375 ± 0.171, paired by problem. That is more than two" in words
+        f"the best agent by standing ({best}) solves 0.750 ± 0.164, the base 0.375 ± 0.183: a "
+        "difference of +0.375 ± 0.183, paired by problem. That is more than two" in words
     )
     assert "Audits, problem: forgetting." in words
     assert "-0.300 ± 0.050 on elsewhere" in words
