@@ -2,12 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check examples clean
+# `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
+.PHONY: run test test-all check examples clean
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
 
 test: .venv/.installed
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv/.installed
 	$(BIN)/pytest
 
 check: .venv/.installed
