@@ -189,6 +189,8 @@ def common_shape(folders: Iterable[str | Path]) -> tuple[int, tuple[str, ...]]:
 def _read(folder: Path) -> PeftAdapter:
     try:
         config = read_config(folder)
+        if "peft_type" not in config and (hint := folder_hint(folder)):
+            raise AdapterError(f"not a PEFT adapter folder{hint}")
         refuse(config)
         if (folder / _PICKLE_FILE).exists() and not (folder / WEIGHTS_FILE).exists():
             raise AdapterError(

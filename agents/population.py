@@ -18,8 +18,17 @@ from torch import Tensor
 from agents.adapters import StackedLora
 from agents.generation import DecodeStats, Job, generate
 from agents.models import DTYPES, BaseModel, load_base
-from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError, read_adapter, write_adapter
+from agents.peft_config import shown
+from agents.peft_io import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterError,
+    PeftAdapter,
+    read_adapter,
+    write_adapter,
+)
 from agents.policy import Request
+from agents.targets import check_names, why_no_place
 from populora_env.records import Phase
 
 __all__ = [
@@ -300,6 +309,17 @@ class LoraPopulation:
         """Drop what `recall` keeps."""
         self._recent.clear()
 
+    def check_saving(self) -> None:
+        """Check that plain PEFT can read what this population saves.
+
+        Raises:
+            AdapterError: If it would misread the adapters of these layers; see `agents.targets`.
+        """
+        try:
+            check_names(self.base.model, (layer.name for layer in self.lora.layers()))
+        except ValueError as error:
+            raise AdapterError(str(error)) from None
+
     def save_adapters(self, folder: str | Path) -> list[Path]:
         """Write each agent as a PEFT adapter folder ``folder/agent_i``, at its own rank.
 
@@ -307,7 +327,8 @@ class LoraPopulation:
             The folders, in order of the agents.
 
         Raises:
-            AdapterError: If an agent's factors are not finite; nothing is written.
+            AdapterError: If an agent's factors are not finite, or PEFT would misread them; nothing
+                is written.
             OSError: If the folder cannot be written.
         """
         for agent, finite in zip(self.agents, self.lora.finite().tolist(), strict=True):
@@ -320,6 +341,7 @@ class LoraPopulation:
         i = self.index(agent)
         if i is None:
             raise AdapterError("agent: 'base' has no adapter to save")
+        self.check_saving()
         rank = int(self.lora.ranks[i])
         factors = {
             layer.name: (layer.A[i, :rank], layer.B[i, :, :rank]) for layer in self.lora.layers()
@@ -376,8 +398,8 @@ class LoraPopulation:
             if got != here:
                 raise AdapterError(
                     f"{folder}: {layer.name}: got factors for {got[0]} inputs and {got[1]} "
-                    f"outputs, expected {here[0]} and {here[1]}; the adapter is for another base: "
-                    f"it names {adapter.base!r}, this is {self.base.name!r}"
+                    f"outputs, expected {here[0]} and {here[1]}; the adapter is for another base"
+                    f"{self._bases(adapter)}"
                 )
             A, B = pair[0].to(layer.A), pair[1].to(layer.B)
             if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
@@ -386,11 +408,16 @@ class LoraPopulation:
         if left:
             name = next(iter(left))
             raise AdapterError(
-                f"{folder}: {name} has no place in this population: it is the output layer, no "
-                "target of the population (make it with targets that include it), or of another "
-                f"base (the adapter names {adapter.base!r}, this is {self.base.name!r})"
+                f"{folder}: {name} has no place in this population: "
+                f"{why_no_place(self.base.model, name)}{self._bases(adapter)}"
             )
         return _Member(adapter.rank, adapter.alpha, factors)
+
+    def _bases(self, adapter: PeftAdapter) -> str:
+        """Which base an adapter names and which this is, where that tells something."""
+        if adapter.base in ("", self.base.name, self.base.path):
+            return ""
+        return f" (the adapter names {shown(adapter.base)}, this is {self.base.name!r})"
 
     def _write(self, i: int, member: "_Member") -> None:
         self.lora.set_rank(i, member.rank)

@@ -1,12 +1,55 @@
-"""Which linear layers of a model carry adapters, and which of them read one input."""
+"""Which linear layers of a model carry adapters, and which of them read one input.
 
-from collections.abc import Sequence
+PEFT rewrites the adapters of some mixtures of experts as it loads them: it takes certain names of
+layers for those of experts, which Transformers 5 keeps fused. An ordinary layer of such a name (of
+a dense block, or of shared experts) then loses its adapter without a word. Adapters of such layers
+play and learn here, but are not saved.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import transformers.conversion_mapping as conversions
 from torch import nn
 
 # Sibling projections that read the same input and so share one down-projection.
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+# Names that PEFT takes for experts' by the kind of checkpoint that Transformers converts; the
+# tables of both are compared in the tests.
+_EXPERT_NAMES = {
+    "mixtral": frozenset({"gate", "w1", "w2", "w3"}),
+    "qwen2_moe": frozenset({"gate", "gate_proj", "up_proj", "down_proj"}),
+}
+
+
+def rewritten_names(model_type: str) -> frozenset[str]:
+    """Last parts of names of layers whose adapters PEFT rewrites in models of a type."""
+    table: dict[str, str] = getattr(conversions, "_MODEL_TO_CONVERSION_PATTERN", {})
+    converted = "mixtral" if model_type == "mixtral" else table.get(model_type, "")
+    return _EXPERT_NAMES.get(converted, frozenset())
+
+
+def check_names(model: Any, layers: Iterable[str]) -> None:
+    """Check that plain PEFT puts adapters of these layers where they belong.
+
+    Args:
+        model: The base.
+        layers: Module paths.
+
+    Raises:
+        ValueError: If it takes one of them for another layer.
+    """
+    kind = str(getattr(getattr(model, "config", None), "model_type", None))
+    last = {name.rpartition(".")[2] for name in layers}
+    if misread := sorted(last & rewritten_names(kind)):
+        rest = " ".join(sorted(last.difference(misread)))
+        raise ValueError(
+            f"targets: got {', '.join(misread)}, which PEFT takes for experts' layers in a model "
+            f"of type {kind}, so that it would misread what is saved; expected other layers"
+            + f", such as {rest}"
+            * bool(rest)
+        )
 
 
 def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, nn.Linear]:
@@ -20,8 +63,7 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
     Raises:
         ValueError: If nothing matches, or the model already carries adapters.
     """
-    get_head: Any = getattr(model, "get_output_embeddings", None)
-    head = get_head() if get_head is not None else None
+    head = _output_layer(model)
     linears: dict[str, nn.Linear] = {}
     wanted = (
         None if targets == "all-linear" else {targets} if isinstance(targets, str) else {*targets}
@@ -38,8 +80,66 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
         more = (
             "" if isinstance(targets, str) or len(targets) <= 3 else f" and {len(targets) - 3} more"
         )
-        raise ValueError(f"targets: {few}{more} matches no linear layer of the model")
+        own = next((name for name, m in model.named_modules() if isinstance(m, nn.Linear)), "none")
+        raise ValueError(
+            f"targets: {few}{more} matches no linear layer of the model, whose layers are named "
+            f"like {own!r}"
+        )
     return linears
+
+
+def why_no_place(model: nn.Module, layer: str) -> str:
+    """Why a layer that an adapter names is none that carries adapters in a model.
+
+    Args:
+        model: The base, with stacked adapters attached or without.
+        layer: Module path, as the adapter names it.
+    """
+    modules = dict(model.named_modules())
+    module = modules.get(layer)
+    if module is not None and module is _output_layer(model):
+        return "it is the output layer, which carries no adapters here"
+    if isinstance(module, nn.Linear):
+        return "it is no target of the population; make it with targets that include it"
+    if module is not None:
+        return f"in this base it is a {type(module).__name__}, no linear layer"
+    carriers = {n for n, m in modules.items() if getattr(m, "carries_stacked_adapters", False)}
+    linears = (
+        name for name, m in modules.items()
+        if name in carriers
+        or (isinstance(m, nn.Linear) and name.rpartition(".")[0] not in carriers)
+    )  # fmt: skip
+    nearest, common = _nearest(layer, linears)
+    found, expected = (name.split(".")[: -common or None] for name in (layer, nearest))
+    if common and not any(part.isdigit() for part in found + expected):
+        there, here = (".".join([*parts, ""]) for parts in (found, expected))
+        return (
+            f"this base has it under another prefix, as {nearest!r}: the adapter's names begin "
+            f"with {there!r}, expected {here!r}; rename its tensors"
+        )
+    return (
+        f"this base has no such layer (its own are named like {nearest!r}), so the adapter is for "
+        "another base"
+    )
+
+
+def _nearest(layer: str, names: Iterable[str]) -> tuple[str, int]:
+    """The first name that ends in most of the same parts, and how many those are."""
+    best, most = "", -1
+    parts = layer.split(".")[::-1]
+    for name in names:
+        pairs = zip(parts, name.split(".")[::-1], strict=False)
+        common = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if common is None:  # one is the other's end
+            common = min(len(parts), name.count(".") + 1)
+        if common > most:
+            best, most = name, common
+    return best, most
+
+
+def _output_layer(model: Any) -> Any:
+    get_head: Any = getattr(model, "get_output_embeddings", None)
+    return get_head() if get_head is not None else None
 
 
 def _is_wanted(name: str, wanted: set[str] | None) -> bool:

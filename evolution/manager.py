@@ -67,6 +67,7 @@ class EvolutionManager:
     Raises:
         ConfigError: If the settings do not fit the population.
         CheckpointError: If the folder cannot be written, or already holds a run.
+        AdapterError: If PEFT would misread the adapters that are to be saved.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class EvolutionManager:
     ) -> None:
         self.config = config or EvolutionConfig()
         self.settings = self.config.resolved(population.size)
+        if folder is not None:
+            population.check_saving()
         self.population = population
         self.problems = as_source(problems, seed=self.config.seed)
         self.loggers = [as_logger(given) for given in loggers]

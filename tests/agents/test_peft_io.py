@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import time
 
@@ -482,6 +483,91 @@ def test_an_adapter_of_another_base(tiny_base, tmp_path):
         tmp_path / "a",
         r"got factors for 64 inputs and 64 outputs, expected 48 and 48; .* names 'their/base'",
     )
+
+
+def rename(old, new):
+    return lambda tensors: {key.replace(old, new): tensor for key, tensor in tensors.items()}
+
+
+LAYERS = "base_model.model.model.layers"
+OTHER_NAMES = {
+    "of a text part": (
+        rename(LAYERS, "base_model.model.model.language_model.layers"),
+        r"model\.language_model\.layers\.0\..*_proj has no place in this population: this base has "
+        r"it under another prefix, as 'model\.layers\.0\..*_proj': the adapter's names begin with "
+        r"'model\.language_model\.', expected 'model\.'",
+    ),
+    "of a backbone alone": (
+        rename(LAYERS, "base_model.model.layers"),
+        r"the adapter's names begin with '', expected 'model\.'; rename its tensors",
+    ),
+    "wrapped twice": (
+        rename(LAYERS, "base_model.model.base_model.model.model.layers"),
+        r"as 'model\.layers.*: the adapter's names begin with 'base_model\.model\.', expected ''",
+    ),
+    "of a deeper base": (
+        rename("layers.1.", "layers.31."),
+        r"layers\.31\..* this base has no such layer \(its own are named like 'model\.layers\.0\.",
+    ),
+    "of another family": (
+        rename(LAYERS, "base_model.model.transformer.h"),
+        r"transformer\.h\.0\..* the adapter's names begin with 'transformer\.h\.'|no such layer",
+    ),
+    "of no linear layer": (
+        rename("layers.0.mlp.gate_proj", "norm"),
+        r"model\.norm has no place .* in this base it is a LlamaRMSNorm, no linear layer",
+    ),
+    "of the output layer": (
+        rename("model.layers.0.self_attn.q_proj", "lm_head"),
+        r"lm_head has no place in this population: it is the output layer",
+    ),
+}
+
+
+@pytest.mark.parametrize("named", ["tiny", "their/base"])
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_which_names_were_found_and_which_expected(tiny_base, tmp_path, name, named):
+    edit, said = OTHER_NAMES[name]
+    made_by_peft(tiny_base, tmp_path / "a")
+    edit_config(tmp_path / "a", base_model_name_or_path=named)
+    edit_tensors(tmp_path / "a", edit)
+    population = LoraPopulation(tiny_base, 3, 4)
+    refused(population, tmp_path / "a", said)
+    with pytest.raises(AdapterError) as caught:
+        population.load_adapter("agent_0", tmp_path / "a")
+    text = str(caught.value)
+    # Two equal names tell nothing.
+    assert ("this is 'tiny'" in text) == (named != "tiny")
+
+
+def mlx_folder(folder, config):
+    folder.mkdir(parents=True)
+    save_file({"model.layers.0.lora_a": torch.ones(48, 2)}, folder / "adapters.safetensors")
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 8, "scale": 20.0}},
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 2},
+        {},
+    ],
+)
+def test_a_folder_of_mlx_lm_is_recognised(tiny_base, tmp_path, config):
+    mlx_folder(tmp_path / "a", config)
+    said = "adapters.safetensors is mlx-lm's own format: convert it to PEFT's"
+    refused(LoraPopulation(tiny_base, 3, 4), tmp_path / "a", said)
+
+
+def test_a_folder_one_level_above_is_recognised(tiny_base, tmp_path):
+    population = LoraPopulation(tiny_base, 3, 4)
+    population.save_adapter("agent_0", tmp_path / "run" / "checkpoint-500")
+    hint = f"one level down: did you mean {tmp_path / 'run' / 'checkpoint-500'}"
+    refused(population, tmp_path / "run", re.escape(hint) + r"\?$")
+    population.save_adapter("agent_0", tmp_path / "run" / "checkpoint-60")
+    refused(population, tmp_path / "run", r"checkpoint-\d+ \(2 such folders\)\?$")
+    refused(population, tmp_path, "expected adapter_config.json and adapter_model.safetensors$")
 
 
 def test_an_adapter_with_more_targets_than_the_population(tiny_base, tmp_path):
