@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from agents.figures import Figures, Mark, figures
-from agents.policy import Policy, Request, ask
+from agents.policy import Policy, Request, ask, failures_said
 from agents.reply_log import Key, LoggedReply, ReplyLog, text_hash
 from populora_env.extraction import EXTRACTIONS
 from populora_env.fewshot import PromptPreset, prompt_preset
@@ -194,7 +194,8 @@ def benchmark(
             if progress is not None:
                 progress(len(rows), needed)
             part = missing[start : start + batch]
-            replies = ask(policy, [request for _, request, _, _ in part])
+            with failures_said(policy):
+                replies = ask(policy, [request for _, request, _, _ in part])
             fresh: list[LoggedReply] = []
             for (key, request, problem, entrant), reply in zip(part, replies, strict=True):
                 text = storable(chosen.cut(reply))

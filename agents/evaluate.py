@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.figures import Estimate, vote_share
-from agents.policy import Policy, Request, ask
+from agents.policy import Policy, Request, ask, failures_said
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed
 from populora_env.prompts import solve_prompt
@@ -73,6 +73,9 @@ def evaluate(
         seed: Seed of sampled replies.
         progress: Called with the fraction of agents that have answered.
 
+    Warns:
+        RuntimeWarning: If the policy says that it failed to answer; see `failures_said`.
+
     Raises:
         ValueError: If there are no problems or agents, or a problem has no answer.
     """
@@ -83,25 +86,9 @@ def evaluate(
     own = None if grader is not None else Grader()
     scores: dict[str, AgentScore] = {}
     try:
-        # All at once where the policy can batch; in slices where somebody watches the progress.
-        slices = 1 if progress is None else 8
-        slice_size = -(-len(problems) * len(agents) // slices)
         pairs = [(agent, problem) for agent in agents for problem in problems]
-        replies: list[str] = []
-        for start in range(0, len(pairs), slice_size):
-            requests = [
-                Request(
-                    agent,
-                    Phase.SOLVE,
-                    solve_prompt(problem),
-                    max_new_tokens,
-                    derive_seed("evaluate", seed, agent, problem.id),
-                )
-                for agent, problem in pairs[start : start + slice_size]
-            ]
-            replies += ask(policy, requests)
-            if progress is not None:
-                progress(len(replies) / len(pairs))
+        with failures_said(policy):
+            replies = _replies(policy, pairs, max_new_tokens, seed, progress)
         use = grader or own
         assert use is not None
         grades = use.grade_many(
@@ -119,6 +106,36 @@ def evaluate(
     mean = float(np.mean([score.accuracy for score in scores.values()]))
     vote = _vote(list(scores.values())) if len(scores) > 1 else None
     return EvaluationResult(tuple(problems), scores, mean, vote)
+
+
+def _replies(
+    policy: Policy,
+    pairs: Sequence[tuple[str, Problem]],
+    max_new_tokens: int,
+    seed: int,
+    progress: Callable[[float], None] | None,
+) -> list[str]:
+    """Ask for one reply to each problem by each agent.
+
+    All at once where the policy can batch; in slices where somebody watches the progress.
+    """
+    slice_size = -(-len(pairs) // (1 if progress is None else 8))
+    replies: list[str] = []
+    for start in range(0, len(pairs), slice_size):
+        requests = [
+            Request(
+                agent,
+                Phase.SOLVE,
+                solve_prompt(problem),
+                max_new_tokens,
+                derive_seed("evaluate", seed, agent, problem.id),
+            )
+            for agent, problem in pairs[start : start + slice_size]
+        ]
+        replies += ask(policy, requests)
+        if progress is not None:
+            progress(len(replies) / len(pairs))
+    return replies
 
 
 def _vote(scores: Sequence[AgentScore]) -> float:

@@ -5,7 +5,7 @@ What goes over the network, and how failures are kept from the episode, is in
 """
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Literal, Unpack
 
 from populora_env.chat_api import ChatClient, ChatOptions
 from populora_env.records import Request
@@ -16,12 +16,14 @@ class HttpPolicy:
 
     Each request's length limit and seed are passed on; a server that ignores the seed makes
     episodes that cannot be repeated. A request that fails is an empty reply, which the arena
-    records as `ReplyStatus.EMPTY`: look at ``failures`` before you trust a low return.
+    records as `ReplyStatus.EMPTY`; ``failures`` counts them, and `rollout` and `evaluate` warn of
+    them. Copies, pickled ones too, have the same settings and connections of their own.
 
     Args:
         model: The model's name on the server.
         base_url: Address of the server; see `ChatClient`.
         api_key: See `ChatClient`.
+        seed: ``"request"`` sends each request's seed, None none at all, as some servers insist.
         **options: More settings of `ChatClient`. The temperature is 1 unless said otherwise, so
             that agents with the same model differ; ``max_tokens`` has no effect here.
 
@@ -36,8 +38,13 @@ class HttpPolicy:
         model: str,
         base_url: str | None = None,
         api_key: str | None = None,
+        *,
+        seed: Literal["request"] | None = "request",
         **options: Unpack[ChatOptions],
     ) -> None:
+        if seed not in ("request", None):
+            raise ValueError(f"seed must be 'request' or None, got {seed!r}")
+        self._seed = seed
         settings: ChatOptions = {"temperature": 1.0, **options}
         self._client = ChatClient(model, base_url, api_key, **settings)
 
@@ -56,7 +63,7 @@ class HttpPolicy:
         replies = self._client.complete_many(
             [request.prompt for request in requests],
             max_tokens=[request.max_new_tokens for request in requests],
-            seeds=[request.seed for request in requests],
+            seeds=None if self._seed is None else [request.seed for request in requests],
         )
         return [reply or "" for reply in replies]
 

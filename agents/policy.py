@@ -6,7 +6,9 @@ A policy answers a batch of requests with a text each. Any ``str -> str`` callab
 Not covered here: language models (`agents.population`) and policies behind a network.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from populora_env.awaiting import settled
@@ -16,7 +18,11 @@ from populora_env.records import Phase, Request
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that answers requests."""
+    """Anything that answers requests.
+
+    One that may fail to answer, as a server may, returns empty texts then and counts them in
+    ``failures``, with the reason of the latest in ``last_error``; see `failures_said`.
+    """
 
     def act(self, requests: Sequence[Request]) -> Sequence[str]:
         """Return one reply per request, in order; may be ``async``."""
@@ -67,6 +73,30 @@ def check_policy(policy: Any, name: str = "policy") -> None:
         wrap = ": make an object of the class" if isinstance(policy, type) else wrap
         got = policy.__name__ if isinstance(policy, type) else type(policy).__name__
         raise TypeError(f"{name} must have a method act(requests), got {got}{wrap}")
+
+
+@contextmanager
+def failures_said(policy: Policy) -> Generator[None]:
+    """Warn at the end if the policy failed to answer within, as its own count says.
+
+    Empty replies earn what wrong ones do, so an unreachable server would pass for a weak model.
+    """
+    before = _count(policy)
+    yield
+    if failed := _count(policy) - before:
+        reason = getattr(policy, "last_error", None) or "it does not say why"
+        warnings.warn(
+            f"{type(policy).__name__} failed to answer {failed} "
+            f"request{'s' if failed > 1 else ''}, which count as empty replies; the latest: "
+            f"{reason}",
+            RuntimeWarning,
+            stacklevel=4,  # the caller of whoever plays
+        )
+
+
+def _count(policy: Any) -> int:
+    failures: Any = getattr(policy, "failures", 0)
+    return failures if isinstance(failures, int) else 0
 
 
 class FunctionPolicy:
@@ -142,6 +172,20 @@ class MixedPolicy:
         for agent, policy in policies.items():
             check_policy(policy, f"policies[{agent!r}]")
         self._policies = dict(policies)
+
+    @property
+    def failures(self) -> int:
+        """Number of requests that its policies failed to answer, so far, where they count."""
+        return sum(_count(policy) for policy in self._each())
+
+    @property
+    def last_error(self) -> str | None:
+        """Why one of them failed latest, of the first that says so; None if none does."""
+        errors = (getattr(policy, "last_error", None) for policy in self._each())
+        return next((error for error in errors if error), None)
+
+    def _each(self) -> list[Policy]:
+        return list({id(policy): policy for policy in self._policies.values()}.values())
 
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Hand each policy its requests in one batch.

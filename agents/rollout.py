@@ -7,7 +7,7 @@ which is what makes a population of adapters cheap to decode.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agents.policy import Policy, Request, ask, check_policy
+from agents.policy import Policy, Request, ask, check_policy, failures_said
 from populora_env.arena import ReasoningArena
 from populora_env.keys import derive_seed
 from populora_env.prompts import REPLY_TOKENS
@@ -34,6 +34,9 @@ def rollout(
         limits: Reply length by phase, in tokens; `REPLY_TOKENS` for phases not named.
         progress: Called with the fraction of requests answered so far.
 
+    Warns:
+        RuntimeWarning: If the policy says that it failed to answer; see `failures_said`.
+
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is not one problem per arena, or an arena is there twice.
@@ -50,7 +53,20 @@ def rollout(
         raise ValueError(
             f"problems: got {len(problems)} for {len(arenas)} arenas, expected as many"
         )
-    limits = {**REPLY_TOKENS, **limits}
+    with failures_said(policy):
+        _play(policy, arenas, problems, key, {**REPLY_TOKENS, **limits}, progress)
+    return [arena.transcript for arena in arenas]
+
+
+def _play(
+    policy: Policy,
+    arenas: Sequence[ReasoningArena],
+    problems: Sequence[Problem],
+    key: Sequence[str | int],
+    limits: Mapping[Phase, int],
+    progress: Callable[[float], None] | None,
+) -> None:
+    """Play all arenas to their end."""
     pending = {
         i: arena.reset(
             seed=derive_seed("arena", *key, i, problem.id), options={"problem": problem}
@@ -86,7 +102,6 @@ def rollout(
         pending = {i: observations for i, observations in stepped.items() if arenas[i].agents}
         if progress is not None:
             progress(done / (done + sum(len(arenas[i].agents) for i in pending)))
-    return [arena.transcript for arena in arenas]
 
 
 def _each(name: str, values: Any, kind: type, fix: str) -> None:

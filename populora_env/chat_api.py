@@ -3,28 +3,36 @@
 Servers fail: a request that gets no text is None and counted, never an exception, so an episode
 goes on. The SDK's timeout bounds single reads, not a reply, so a server that trickles bytes could
 hold a caller for ever; therefore requests run on an event loop in a thread of their own, where a
-deadline over all tries cancels them.
+deadline over all tries cancels them. The size of a reply is bounded in `chat_connection`; what it
+says is read in `chat_replies`.
 
-Not covered: streaming, tools, images, and the size of a reply (only its time is bounded).
+Not covered: streaming, tools, images.
 """
 
 import asyncio
-import math
-import os
+import importlib.util
 import threading
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
 from typing import Any, TypedDict
-from urllib.parse import urlsplit
 
+from populora_env.chat_arguments import address_of, fields, key_of, number, text, whole
+from populora_env.chat_connection import Connection
+from populora_env.chat_replies import (
+    NEW_LIMIT_FIELD,
+    is_passing,
+    read_content,
+    reason_of,
+    retry_after,
+    wants_new_limit_field,
+)
 from populora_env.records import storable
 
-_OPENAI_HOST = "api.openai.com"
+_LIMIT = "length limit"  # stands for its name until it is sent
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between tries, doubling, as the SDK waits
 _SEED_BITS = 0x7FFF_FFFF  # some servers keep seeds in 32 bits and read the largest as "random"
-_PATIENCE = 5.0  # seconds for ending the thread
+_LONGEST_REASON = 500  # characters
 
 
 class ChatOptions(TypedDict, total=False):
@@ -34,8 +42,11 @@ class ChatOptions(TypedDict, total=False):
     retries: int
     max_tokens: int
     temperature: float | None
+    top_p: float | None
     concurrency: int
     system: str | None
+    limit_field: str | None
+    extra_body: Mapping[str, Any] | None
 
 
 class ChatClient:
@@ -43,7 +54,12 @@ class ChatClient:
 
     May be used from several threads at once. One request takes at most
     ``timeout * (retries + 1)`` seconds and the pauses between its tries, however the server
-    behaves; a batch as often that as it has more prompts than ``concurrency``.
+    behaves; a batch as often that as it has more prompts than ``concurrency``. Copies, pickled
+    ones too, have the same settings, the key among them, and connections of their own.
+
+    A server that asks to wait (``Retry-After``) is given the time it asks for, up to ``timeout``;
+    if it asks for more, the request fails at once and says so. Redirects to another server are
+    refused, and a reply of more than 8 MiB is not read.
 
     Args:
         model: The model's name on the server.
@@ -55,8 +71,14 @@ class ChatClient:
             status 408, 409, 429 or 5xx; at least 0.
         max_tokens: Default length limit of a reply, at least 1.
         temperature: At least 0; None leaves it to the server.
+        top_p: Share of the probability that is sampled from, above 0 and at most 1; None leaves
+            it to the server.
         concurrency: Largest number of requests under way at once, at least 1.
         system: System message, or None.
+        limit_field: What the server calls the length limit. None is ``max_tokens``, and
+            ``max_completion_tokens`` from when the server says that it wants this.
+        extra_body: More fields of a request's body, such as ``{"top_k": 20}``; they replace those
+            of the same name.
 
     Attributes:
         failures: Number of requests that got no text, so far.
@@ -78,36 +100,39 @@ class ChatClient:
         retries: int = 2,
         max_tokens: int = 256,
         temperature: float | None = 0.0,
+        top_p: float | None = None,
         concurrency: int = 8,
         system: str | None = None,
+        limit_field: str | None = None,
+        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
-        try:
-            import openai
-        except ImportError:
+        if not _has_openai():
             raise ImportError(
                 'ChatClient needs the package openai: pip install "populora-env[http]"'
-            ) from None
-        self._model = _text("model", model)
+            )
+        self._model = text("model", model)
         if not model.strip():
             raise ValueError("model must be the model's name on the server, got an empty text")
-        self._url = _address(base_url)
-        self._key = _api_key(api_key, self._url)
-        self._timeout = _number("timeout", timeout, positive=True)
-        self._retries = _whole("retries", retries, 0)
-        self._max_tokens = _whole("max_tokens", max_tokens, 1)
+        self._url = address_of(base_url)
+        self._key = key_of(api_key, self._url)
+        self._timeout = number("timeout", timeout, positive=True)
+        self._retries = whole("retries", retries, 0)
+        self._max_tokens = whole("max_tokens", max_tokens, 1)
         self._temperature = (
-            None if temperature is None else _number("temperature", temperature, positive=False)
+            None if temperature is None else number("temperature", temperature, positive=False)
         )
-        self._concurrency = _whole("concurrency", concurrency, 1)
-        self._system = None if system is None else _text("system", system)
-        pauses = (min(_FIRST_PAUSE * 2.0**i, _LONGEST_PAUSE) for i in range(min(retries, 1000)))
+        self._concurrency = whole("concurrency", concurrency, 1)
+        self._system = None if system is None else text("system", system)
+        self._top_p = None if top_p is None else number("top_p", top_p, positive=True)
+        if self._top_p is not None and self._top_p > 1:
+            raise ValueError(f"top_p must be at most 1, got {top_p}")
+        self._limit_field = None if limit_field is None else text("limit_field", limit_field)
+        self._extra_body = fields(extra_body)
+        pauses = map(_pause, range(min(retries, 1000)))
         self._deadline = timeout * (retries + 1) + sum(pauses)
-        # OpenAI's newer models refuse max_tokens; other servers do not know its new name.
-        official = urlsplit(self._url).hostname == _OPENAI_HOST
-        self._limit_field = "max_completion_tokens" if official else "max_tokens"
-        self._make_api = openai.AsyncOpenAI
+        self._found_limit_field = "max_tokens"
         self._lock = threading.Lock()
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._closed = False
         self.failures = 0
         self.last_error: str | None = None
@@ -125,7 +150,7 @@ class ChatClient:
         prompts: Sequence[str],
         *,
         max_tokens: int | Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int | None] | None = None,
     ) -> list[str | None]:
         """Return the replies to several prompts, in order; None where a request failed.
 
@@ -133,8 +158,8 @@ class ChatClient:
             prompts: One user message each. Lone surrogates are sent as U+FFFD.
             max_tokens: Length limit of the replies, one for all or one each; None is the
                 client's own.
-            seeds: One seed each, of which the lowest 31 bits are sent, or None. Whether a server
-                heeds it is up to the server.
+            seeds: One seed each, of which the lowest 31 bits are sent, or None, as one of them
+                may be. Whether a server heeds it is up to the server.
 
         Raises:
             TypeError: If an argument is of another type.
@@ -172,7 +197,7 @@ class ChatClient:
         self,
         prompts: Sequence[str],
         max_tokens: int | Sequence[int] | None,
-        seeds: Sequence[int] | None,
+        seeds: Sequence[int | None] | None,
     ) -> list[dict[str, Any]]:
         if isinstance(prompts, str):
             raise TypeError("prompts must be several texts, got one str: use complete")
@@ -189,13 +214,15 @@ class ChatClient:
         for i, prompt in enumerate(prompts):
             body: dict[str, Any] = {
                 "model": self._model,
-                "messages": [*head, {"role": "user", "content": _text("prompt", prompt)}],
-                self._limit_field: _whole("max_tokens", limits[i], 1),
+                "messages": [*head, {"role": "user", "content": text("prompt", prompt)}],
+                _LIMIT: whole("max_tokens", limits[i], 1),
             }
             if self._temperature is not None:
                 body["temperature"] = self._temperature
-            if seeds is not None:
-                body["seed"] = _whole("seed", seeds[i], None) & _SEED_BITS
+            if self._top_p is not None:
+                body["top_p"] = self._top_p
+            if seeds is not None and (seed := seeds[i]) is not None:
+                body["seed"] = whole("seed", seed, None) & _SEED_BITS
             bodies.append(body)
         return bodies
 
@@ -205,150 +232,85 @@ class ChatClient:
                 raise RuntimeError("the client is closed: make a new ChatClient")
             # In a forked process the thread is gone and the sockets are the parent's.
             if self._connection is None or not self._connection.is_alive:
-                api = self._make_api(
-                    api_key=self._key,
-                    base_url=self._url,
-                    timeout=self._timeout,
-                    max_retries=self._retries,
-                )
-                self._connection = _Connection(api, self._concurrency)
+                settings = {
+                    "api_key": self._key,
+                    "base_url": self._url,
+                    "timeout": self._timeout,
+                }
+                self._connection = Connection(settings, self._concurrency)
                 weakref.finalize(self, self._connection.stop)
             return self._connection.submit(self._all(self._connection, bodies))
 
-    async def _all(
-        self, connection: "_Connection", bodies: list[dict[str, Any]]
-    ) -> list[str | None]:
+    async def _all(self, connection: Connection, bodies: list[dict[str, Any]]) -> list[str | None]:
         return list(await asyncio.gather(*(self._one(connection, body) for body in bodies)))
 
-    async def _one(self, connection: "_Connection", body: dict[str, Any]) -> str | None:
-        try:
-            async with connection.gate, asyncio.timeout(self._deadline):
-                return _content(await connection.api.chat.completions.create(**body))
-        except TimeoutError:
-            self._note(f"no whole reply within {self._deadline:.3g} s")
-        except Exception as error:
-            self._note(_reason(error))
+    async def _one(self, connection: Connection, body: dict[str, Any]) -> str | None:
+        """Return the reply to one request, which is tried again while that may help."""
+        clock = asyncio.get_running_loop()
+        tries, last = 0, ""
+        async with connection.gate:
+            end = clock.time() + self._deadline
+            try:
+                async with asyncio.timeout_at(end):
+                    while True:
+                        sent = self._as_sent(body)
+                        try:
+                            return read_content(*await connection.ask(sent))
+                        except Exception as error:
+                            if self._learns(error, sent):
+                                continue
+                            last = f"{reason_of(error)}{f' ({tries + 1} tries)' if tries else ''}"
+                            if not is_passing(error):
+                                break
+                            asked = retry_after(error)
+                        if asked is not None and asked > min(self._timeout, end - clock.time()):
+                            last = (
+                                f"not waited for, with a timeout of {self._timeout:.3g} s: {last}"
+                            )
+                            break
+                        if tries >= self._retries:
+                            break
+                        await asyncio.sleep(_pause(tries) if asked is None else asked)
+                        tries += 1
+            except TimeoutError:
+                before = f"; the try before: {last}" if last else ""
+                last = f"no whole reply within {self._deadline:.3g} s{before}"
+        self._note(last)
         return None
 
+    def _as_sent(self, body: dict[str, Any]) -> dict[str, Any]:
+        sent = dict(body)
+        sent[self._limit_field or self._found_limit_field] = sent.pop(_LIMIT)
+        return {**sent, **self._extra_body}
+
+    def _learns(self, error: Exception, sent: Mapping[str, Any]) -> bool:
+        """Return whether the limit's field has another name than was sent, and note which."""
+        if self._limit_field is not None or NEW_LIMIT_FIELD in sent:
+            return False
+        if wants_new_limit_field(error):
+            self._found_limit_field = NEW_LIMIT_FIELD
+            return True
+        return False
+
     def _note(self, reason: str) -> None:
-        line = " ".join(storable(reason).replace(self._key, "[key]").split())[:300]
+        line = " ".join(storable(reason).replace(self._key, "[key]").split())[:_LONGEST_REASON]
         with self._lock:
             self.failures += 1
             self.last_error = line
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_connection": None}
 
-class _Connection:
-    """An event loop in a thread of its own, and the SDK's client that lives on it."""
-
-    def __init__(self, api: Any, concurrency: int) -> None:
-        self.api = api
-        self.gate = asyncio.Semaphore(concurrency)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=_serve, args=(self._loop,), name="populora-chat", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def submit(self, work: Coroutine[Any, Any, list[str | None]]) -> "Future[list[str | None]]":
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def stop(self) -> None:
-        """End the thread without waiting for it, as a finalizer must."""
-        with suppress(RuntimeError):  # closed already
-            self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def close(self) -> None:
-        """Cancel all tasks, close the connections and end the thread."""
-        if self.is_alive:
-            with suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_PATIENCE)
-            self.stop()
-            self._thread.join(_PATIENCE)
-
-    async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self.api.close()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _has_openai() -> bool:
     try:
-        loop.run_forever()
-    finally:
-        loop.close()
+        return importlib.util.find_spec("openai") is not None
+    except ValueError:  # a module without a spec, or None in its place
+        return False
 
 
-def _content(reply: Any) -> str:
-    """Return the text of a chat completion; the SDK does not check what a server sends."""
-    choices = getattr(reply, "choices", None)
-    if not isinstance(choices, list) or not choices:
-        raise ValueError("the server's reply has no choices")
-    content = getattr(getattr(choices[0], "message", None), "content", None)
-    if not isinstance(content, str):
-        finish = getattr(choices[0], "finish_reason", None)
-        raise ValueError(
-            f"content must be a text, got {type(content).__name__} (finish_reason {finish!r})"
-        )
-    return storable(content)
-
-
-def _reason(error: Exception) -> str:
-    cause = error.__cause__
-    why = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
-    return f"{type(error).__name__}: {error}{why}"
-
-
-def _address(base_url: str | None) -> str:
-    default = os.environ.get("OPENAI_BASE_URL") or f"https://{_OPENAI_HOST}/v1"
-    address = _text("base_url", default if base_url is None else base_url).strip()
-    try:
-        parts = urlsplit(address)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        known = False
-    if not known:
-        raise ValueError(
-            f"base_url must be an address such as http://localhost:8000/v1, got {address!r}"
-        )
-    return address
-
-
-def _api_key(api_key: str | None, address: str) -> str:
-    found = os.environ.get("OPENAI_API_KEY") if api_key is None else _text("api_key", api_key)
-    if not found:
-        if urlsplit(address).hostname == _OPENAI_HOST:
-            raise ValueError("api_key: none given for OpenAI: pass it, or set OPENAI_API_KEY")
-        return "no-key-needed"  # the SDK insists on one
-    if not (found.isascii() and found.isprintable() and " " not in found):
-        raise ValueError(  # the key itself is not shown
-            "api_key must be printable ASCII without spaces or line ends: strip what was read"
-        )
-    return found
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, got {type(value).__name__}")
-    return storable(value)
-
-
-def _whole(name: str, value: Any, least: int | None) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
-
-
-def _number(name: str, value: Any, *, positive: bool) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}, got {value}")
-    return float(value)
+def _pause(tries: int) -> float:
+    return min(_FIRST_PAUSE * 2.0 ** min(tries, 9), _LONGEST_PAUSE)

@@ -16,7 +16,8 @@ class HttpJudge:
     """A language model on a server that says which of two attempts is better.
 
     Each comparison is shown as an agent of the arena would see it. Equal prompts of one batch are
-    asked once. A request that fails is an abstention with `ReplyStatus.FAILED`.
+    asked once. A request that fails is an abstention with `ReplyStatus.FAILED`. Copies, pickled
+    ones too, have the same settings and connections of their own.
 
     Args:
         model: The model's name on the server.

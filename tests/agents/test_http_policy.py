@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+import warnings
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("openai")
 
-from agents import Policy, rollout
+from agents import FunctionPolicy, MixedPolicy, Policy, evaluate, rollout
 from agents.http_policy import HttpPolicy
 from populora_env import Problem, ReasoningArena
 from populora_env.records import Phase, ReplyStatus, Request
@@ -77,6 +81,46 @@ def test_an_episode_is_played_by_a_server(server):
 
 def test_an_episode_outlives_its_server(server):
     server.mode = lambda body, count: 400
-    policy, transcript = play(server)
+    with pytest.warns(RuntimeWarning, match="status 400"):
+        policy, transcript = play(server)
     assert {turn.status for turn in transcript.turns} == {ReplyStatus.EMPTY}
     assert policy.failures == len(server.bodies) == len(transcript.turns)
+
+
+def test_a_dead_server_is_not_paid_in_silence(server):
+    problem = Problem.create("1 + 1 =", "2")
+    arena = ReasoningArena([problem], num_agents=3, seed=0)
+    server.shutdown()
+    server.server_close()
+    with policy_of(server) as dead:
+        said = "HttpPolicy failed to answer 9 requests, which count as empty .*APIConnectionError"
+        with pytest.warns(RuntimeWarning, match=said) as caught:
+            rollout(dead, [arena], [problem])
+        assert [Path(warning.filename).name for warning in caught] == ["test_http_policy.py"]
+        with pytest.warns(RuntimeWarning, match="HttpPolicy failed to answer 1 request,"):
+            evaluate(dead, [problem])
+        alive = FunctionPolicy(lambda prompt: "2")
+        mixed = MixedPolicy({"agent_0": dead, "agent_1": alive, "agent_2": dead})
+        with pytest.warns(RuntimeWarning, match="MixedPolicy failed to answer 6 requests"):
+            rollout(mixed, [arena], [problem])
+        assert (mixed.failures, mixed.last_error) == (dead.failures, dead.last_error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rollout(alive, [arena], [problem])
+
+
+def test_a_seed_can_be_left_out(server):
+    with policy_of(server, seed=None, top_p=0.9) as policy:
+        policy.act([Request("agent_0", Phase.SOLVE, "a", seed=11)])
+    assert "seed" not in server.bodies[0]
+    assert server.bodies[0]["top_p"] == 0.9
+    with pytest.raises(ValueError, match="seed must be 'request' or None, got 3"):
+        policy_of(server, seed=3)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copy_answers_alike(server, copied):
+    with policy_of(server) as policy, copied(policy) as twin:
+        requests = [Request("agent_0", Phase.SOLVE, "a", max_new_tokens=5, seed=11)]
+        assert policy.act(requests) == twin.act(requests) == ["re: a"]
+    assert server.bodies[0] == server.bodies[1]

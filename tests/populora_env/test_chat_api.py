@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(mode, int):
             said = {"error": {"message": f"no, {self.headers['Authorization']}"}}
             self.send(json.dumps(said), status=mode)
+        elif callable(mode):
+            mode(self)
         elif mode == "hang":
             self.server.released.wait(LONG * 2)
         elif mode == "trickle head":
@@ -277,27 +278,23 @@ def test_the_key_stays_out_of_the_reason(server):
     assert "Bearer [key]" in client.last_error
 
 
-def test_openai_gets_the_new_name_of_the_length_limit(monkeypatch):
-    asked = []
+def test_the_limit_has_the_name_that_the_server_wants(server):
+    def refuse(handler):
+        why = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        handler.send(json.dumps({"error": {"message": why}}), status=400)
 
-    class FakeApi:
-        def __init__(self, **settings):
-            self.chat = SimpleNamespace(completions=self)
-
-        async def create(self, **body):
-            asked.append(body)
-            message = SimpleNamespace(content="ok")
-            return SimpleNamespace(choices=[SimpleNamespace(message=message)])
-
-        async def close(self):
-            pass
-
-    monkeypatch.setattr("openai.AsyncOpenAI", FakeApi)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with ChatClient("m", api_key="k", max_tokens=9) as client:
-        assert client.complete("a") == "ok"
-    assert asked[0]["max_completion_tokens"] == 9
-    assert "max_tokens" not in asked[0]
+    server.mode = lambda body, count: refuse if "max_tokens" in body else "ok"
+    with client_of(server, max_tokens=9) as client:
+        assert [client.complete("a"), client.complete("b")] == ["re: a", "re: b"]
+        assert client.failures == 0
+    named = [{name for name in body if "tokens" in name} for body in server.bodies]
+    assert named == [{"max_tokens"}, {"max_completion_tokens"}, {"max_completion_tokens"}]
+    server.bodies.clear()
+    server.mode = lambda body, count: "ok"
+    with client_of(server, max_tokens=9, limit_field="max_new_tokens") as client:
+        assert client.complete("a") == "re: a"
+    assert server.bodies[0]["max_new_tokens"] == 9
+    assert "max_tokens" not in server.bodies[0]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +316,14 @@ def test_openai_gets_the_new_name_of_the_length_limit(monkeypatch):
         ({"temperature": -1}, ValueError, "temperature must be finite and >= 0"),
         ({"concurrency": True}, TypeError, "concurrency must be an integer, got bool"),
         ({"system": 3}, TypeError, "system must be a string"),
+        ({"top_p": 0}, ValueError, "top_p must be finite and > 0, got 0"),
+        ({"top_p": 1.5}, ValueError, "top_p must be at most 1, got 1.5"),
+        ({"limit_field": 1}, TypeError, "limit_field must be a string"),
+        ({"extra_body": [1]}, TypeError, "extra_body must be a mapping, got list"),
+        ({"extra_body": {1: 2}}, TypeError, "extra_body must have texts as keys, got int"),
+        ({"extra_body": {"stream": True}}, ValueError, "extra_body must not hold 'stream'"),
+        ({"extra_body": {"a": {1}}}, ValueError, "extra_body must be what JSON can hold"),
+        ({"base_url": "http://x/v1/chat/completions"}, ValueError, "must end before /chat/compl"),
     ],
 )
 def test_wrong_settings_are_named(settings, error, said, monkeypatch):
