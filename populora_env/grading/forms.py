@@ -1,46 +1,39 @@
 r"""Mathematical answers that are settled by their form, without algebra.
 
-`settle` compares what algebra misreads or need not see: words and names (``\text{even}``, where
-math-verify multiplies letters, so that ``cat`` equals ``act``), letters of a choice, times of day,
-numbers with a base or a unit, percentages (``50\%`` equals ``50``, never ``0.5``), lists of plain
-numbers, and pairs whose brackets differ. Conventions are those of the common graders of MATH: a
-unit or a base may be left out, and an answer may name its variable (``x = 5``); a bare list has no
-order, a tuple has one; ``(1,2)`` is not ``[1,2)`` and not ``\{1,2\}``. Everything else goes to the
-worker process.
+`settle` compares what algebra misreads or need not see: words, choices, dates and the like
+(`words`), sets of numbers (`sets`), numbers with a unit, percentages (``50\%`` equals ``50``, never
+``0.5``), lists of plain numbers, and pairs whose brackets differ. Conventions are those of the
+common graders of MATH: a unit or a base may be left out, and an answer may name its variable
+(``x = 5``); a bare list has no order but counts its members, a tuple has an order; ``(1,2)`` is not
+``[1,2)`` and not ``\{1,2\}``. Everything else goes to the worker process.
 """
 
 import re
 from fractions import Fraction
 
+from populora_env.grading import words
+from populora_env.grading.sets import same_set
 from populora_env.grading.units import split_unit, units_agree, without_unit
 from populora_env.numerals import parse_number, same_number
 
-_TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
-_WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z][A-Za-z ,.'\u2019-]*")
-_LABEL = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ,.'\u2019-]*")
-_FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "max", "min", "gcd", "lcm",
-     "mod", "det", "abs"]
-)  # fmt: skip
-_CHOICE = re.compile(r"\(?([A-Z])\)?", re.IGNORECASE)
-_CHOSEN = re.compile(
-    r"(?:(?:option|choice|answer)\s?:?\s?)?(?:\(([A-Z])\)(?![ ]?[-+*/^]).*"
-    r"|([A-Z])\s?[).:](?:\s.*)?|([A-Z]))",
-    re.IGNORECASE | re.DOTALL,
-)
-_CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})\s?([ap]\.?\s?m\.?)?", re.IGNORECASE)
-_BASED = re.compile(r"([0-9A-Fa-f]+)_ ?\{?(?:\\text ?\{)?([0-9]{1,2}|[a-z]{3,12})\}{0,2}")
-_SHORT_WORDS = frozenset({"yes", "no", "odd", "all", "one", "two", "six", "ten"})
 _NAMED = re.compile(
     r"(?P<name>\\text\{[^{}]*\}|\\?[A-Za-z]+'?(?:_\{?\w+\}?)?(?:\(\w\))?)\s?=(?P<value>[^=<>]*)"
 )
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _OR = re.compile(r"\\text\s?\{\s?,?\s?(?:or|and)\s?\}|(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])")
-
-
+_ONLY_OR = re.compile(r"\\text\s?\{\s?,?\s?or\s?\}|(?<![\\A-Za-z])or(?![A-Za-z])")
 _OPEN_ENDED = re.compile(
     r"\\text\s?\{[^{}]*\b(?:or|and)?\s?(?:more|less|fewer|greater|higher|lower|above|below|maybe|"
     r"not|wrong|incorrect)\b[^{}]*\}"
+)
+_DECIMALS = re.compile(r"[0-9]\.([0-9]+)")
+_VARIABLE = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+")
+_COMMAND = re.compile(r"\\[A-Za-z]+\s?(?:\{[A-Za-z ]*\})?|(?<![A-Za-z])[ei](?![A-Za-z])")
+_LETTER = re.compile(r"[A-Za-z]")
+_BOTH_SIGNS = re.compile(r"\\pm(?![A-Za-z])\s?")
+_SCALED = re.compile(
+    r"(-?[0-9][0-9.,]*)\s?(?:\\text\s?\{\s*)?((?:hundred|thousand|million|billion|trillion)s?|dozen)"
+    r"(?:\s[a-z ]*)?(?:\s*\})?(?:\s?\\text\s?\{[^{}]*\})?"
 )
 
 
@@ -58,6 +51,15 @@ def settle(gold: str, answer: str) -> bool | None:
     names = [match["name"] for match in map(_NAMED.fullmatch, (gold, answer)) if match]
     if len(names) == 2 and names[0] != names[1] and all(len(name) == 1 for name in names):
         return False
+    shown, estimated, estimate = answer.partition("\\approx")
+    if estimated and None not in (_number(shown.strip()), _number(estimate.strip())):
+        return False  # `without_estimate` has left it: 5 is not about 6
+    as_sets = same_set(gold, answer)
+    if as_sets is not None:
+        return as_sets
+    as_dates = words.dates(gold, answer)
+    if as_dates is not None:
+        return as_dates
     scale = units_agree(split_unit(gold)[1], split_unit(answer)[1])
     if scale is None:
         return False  # 12 cm are no 12 hours
@@ -66,7 +68,7 @@ def settle(gold: str, answer: str) -> bool | None:
         return same_number(expected, given * scale)
     if scale != 1:
         return False
-    for compare in (_clocks, _choices, _names, _bases):
+    for compare in (words.clocks, words.choices, words.names, words.bases):
         settled = compare(gold, answer)
         if settled is not None:
             return settled
@@ -83,14 +85,70 @@ def elements(expression: str) -> list[str]:
         return [expression]
     parts = [part for part in _split(_OR.sub(",", expression)) if part]
     values = {_number(part) for part in parts}
-    return parts[:1] if len(values) == 1 and None not in values else parts
+    written = len({_squeezed(part) for part in parts})
+    once = written == len(parts) or (written == 1 and _ONLY_OR.search(expression))  # not "5, 5"
+    return parts[:1] if len(values) == 1 and None not in values and once else parts
+
+
+def both_signs(expression: str) -> str:
+    r"""Return ``1 + x, 1 - x`` of ``1 \pm x``; inside a tuple or with two such signs it stays."""
+    if "\\pm" not in expression or "\\mp" in expression:
+        return expression
+    outer = expression.strip(" .")
+    if outer.startswith("\\{") and outer.endswith("\\}"):
+        inside = both_signs(outer[2:-2])
+        return expression if inside == outer[2:-2] else rf"\{{{inside}\}}"
+    parts = list[str]()
+    for part in _split(_OR.sub(",", expression)):
+        signs = list(_BOTH_SIGNS.finditer(part))
+        if len(signs) != 1 or part[:1] in "([":
+            parts.append(part)
+            continue
+        before, after = part[: signs[0].start()], part[signs[0].end() :]
+        begins = not before.strip() or before.rstrip()[-1:] in "=({"
+        parts += [f"{before}{'' if begins else '+'}{after}", f"{before}-{after}"]
+    return ", ".join(parts)
+
+
+def sides(expression: str) -> list[str]:
+    r"""Return what a chain such as ``2+3 = 5`` says to be equal; the expression alone if it names.
+
+    Only a chain without variables is one: ``x = 5`` and ``y = 2x`` are answers.
+    """
+    parts = [part.strip() for part in expression.split("=")]
+    if len(parts) > 2 and _VARIABLE.fullmatch(parts[0]):
+        parts = parts[1:]
+    plain = all(part and not _LETTER.search(_COMMAND.sub(" ", part)) for part in parts)
+    return parts if len(parts) > 1 and plain else [expression]
+
+
+def members(expression: str) -> list[str] | None:
+    """Return the members of a bare list of two or more in which one is written twice, or None."""
+    if _bracketed(expression)[0]:
+        return None
+    parts = elements(expression)
+    twice = len({_squeezed(part) for part in parts}) < len(parts)
+    return parts if len(parts) > 1 and twice else None
 
 
 def without_estimate(expression: str) -> str:
-    r"""Return ``2\sqrt{3}`` of ``2\sqrt{3} \approx 3.46``; ``x \approx 3.46`` stays."""
-    exact, sign, _ = expression.partition("\\approx")
+    r"""Return ``2\sqrt{3}`` of ``2\sqrt{3} \approx 3.46``; ``x \approx 3.46`` stays.
+
+    So does ``5 \approx 6``, which is no estimate: that would be 5, rounded.
+    """
+    exact, sign, shown = expression.partition("\\approx")
     exact = exact.strip()
-    return exact if sign and any(char.isdigit() or char == "\\" for char in exact) else expression
+    if not sign or not any(char.isdigit() or char == "\\" for char in exact):
+        return expression
+    value, estimate = _number(exact.rpartition("=")[2].strip()), _number(shown.strip())
+    if value is not None and estimate is not None:
+        decimals = _DECIMALS.search(shown)
+        places = 10 ** len(decimals[1]) if decimals else 1
+        if value.denominator == 1 and value != estimate:
+            return expression
+        if abs(value - estimate) >= Fraction(1, places):
+            return expression
+    return exact
 
 
 def _squeezed(expression: str) -> str:
@@ -99,85 +157,13 @@ def _squeezed(expression: str) -> str:
 
 def _number(expression: str) -> Fraction | None:
     value = parse_number(expression, units=False)
+    scaled = _SCALED.fullmatch(expression) if value is None else None
+    if scaled is not None:
+        value = parse_number(f"{scaled[1]} {scaled[2]}")
     if value is None:
         named = _NAMED.fullmatch(expression)
         value = parse_number(without_unit(named["value"] if named else expression), units=False)
     return value
-
-
-def _plain_words(expression: str, pattern: re.Pattern[str] = _WORDS) -> str | None:
-    """Return the words of an expression that is nothing but words, folded; None otherwise."""
-    bare = _TEXT.sub(r" \1 ", expression).strip(" .")
-    if not pattern.fullmatch(bare):
-        return None
-    folded = " ".join(bare.casefold().split())
-    return None if folded in _FUNCTIONS else folded.removeprefix("the ")
-
-
-def _names(gold: str, answer: str) -> bool | None:
-    pattern = _LABEL if _TEXT.fullmatch(gold.strip()) else _WORDS
-    words = _plain_words(gold, pattern)
-    if words is None:
-        return None
-    longest = max(map(len, re.findall("[a-z]+", words)))
-    if "\\text" not in gold and longest < 4 and words not in _SHORT_WORDS:
-        return None  # a few letters are a product of variables
-    given = _plain_words(answer, pattern)
-    if given is None:
-        # "Evelyn (the second)" or a sentence is no name; a list of names may be in another order.
-        return False if "," not in words else None
-    if "," in words:
-        return sorted(map(str.strip, words.split(","))) == sorted(map(str.strip, given.split(",")))
-    return words == given
-
-
-def _choices(gold: str, answer: str) -> bool | None:
-    right = _CHOICE.fullmatch(_TEXT.sub(r"\1", gold).strip())
-    if right is None:
-        return None
-    wrapped = "\\text" in gold or "(" in gold
-    if not wrapped and not right[1].isupper():
-        return None  # a variable
-    chosen = _CHOSEN.fullmatch(_TEXT.sub(r"\1", answer).strip())
-    offered = {letter.upper() for letter in re.findall(r"\(([A-Za-z])\)", answer)}
-    offered |= {letter for letter in re.findall(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])", answer)}
-    if wrapped and len(offered) > 1:
-        return False  # "(A) or (B)" chooses nothing
-    if chosen is None:
-        return False if wrapped else None
-    letter = chosen[1] or chosen[2] or chosen[3]
-    return letter.upper() == right[1].upper() if wrapped else letter == right[1]
-
-
-def _clocks(gold: str, answer: str) -> bool | None:
-    right = _CLOCK.fullmatch(_TEXT.sub(r"\1", gold).strip())
-    if right is None or (right[3] is None and not _is_clock(right)):
-        return None
-    given = _CLOCK.fullmatch(_TEXT.sub(r"\1", answer).strip())
-    if given is None:
-        return None if right[3] is None else False
-    same = (int(right[1]), right[2]) == (int(given[1]), given[2])
-    halves = {match[3][0].lower() for match in (right, given) if match[3]}
-    return same and len(halves) < 2
-
-
-def _is_clock(match: re.Match[str]) -> bool:
-    """Return whether it cannot be a ratio such as 3:20: its minutes begin with zero."""
-    return match[2][0] == "0"
-
-
-def _bases(gold: str, answer: str) -> bool | None:
-    right = _BASED.fullmatch(gold.strip())
-    given = _BASED.fullmatch(answer.strip())
-    if right is None and given is None:
-        return None
-    digits = (right[1] if right else gold).replace(" ", "").casefold()
-    shown = (given[1] if given else answer).replace(" ", "").casefold()
-    if right is None and not digits.isalnum():
-        return None
-    if right is not None and given is not None and right[2] != given[2]:
-        return False if right[2].isdigit() and given[2].isdigit() else digits == shown
-    return digits == shown
 
 
 def _lists(gold: str, answer: str) -> bool | None:
@@ -199,11 +185,11 @@ def _lists(gold: str, answer: str) -> bool | None:
     shown = [value for value in right if value is not None]
     if len(numbers) < len(left) or len(shown) < len(right) or len(left) < 2:
         return None
-    if opened == "(":
-        return numbers == shown
     if "{" in (opened, began):
-        return set(numbers) == set(shown)
-    return sorted(numbers) == sorted(shown)
+        numbers, shown = sorted(set(numbers)), sorted(set(shown))
+    elif opened != "(":
+        numbers, shown = sorted(numbers), sorted(shown)
+    return len(numbers) == len(shown) and all(map(same_number, numbers, shown))
 
 
 def _bracketed(expression: str) -> tuple[str, str, str]:

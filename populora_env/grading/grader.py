@@ -19,8 +19,17 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-from populora_env.grading.forms import elements, settle, without_estimate
+from populora_env.grading import words
+from populora_env.grading.forms import (
+    both_signs,
+    elements,
+    members,
+    settle,
+    sides,
+    without_estimate,
+)
 from populora_env.grading.notation import to_latex
+from populora_env.grading.sets import as_union
 from populora_env.grading.units import without_unit
 from populora_env.grading.worker import MathWorker, Outcome
 from populora_env.numerals import parse_number, same_number
@@ -35,6 +44,8 @@ _INCONCLUSIVE = {
     Outcome.EXHAUSTED: GradeStatus.TIMED_OUT,
     Outcome.UNREADABLE: GradeStatus.UNREADABLE,
 }
+_RIGHT = frozenset({GradeStatus.CORRECT})
+_LONGEST_MATCH = 8
 _UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -145,28 +156,63 @@ class Grader:
             return _UNANSWERED.get(reading.status, GradeStatus.NO_ANSWER)
         if gold == reading.answer:
             return GradeStatus.CORRECT
-        if problem.answer_kind is not AnswerKind.MATH:
-            same = problem.answer_kind is AnswerKind.NUMBER and _same(gold, reading.answer)
+        if problem.answer_kind is AnswerKind.TEXT:
+            return _chosen(gold, reading.answer)
+        if problem.answer_kind is AnswerKind.NUMBER:
+            same = _same(gold, reading.answer)
             return GradeStatus.CORRECT if same else GradeStatus.WRONG
-        return self._check(gold, reading.answer)
+        return self._check(problem.answer, gold, reading.answer)
 
-    def _check(self, gold: str, answer: str) -> GradeStatus:
+    def _check(self, written: str, gold: str, answer: str) -> GradeStatus:
         known, given = parse_number(gold, units=False), parse_number(answer, units=False)
         if known is not None and given is not None:
             return GradeStatus.CORRECT if same_number(known, given) else GradeStatus.WRONG
         if max(len(gold), len(answer)) >= ANSWER_LIMIT or _UNPRINTABLE.search(answer):
             return GradeStatus.UNREADABLE
-        gold, answer = to_latex(gold), without_estimate(to_latex(answer))
+        # Of "\\$5" the canonical form has lost what it counts.
+        gold, answer = to_latex(gold if known is None else written), to_latex(answer)
+        answer = without_estimate(words.without_label(gold, answer))
+        gold, answer = both_signs(gold), both_signs(answer)
+        status = self._compare(gold, answer)
+        if status is GradeStatus.WRONG:
+            hedged = words.is_choice(gold) and len(words.offered(answer)) > 1
+            if hedged or (len(elements(answer)) > 1 and len(elements(gold)) == 1):
+                return GradeStatus.SEVERAL
+        return status
+
+    def _compare(self, gold: str, answer: str) -> GradeStatus:
+        """Compare two answers in LaTeX; CORRECT, WRONG or why that is not known."""
         equal = settle(gold, answer)
-        if equal is None:
-            outcome = self._ask_worker(without_unit(gold), without_unit(answer))
-            if outcome in _INCONCLUSIVE:
-                return _INCONCLUSIVE[outcome]
-            equal = outcome is Outcome.EQUAL
-        if equal:
-            return GradeStatus.CORRECT
-        several = len(elements(answer)) > 1 and len(elements(gold)) == 1 and "\\pm" not in gold
-        return GradeStatus.SEVERAL if several else GradeStatus.WRONG
+        if equal is not None:
+            return GradeStatus.CORRECT if equal else GradeStatus.WRONG
+        chain = sides(answer)
+        if len(chain) > 1 and len(sides(gold)) == 1:  # "6 = 5" is wrong, whatever the gold
+            return next(
+                (status for side in chain if (status := self._compare(gold, side)) not in _RIGHT),
+                GradeStatus.CORRECT,
+            )
+        known, given = elements(gold), elements(answer)
+        if members(gold) is not None or members(answer) is not None:
+            return self._match(known, given)
+        if words.variables_differ(gold, answer):
+            return GradeStatus.WRONG
+        gold, answer = as_union(gold, answer)
+        outcome = self._ask_worker(without_unit(gold), without_unit(answer))
+        if outcome in _INCONCLUSIVE:
+            return _INCONCLUSIVE[outcome]
+        return GradeStatus.CORRECT if outcome is Outcome.EQUAL else GradeStatus.WRONG
+
+    def _match(self, known: list[str], given: list[str]) -> GradeStatus:
+        """Compare two lists in which a member is written twice: by their counts."""
+        if len(known) != len(given) or len(known) > _LONGEST_MATCH:
+            return GradeStatus.WRONG
+        left = list(given)
+        for member in known:
+            found = next((other for other in left if self._compare(member, other) in _RIGHT), None)
+            if found is None:
+                return GradeStatus.WRONG
+            left.remove(found)
+        return GradeStatus.CORRECT
 
     def _ask_worker(self, gold: str, answer: str) -> Outcome:
         pool = self._own_workers()
@@ -210,3 +256,11 @@ def _canonical_gold(answer: str, kind: AnswerKind) -> str | None:
 def _same(gold: str, answer: str) -> bool:
     known, given = parse_number(gold), parse_number(answer)
     return known is not None and given is not None and same_number(known, given)
+
+
+def _chosen(gold: str, answer: str) -> GradeStatus:
+    """Grade a text that is not the known one word for word: the letter of a choice may be."""
+    right = words.chosen_text(gold, answer)
+    if right is None:
+        return GradeStatus.SEVERAL if words.is_letter(gold) else GradeStatus.WRONG
+    return GradeStatus.CORRECT if right else GradeStatus.WRONG

@@ -1,8 +1,9 @@
 r"""Mathematics as people type it, brought to LaTeX.
 
 math-verify does not read full-width digits, ``√2``, ``x²``, ``sqrt(2)`` or ``π`` as what they
-mean; `to_latex` writes them as ``2``, ``\sqrt{2}``, ``x^{2}`` and ``\pi``. It does not parse: text
-that makes no sense stays senseless.
+mean; `to_latex` writes them as ``2``, ``\sqrt{2}``, ``x^{2}`` and ``\pi``, and what LaTeX says in
+several ways (``\frac\pi6``, ``\mathrm{e}``, ``\color{red}{5}``, ``\log_e 2``, ``\sin 30^\circ``) in
+one. It does not parse: text that makes no sense stays senseless.
 """
 
 import re
@@ -20,6 +21,16 @@ _POWER = re.compile(f"([{_SUPERSCRIPT}]+)")
 _INDEX = re.compile(f"([{_SUBSCRIPT}]+)")
 _ROOT = re.compile(r"√ ?(?:\(([^()]{1,200})\)|\{([^{}]{1,200})\}|(\w+))")
 _TYPED_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt ?\(([^()]{1,200})\)")
+_FUNCTIONS = (
+    "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|gcd|lcm|max|min"
+)
+_DEGREE = r"\s?\^\s?(?:\\circ(?![A-Za-z])|\{\s?\\circ\s?\})"
+_ANGLE = re.compile(rf"([0-9]+(?:\.[0-9]+)?){_DEGREE}")
+_ANGLED = re.compile(
+    r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])(?:\s?\^\s?(?:[0-9]|\{\s?[0-9]\s?\}))?\s?"
+    rf"(?:\([^()]{{1,100}}\)|\{{[0-9.]{{1,20}}{_DEGREE}\}}|-?[0-9.]{{1,20}}{_DEGREE})"
+)
+_PRICE = re.compile(r"\s*\\\$\s?(-?[0-9][0-9.,\\!{} ]*)\s*")
 _SUPERSCRIPT_DIGITS = str.maketrans(_SUPERSCRIPT, "0123456789")
 _SUBSCRIPT_DIGITS = str.maketrans(_SUBSCRIPT, "0123456789")
 _TYPED = (
@@ -39,9 +50,21 @@ _TYPED = (
     (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
     (re.compile(r"\\(?:mbox|textrm|textnormal|mathrm|textbf|mathbf|textit|operatorname)\s?\{"),
      r"\\text{"),
+    (re.compile(r"\\(?:text)?color\s?\{[^{}]*\}|\\(?:underline|fbox|boldsymbol|bm|mathit|mathsf|emph|"
+                r"hbox|bf|it|rm|large|Large)(?![A-Za-z])"), " "),
+    (re.compile(r"\\text\s?\{\s*([ei])\s*\}(?=\s?\^)|(?<=[0-9)}])\\text\s?\{([ei])\}"), r" \1\2 "),
+    (re.compile(rf"\\text\s?\{{\s*({_FUNCTIONS})\s*\}}"), r"\\\1 "),
+    (re.compile(r"\\(?:log|text\s?\{\s*log\s*\})\s?_\s?(?:e(?![A-Za-z])|\{\s?e\s?\})"), r"\\ln "),
+    (re.compile(r"\\frac\s?\{\s?(\\text\s?\{[^{}]*\})\s?\}\s?"
+                r"\{\s?(\\text\s?\{[^{}]*\}(?:\s?\^\s?\{?[0-9]\}?)?)\s?\}$"), r"\1/\2"),
+    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset "),
+    (re.compile(r"\+ ?/ ?-|(?<![0-9A-Za-z)}])\+-(?=[0-9\\])"), r"\\pm "),
+    (re.compile(r"(\\[gl]e)qslant(?![A-Za-z])"), r"\1 "),
+    (re.compile(r"(?<=[)\]])\s?U\s?(?=[(\[])"), r" \\cup "),
     (re.compile(r",\\!\s?(?=[0-9]{3})|(?<=[0-9])\{,\}(?=[0-9]{3})"), ","),
     (re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)(?![A-Za-z])|~"), " "),
 )  # fmt: skip
+_TOKEN = re.compile(r"\s*(\{|\\[A-Za-z]+|[0-9A-Za-z])")
 _WRAPPERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
 
 
@@ -53,7 +76,51 @@ def to_latex(text: str) -> str:
         text = unicodedata.normalize("NFKC", text)
         text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3]}}}", text)
         text = "".join(_SYMBOLS.get(char, char) for char in text)
+    price = _PRICE.fullmatch(text)
+    if price is not None:
+        text = rf"{price[1]} \text{{ dollars}}"  # the sign itself would go with the wrappers
     text = _TYPED_ROOT.sub(r"\\sqrt{\1}", text)
     for pattern, replacement in _TYPED:
         text = pattern.sub(replacement, text)
-    return " ".join(_WRAPPERS.sub(" ", text).split())
+    text = _braced(_WRAPPERS.sub(" ", text))
+    if "circ" in text:
+        text = _ANGLED.sub(lambda match: _ANGLE.sub(r"(\\frac{\1\\pi}{180})", match[0]), text)
+    return " ".join(text.split())
+
+
+def _braced(text: str, depth: int = 0) -> str:
+    r"""Return the text with ``\frac\pi6`` as ``\frac{\pi}{6}``, as TeX takes one token each."""
+    if "\\frac" not in text or depth > 30:
+        return text
+    parts = list[str]()
+    end = 0
+    while (start := text.find("\\frac", end)) >= 0:
+        parts.append(text[end : start + 5])
+        end = start + 5
+        if text[end : end + 1].isalpha():
+            continue
+        for _ in range(2):
+            token = _TOKEN.match(text, end)
+            if token is None:
+                break
+            if token[1] != "{":
+                parts.append(f"{{{token[1]}}}")
+                end = token.end()
+                continue
+            close = _closing(text, token.start(1))
+            if close is None:
+                break
+            parts.append("{" + _braced(text[token.end() : close], depth + 1) + "}")
+            end = close + 1
+    return "".join([*parts, text[end:]])
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Return where the brace that opens at ``start`` is closed."""
+    depth = 0
+    for position in range(start, len(text)):
+        if text[position] in "{}" and text[position - 1 : position] != "\\":
+            depth += 1 if text[position] == "{" else -1
+            if depth == 0:
+                return position
+    return None

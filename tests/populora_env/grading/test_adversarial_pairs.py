@@ -1,6 +1,6 @@
 """Pairs of answers that graders are known to confuse: kind, gold, reply, right (Y) or not (N, S).
 
-In the file, ``box X`` is the reply ``\\boxed{X}``.
+In the file, ``box X`` is the reply ``\\boxed{X}``, and the sign for return a new line.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ def pairs():
     for line in PAIRS.read_text(encoding="utf-8").splitlines():
         kind, gold, reply, right = line.split("\t")
         reply = rf"\boxed{{{reply[4:]}}}" if reply.startswith("box ") else reply
+        reply = reply.replace("\u23ce", "\n")
         yield Problem.create("?", gold, KINDS[kind]), reply, right == "Y"
 
 
@@ -26,5 +27,6 @@ def test_few_are_graded_wrongly():
             right, wrong = right + correct, wrong + (not correct)
             if grader.grade(problem, reply).correct is not correct:
                 (missed if correct else paid).append((problem.answer, reply))
+    assert right + wrong >= 400
     assert len(missed) <= 0.05 * right, missed
     assert len(paid) <= 0.01 * wrong, paid

@@ -1,0 +1,287 @@
+r"""Intervals and inequalities in one form.
+
+`same_set` reads ``x < 3 \text{ or } x > 3``, ``2 \le x < 5``, ``]2,5[``, ``[2,5)``, ``x \ne 3``,
+``\{x \mid x > 2\}``, ``\mathbb{R}`` and unions of those, and compares the sets of numbers that they
+are. A pair such as ``(2,5)`` is an interval only if the other answer is one for certain. Ends that
+are no plain numbers (``\sqrt{2}``) are left to algebra: `as_union` writes both answers with
+brackets. Inequalities of more than one variable, or of more than a bare variable, are not covered.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from populora_env.numerals import parse_number
+
+_OR = re.compile(r"\\text\s?\{\s?,?\s?or\s?\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor\b|\\vee\b|\u2228")
+_AND = re.compile(
+    r"\\text\s?\{\s?,?\s?and\s?\}|(?<![\\A-Za-z])and(?![A-Za-z])|\\land\b|\\wedge\b|\u2227|\\cap\b"
+)
+_VARIABLE = r"(?:[A-Za-z]|\\(?:theta|alpha|beta|lambda|phi|omega))"
+_SIGN = re.compile(r"(\\leq?(?![A-Za-z])|\\geq?(?![A-Za-z])|\\neq?(?![A-Za-z])|[<>])")
+_SIGNS = {"\\le": "<=", "\\leq": "<=", "\\ge": ">=", "\\geq": ">=", "\\ne": "!=", "\\neq": "!="}
+_MEMBER = re.compile(rf"({_VARIABLE})\s?\\in(?![A-Za-z])\s*(.*)", re.DOTALL)
+_BUILDER = re.compile(
+    rf"\\\{{\s*({_VARIABLE})(?:\s?\\in\s?(?:\\mathbb\s?\{{?\s?R\s?\}}?|\\text\s?\{{R\}}|R))?"
+    r"\s*(?:\\mid|\\vert|\||:|\\colon)\s*(.*?)\\\}",
+    re.DOTALL,
+)
+_REALS = re.compile(
+    r"\\mathbb\s?\{?\s?R\s?\}?|\\text\s?\{\s?(?:all )?(?:real numbers|reals)\s?\}"
+    r"|all real(?: number)?s|\u211d"
+)
+_WITHOUT = re.compile(
+    r"(.*?)(?:\\setminus|\\backslash|(?<=[})R])\s?[-\\]\s?(?=\\\{))\s*\\\{(.*)\\\}"
+)
+_ENDLESS = re.compile(r"([-+]?)\s?\\infty")
+_LETTERS = re.compile(r"[A-Za-z]")
+_COMMANDS = re.compile(
+    r"\\(?:sqrt|frac|pi|infty|text|cdot|ln|log)(?![A-Za-z])|(?<![A-Za-z])e(?![A-Za-z])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """The numbers between two ends, as LaTeX; ``left`` and ``right``: whether each is in it."""
+
+    low: str
+    left: bool
+    high: str
+    right: bool
+
+    def __str__(self) -> str:
+        return f"{'[' if self.left else '('}{self.low},{self.high}{']' if self.right else ')'}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A union of intervals, and the variable that it was written with, if any."""
+
+    parts: tuple[_Interval, ...]
+    variable: str | None = None
+
+
+def same_set(gold: str, answer: str) -> bool | None:
+    """Return whether two answers are the same set of numbers; None if that is not certain.
+
+    Args:
+        gold: The known answer, as `notation.to_latex` writes it.
+        answer: The answer to check, likewise.
+    """
+    known, given = _sets(gold, answer)
+    if known is None or given is None:
+        return None
+    if None not in (known.variable, given.variable) and known.variable != given.variable:
+        return False
+    left, right = _merged(known.parts), _merged(given.parts)
+    return None if left is None or right is None else left == right
+
+
+def as_union(gold: str, answer: str) -> tuple[str, str]:
+    r"""Return both answers as ``(a,b) \cup [c,d)`` if both are sets, else as they are."""
+    known, given = _sets(gold, answer)
+    if known is None or given is None:
+        return gold, answer
+    return r" \cup ".join(map(str, known.parts)), r" \cup ".join(map(str, given.parts))
+
+
+def _sets(gold: str, answer: str) -> tuple[_Set | None, _Set | None]:
+    if not (_is_certain(gold) or _is_certain(answer)):
+        return None, None
+    commas = "\\cup" in gold or _SIGN.search(gold) is not None
+    return _read(gold, commas), _read(answer, commas)
+
+
+def _is_certain(text: str) -> bool:
+    """Return whether it can be nothing but a set of numbers."""
+    bare = text.strip(" .")
+    pair = re.fullmatch(r"([(\[\]])[^()\[\]]*,[^()\[\]]*([)\]\[])", bare)
+    if pair is not None:
+        return (pair[1], pair[2]) not in (("(", ")"), ("[", "]")) or "\\infty" in bare
+    return bool(
+        _SIGN.search(bare) or "\\cup" in bare or "\\setminus" in bare or _REALS.search(bare)
+    )
+
+
+def _read(text: str, commas: bool = False) -> _Set | None:
+    """Return the set that a text writes; ``commas``: whether they may join intervals."""
+    text = text.strip(" .")
+    if len(text) > 400:
+        return None
+    if _REALS.fullmatch(text):
+        return _Set((_Interval("-\\infty", False, "\\infty", False),))
+    built = _BUILDER.fullmatch(text)
+    if built is not None:
+        inner = _read(built[2])
+        same = inner is not None and inner.variable in (None, built[1])
+        return _Set(inner.parts) if inner is not None and same else None
+    member = _MEMBER.fullmatch(text)
+    if member is not None:
+        inner = _read(member[2], commas)
+        return _Set(inner.parts, member[1]) if inner is not None else None
+    without = _WITHOUT.fullmatch(text)
+    if without is not None:
+        return _less(_read(without[1]), without[2])
+    if _SIGN.search(text):
+        return _relations(text)
+    union = re.sub(r"\\cup(?![A-Za-z])", "|", text)
+    union = _OR.sub("|", union)
+    if commas:
+        union = re.sub(r"(?<=[)\]])\s?(?:,|\\text\s?\{\s?and\s?\})\s?(?=[(\[])", "|", union)
+    parts = [_interval(part.strip()) for part in union.split("|")]
+    found = [part for part in parts if part is not None]
+    return _Set(tuple(found)) if len(found) == len(parts) else None
+
+
+def _interval(text: str) -> _Interval | None:
+    point = re.fullmatch(r"\\\{([^{}]*)\\\}", text)
+    if point is not None and _is_end(point[1]) and "," not in point[1]:
+        return _Interval(point[1].strip(), True, point[1].strip(), True)
+    if len(text) < 5 or text[0] not in "([]" or text[-1] not in ")][":
+        return None
+    inside = text[1:-1]
+    cut = ";" if ";" in inside else ","
+    ends = [end.strip() for end in inside.split(cut)]
+    if len(ends) != 2 or not all(map(_is_end, ends)):
+        return None
+    return _Interval(ends[0], text[0] == "[", ends[1], text[-1] == "]")
+
+
+def _is_end(text: str) -> bool:
+    """Return whether it is a number or infinity: without variables, brackets and signs."""
+    bare = _COMMANDS.sub(" ", text)
+    return bool(text.strip()) and not _LETTERS.search(bare) and not re.search(r"[()\[\]<>=]", bare)
+
+
+def _relations(text: str) -> _Set | None:
+    r"""Return the set of ``x < 2 \text{ or } x > 5``, all of one variable."""
+    variables = set[str]()
+    union = list[_Interval]()
+    for clause in _OR.split(text):
+        bounds = list[_Interval]()
+        pieces = [piece for piece in re.split(r",", _AND.sub(",", clause)) if piece.strip()]
+        alternatives = _AND.search(clause) is None and len(pieces) > 1
+        for piece in pieces:
+            read = _relation(piece.strip())
+            if read is None:
+                return None
+            variables.add(read[0])
+            if len(read[1]) > 1:  # x != 3
+                alternatives = False
+                if len(pieces) > 1:
+                    return None
+                union.extend(read[1])
+            else:
+                bounds.extend(read[1])
+        if not bounds:
+            continue
+        common = _meet(bounds)
+        if common is None:
+            return None
+        if alternatives and _merged((common,)) == ():
+            union.extend(bounds)  # "x < 2, x > 5" can only mean "or"
+        else:
+            union.append(common)
+    if len(variables) != 1:
+        return None
+    return _Set(tuple(union), variables.pop())
+
+
+def _relation(text: str) -> tuple[str, list[_Interval]] | None:
+    r"""Return the variable and the intervals of one inequality such as ``5 > x \ge 2``."""
+    tokens = _SIGN.split(text)
+    sides, signs = [side.strip() for side in tokens[::2]], tokens[1::2]
+    signs = [_SIGNS.get(sign, sign) for sign in signs]
+    named = [side for side in sides if re.fullmatch(_VARIABLE, side) and side != "e"]
+    if len(named) != 1 or not all(_is_end(side) for side in sides if side != named[0]):
+        return None
+    if len(signs) == 2 and sides[1] == named[0] and signs[0][0] == signs[1][0] != "!":
+        if signs[0][0] == ">":
+            sides, signs = sides[::-1], [sign.replace(">", "<") for sign in signs[::-1]]
+        return named[0], [_Interval(sides[0], signs[0] == "<=", sides[2], signs[1] == "<=")]
+    if len(signs) != 1:
+        return None
+    value, sign = (sides[1], signs[0]) if sides[0] == named[0] else (sides[0], signs[0])
+    if sides[0] != named[0]:
+        sign = sign.translate(str.maketrans("<>", "><"))
+    closed = "=" in sign
+    if sign == "!=":
+        return named[0], [
+            _Interval("-\\infty", False, value, False), _Interval(value, False, "\\infty", False)
+        ]  # fmt: skip
+    if sign[0] == "<":
+        return named[0], [_Interval("-\\infty", False, value, closed)]
+    return named[0], [_Interval(value, closed, "\\infty", False)]
+
+
+def _meet(bounds: list[_Interval]) -> _Interval | None:
+    """Return what intervals have in common; None if their ends cannot be ordered."""
+    common = bounds[0]
+    for other in bounds[1:]:
+        if other.low == "-\\infty" or common.low == "-\\infty":
+            low = max(common, other, key=lambda part: part.low != "-\\infty")
+        else:
+            ends = _value(common.low), _value(other.low)
+            if None in ends:
+                return None
+            low = max(common, other, key=lambda part: (_number(part.low), not part.left))
+        if other.high == "\\infty" or common.high == "\\infty":
+            high = max(common, other, key=lambda part: part.high != "\\infty")
+        else:
+            ends = _value(common.high), _value(other.high)
+            if None in ends:
+                return None
+            high = min(common, other, key=lambda part: (_number(part.high), part.right))
+        common = _Interval(low.low, low.left, high.high, high.right)
+    return common
+
+
+def _less(whole: _Set | None, points: str) -> _Set | None:
+    """Return a set without some points of it."""
+    if whole is None or len(whole.parts) != 1:
+        return None
+    values = [(_value(point), point.strip()) for point in points.split(",")]
+    known = sorted((value, point) for value, point in values if value is not None)
+    if len(known) < len(values):
+        return None
+    part = whole.parts[0]
+    parts, low, left = list[_Interval](), part.low, part.left
+    for _, point in known:
+        parts.append(_Interval(low, left, point, False))
+        low, left = point, False
+    return _Set((*parts, _Interval(low, left, part.high, part.right)), whole.variable)
+
+
+def _value(text: str) -> Fraction | float | None:
+    endless = _ENDLESS.fullmatch(text.strip())
+    if endless is not None:
+        return float("-inf") if endless[1] == "-" else float("inf")
+    return parse_number(text, units=False)
+
+
+def _number(text: str) -> Fraction | float:
+    value = _value(text)
+    assert value is not None  # the callers have tried
+    return value
+
+
+def _merged(parts: tuple[_Interval, ...]) -> tuple[tuple[object, ...], ...] | None:
+    """Return the intervals in order, those that touch as one; None if an end is no number."""
+    ends = list[tuple[Fraction | float, bool, Fraction | float, bool]]()
+    for part in parts:
+        low, high = _value(part.low), _value(part.high)
+        if low is None or high is None:
+            return None
+        if low < high or (low == high and part.left and part.right):
+            ends.append((low, part.left, high, part.right))
+    ends.sort(key=lambda end: (end[0], not end[1]))
+    joined = list[tuple[Fraction | float, bool, Fraction | float, bool]]()
+    for low, left, high, right in ends:
+        if joined:
+            before = joined[-1]
+            if low < before[2] or (low == before[2] and (left or before[3])):
+                top = max((before[2], before[3]), (high, right))
+                joined[-1] = (before[0], before[1], *top)
+                continue
+        joined.append((low, left, high, right))
+    return tuple(joined)
