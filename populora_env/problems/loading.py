@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from populora_env.problems.benchmarks import BENCHMARKS, load_benchmark
-from populora_env.problems.columns import problems_of_file
+from populora_env.problems.columns import problems_of_file, prompt_key
 from populora_env.problems.files import SUFFIXES
 from populora_env.problems.source import (
     ProblemSource,
@@ -38,7 +38,7 @@ def load_problems(
               ``(prompt=question,answer=gold,kind=math,id=key)`` say what its columns mean;
             - several of these joined by ``+``: one after the other, or, if one of them is
               procedural or has a weight as in ``2*gsm8k``, drawn by weight. A problem that
-              several of them hold counts once.
+              several of them hold counts once; one with different answers is refused.
         split: ``"train"`` or ``"test"``, None for all. GSM8K, MATH and MATH-500 (test only) have
             official splits; of everything else half of all problems, by content hash, are test,
             so the splits are disjoint whatever the seeds.
@@ -58,6 +58,7 @@ def load_problems(
         raise ValueError(f"limit must be None or at least 1, got {limit}")
     part = None if split is None else Split(split)
     sources = _read(spec)
+    _refuse_contradictions([source for source in sources if source.name])
     if all(source.name and source.weight is None for source in sources):
         problems = _joined(sources, part)
         return SequenceSource(problems[:limit], " ".join(spec.split()))
@@ -129,6 +130,33 @@ def _refuse_overlap(sources: Sequence[SourceSpec], train: Sequence[Problem]) -> 
             f"{shared[0].metadata['read_from']} ({shared[0].prompt[:40]!r}): remove them from the "
             "file, or leave one source out"
         ) from None
+
+
+def _refuse_contradictions(sources: Sequence[SourceSpec]) -> None:
+    """Refuse a question that a file has in another form, or with another answer, than another.
+
+    The two would be two problems, which may lie in both splits. Benchmarks among themselves are
+    taken as they are.
+    """
+    if len(sources) < 2 or all(source.name.lower() in BENCHMARKS for source in sources):
+        return
+    first: dict[str, tuple[Problem, SourceSpec]] = {}
+    for source in sources:
+        for problem in _finite(source, None):
+            before, other = first.setdefault(prompt_key(problem.prompt), (problem, source))
+            names = {source.name.lower(), other.name.lower()}
+            if before.id == problem.id or names <= BENCHMARKS.keys():
+                continue
+            if before.answer != problem.answer:
+                how = f"with the answer {problem.answer!r:.60} instead of {before.answer!r:.60}"
+            elif before.answer_kind != problem.answer_kind:
+                how = f"as {problem.answer_kind} instead of {before.answer_kind}, see (kind=...)"
+            else:
+                how = "but for its white space"
+            raise ProblemSpecError(
+                f"{problem.metadata['read_from']}: question {problem.prompt!r:.60} is there again "
+                f"{how}, first at {before.metadata['read_from']}: remove one"
+            )
 
 
 def as_source(problems: str | ProblemSource | Sequence[Problem], *, seed: int = 0) -> ProblemSource:

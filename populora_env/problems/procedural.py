@@ -20,8 +20,10 @@ import numpy as np
 
 from populora_env.keys import derive_seed
 from populora_env.numerals import parse_number
+from populora_env.problems.generating import draw
 from populora_env.problems.source import ProblemSource, ProblemSpecError, Split, split_of
 from populora_env.problems.spec import GeneratorSpec
+from populora_env.problems.watched import DrawError, check_sizes, draw_watched, is_cheap
 from populora_env.records import AnswerKind, Problem
 from populora_env.spelling import did_you_mean
 from populora_env.storage import plain
@@ -70,7 +72,7 @@ class ProceduralSource(ProblemSource):
 
     Raises:
         ProblemSpecError: If a generator or a parameter does not exist, a value is refused, or no
-            item falls into the split.
+            item falls into the split, or its parameters make an item too large; see `watched`.
         ValueError: If ``limit`` is below 1.
     """
 
@@ -134,32 +136,27 @@ class ProceduralSource(ProblemSource):
 
 def _generate(generator: GeneratorSpec, seed: int) -> Problem:
     """Return the problem that a generator makes from one seed."""
-    with _global_state_kept():
-        try:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            dataset: Any = _factory().create_dataset(
-                generator.name, seed=seed, size=1, **generator.parameters
-            )
-            item = dataset[0]
-        except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            accepted = ", ".join(_parameters(generator.name))
-            raise ProblemSpecError(
-                f"procedural:{generator} was refused by its generator: {said[:200]} "
-                f"(its parameters: {accepted})"
-            ) from error
-    answer = str(item["answer"])
+    try:
+        if is_cheap(generator.name, generator.parameters):
+            with _global_state_kept():
+                question, answer, item = draw(generator.name, generator.parameters, seed)
+        else:
+            question, answer, item = draw_watched(generator.name, generator.parameters, seed)
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        accepted = ", ".join(_parameters(generator.name))
+        raise ProblemSpecError(
+            f"procedural:{generator!s:.200} was refused by its generator: {said[:200]} "
+            f"(its parameters: {accepted})"
+        ) from error
     kind = AnswerKind.TEXT if parse_number(answer, units=False) is None else AnswerKind.NUMBER
     metadata = {
         "generator": generator.name,
         "parameters": plain(generator.parameters),
         "seed": seed,
-        "item": plain(item["metadata"]),
+        "item": plain(item),
     }
-    return Problem.create(
-        str(item["question"]), answer, kind, f"procedural:{generator.name}", metadata
-    )
+    return Problem.create(question, answer, kind, f"procedural:{generator.name}", metadata)
 
 
 def _parameters(name: str) -> list[str]:
@@ -187,3 +184,8 @@ def _check_generator(generator: GeneratorSpec) -> None:
                 f"unknown parameter {parameter!r} of procedural:{generator.name}: "
                 f"it accepts {', '.join(accepted)}{did_you_mean(parameter, accepted)}"
             )
+    config: Any = _factory().DATASETS[generator.name][1]
+    try:
+        check_sizes(generator.parameters, {entry.name: entry.default for entry in fields(config)})
+    except DrawError as error:
+        raise ProblemSpecError(f"procedural:{generator!s:.200}: {error}") from None

@@ -269,3 +269,46 @@ def test_damaged_files_are_read_or_refused_in_one_line():
             assert "\n" not in said
             assert len(said) < 2_000
     assert time.process_time() - started < 60
+
+
+def line(question, answer):
+    return json.dumps({"question": question, "answer": answer}) + "\n"
+
+
+FILLER = "".join(line(f"What is {i} + {i}?", str(2 * i)) for i in range(30, 50))
+
+
+@pytest.mark.parametrize("spec", ["a.jsonl+b.jsonl", "2*a.jsonl+b.jsonl", "a.jsonl+b.jsonl+abs"])
+@pytest.mark.parametrize("split", [None, "train", "test"])
+def test_files_that_contradict_each_other_are_refused(spec, split):
+    write("a.jsonl", line("What is 2+2?", "4") + FILLER)
+    write("b.jsonl", line("What is 3+3?", "6") + line("What is  2+2?", "5"))
+    spec = spec.replace("abs", "procedural:chain_sum")
+    with pytest.raises(ProblemSpecError) as caught:
+        load_problems(spec, split=split)
+    said = str(caught.value)
+    assert "with the answer '5' instead of '4'" in said
+    assert "a.jsonl" in said
+    assert "b.jsonl" in said
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (line("What is  2+2?", "4"), "but for its white space"),
+        (line("What is 2+2?", "4.0"), "with the answer '4.0' instead of '4'"),
+        (line("What is 2+2?", "4") + line("simplify?", "x+1"), "as math instead of number"),
+    ],
+)
+def test_a_question_in_two_forms_in_two_files_is_refused(other, said):
+    write("a.jsonl", line("What is 2+2?", "4"))
+    write("b.jsonl", other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert said in refused("a.jsonl+b.jsonl")
+
+
+def test_a_question_of_two_files_with_one_answer_counts_once():
+    write("a.jsonl", line("What is 2+2?", "4") + FILLER)
+    write("b.jsonl", line("What is 2+2?", "4") + line("What is 3+3?", "6"))
+    assert len(load_problems("a.jsonl+b.jsonl")) == 22
