@@ -41,6 +41,13 @@ _POWER_OF_TEN = re.compile(
     r"(?<=[0-9]) ?(?:\u00d7|\\times|\\cdot|[*xX·⋅]) ?10 ?(?:\^|\*\*) ?"
     r"(?:\{ ?([+-]?[0-9]{1,5}) ?\}|\(([+-]?[0-9]{1,5})\)|([+-]?[0-9]{1,5}))"
 )
+# "10^5" alone; what "2 + " or "2^" stands before is a part of something else, and "10^2" may be
+# ten of a square unit.
+_BARE_POWER = re.compile(
+    r"(?<![\w.)}\]*^/+\u00d7\u00b7\u22c5-])(?<![*^/+\u00d7-] )10 ?(?:\^|\*\*) ?"
+    r"(?:\{ ?(-[0-9]{1,5}|[3-9]|[0-9]{2,5}) ?\}|(-[0-9]{1,5}|[3-9]|[0-9]{2,5}))"
+    r"(?![0-9.]| ?[*^/+\u00d7-])"
+)
 _PLAIN_ASCII = re.compile(r"[0-9A-Za-z ,.$%:;!?'\"()=+/*-]*")
 
 # Thousands in threes, or as in India: the last three, then twos.
@@ -74,6 +81,8 @@ _SCALES = {
     "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
     "trillion": 10**12,
 }  # fmt: skip
+_SCALED_NUMBER = re.compile(rf"[0-9] ?({'|'.join(_SCALES)})s?(?![A-Za-z])", re.IGNORECASE)
+_ASKED = r"\b(?:how many|number of|in)(?: [a-z]+)? (?:{})s?\b"
 _SCALE = re.compile(rf" ?({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus) (?=[$€£¥]?[0-9.\\])", re.IGNORECASE)
 _CURRENCY = r"(?:[$€£¥]|USD|EUR|GBP)"
@@ -117,6 +126,7 @@ def plain_text(text: str) -> str:
         return _grouped(" ".join(text.split()))
     if "10" in text:
         text = _POWER_OF_TEN.sub(r"e\1\2\3", _SPACES.sub(" ", text))
+        text = _BARE_POWER.sub(r"1e\1\2", text)
     text = _SPACES.sub(" ", _SPACED_MARKS.sub(" ", text)).strip()
     return _grouped(text)
 
@@ -173,6 +183,20 @@ def parse_number(text: str, *, units: bool = True) -> Fraction | None:
 def scaled_letters(text: str) -> str:
     """Return the text with ``5K`` and ``2.5M`` as ``5 thousand`` and ``2.5 million``."""
     return _LETTER_SUFFIX.sub(lambda match: f"{match[1]} {_SUFFIXES[match[2].lower()]}", text)
+
+
+def scale_of(text: str) -> int:
+    """Return by what a word or letter multiplies the number in a text: 12 of ``2 dozen``."""
+    found = _SCALED_NUMBER.search(scaled_letters(plain_text(text)))
+    return _SCALES[found[1].lower()] if found is not None else 1
+
+
+def asks_in(question: str, scale: int) -> bool:
+    """Return whether a question counts in a scale: "how many dozen", or kelvin for ``300K``."""
+    names = [name for name, value in _SCALES.items() if value == scale]
+    asked = _ASKED.format("|".join(names))
+    kelvin = scale == 1000 and re.search(r"\bkelvins?\b|\btemperature", question, re.IGNORECASE)
+    return bool(kelvin or re.search(asked, question, re.IGNORECASE))
 
 
 def same_number(left: Fraction, right: Fraction) -> bool:

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from populora_env.numerals import canonical_number, is_undone_division, last_number, parse_number
+from populora_env.numerals import (
+    canonical_number,
+    is_undone_division,
+    last_number,
+    parse_number,
+    scale_of,
+)
 from populora_env.records import AnswerKind, ReplyStatus
 from populora_env.said import fielded, said, tagged, trimmed
 from populora_env.statements import read_last, read_stated
@@ -40,11 +46,16 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnswerReading:
-    """The final answer of a reply, in canonical form; ``answer`` and ``rule`` None if none."""
+    """The final answer of a reply, in canonical form; ``answer`` and ``rule`` None if none.
+
+    ``scale`` says by what a word or letter behind the number (``2 dozen``, ``300K``) multiplied
+    it: where the question counts in dozens, 2 is meant.
+    """
 
     answer: str | None
     rule: Rule | None
     status: ReplyStatus
+    scale: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(r"\W*[0-9]{1,2}[.)] +[A-Za-z]")  # a heading if more lines follow
+_CHOICE_LETTER = re.compile(r"\([A-Z]\)|[A-Z]\)")
 _NO_ANSWER = frozenset(
     [
         "none", "n/a", "na", "nan", "null", "unknown", "undefined", "invalid", "[invalid]", "?",
@@ -342,7 +354,7 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
             short = canonical_number(candidate) or canonical_number(trimmed(candidate))
             if short is not None and not is_undone_division(candidate):
                 status = ReplyStatus.OK if rule.strict else ReplyStatus.LENIENT
-                return AnswerReading(short, rule.name, status)
+                return AnswerReading(short, rule.name, status, scale_of(candidate))
             stated = read_stated(candidate)
             if stated.several:
                 return AnswerReading(None, None, ReplyStatus.SEVERAL)
@@ -358,7 +370,8 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
         answer = canonical_answer(candidate, kind)
         if answer is not None:
             status = ReplyStatus.OK if rule.strict and exact else ReplyStatus.LENIENT
-            return AnswerReading(answer, rule.name, status)
+            scale = scale_of(candidate) if kind is AnswerKind.NUMBER else 1
+            return AnswerReading(answer, rule.name, status, scale)
     return AnswerReading(None, None, ReplyStatus.UNREADABLE if found else ReplyStatus.NO_ANSWER)
 
 
@@ -404,7 +417,10 @@ def _formula(text: str) -> str:
     if not found:
         return text
     formulas = [match[1] or match[2] for match in found]
-    if text[: found[0].start()].strip(" *_:"):
+    before = text[: found[0].start()].strip(" *_:")
+    if _CHOICE_LETTER.fullmatch(before):
+        return f"{before} {formulas[0]}"  # "(C) $12$": the grader knows which of the two is asked
+    if before:
         return formulas[-1]
     joined = [formulas[0]]
     for left, right in pairwise(found):

@@ -51,7 +51,9 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _UNIT = r"(?: ?%| ?(?:USD|EUR|GBP)\b|(?: (?!or\b|and\b|to\b)[A-Za-z]+){0,3}\.?)?"
-_MAYBE = r"(?:(?:or|and|maybe|perhaps|possibly|even|about|around|else|also|to|it is|[a-z] ?=) ?)*"
+_MAYBE = (
+    r"(?:(?:or|and|maybe|perhaps|possibly|even|about|around|else|also|to|rather|it is|[a-z] ?=) ?)*"
+)
 _GAP = re.compile(
     rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]* ?(?:[,;|&?/] ?{_MAYBE}|"
     rf"\b(?:or|and/or|and|to|vs\.?|versus)(?!\w) ?{_MAYBE})"
@@ -60,7 +62,7 @@ _GAP = re.compile(
 )
 _OR_GAP = re.compile(
     rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]*,? ?[(\[]?"
-    rf"\b(?:or|and/or|vs\.?|versus)(?!\w) ?{_MAYBE}[\"'*_`({{$]*",
+    rf"\b(?:or|and/or|vs\.?|versus|maybe|perhaps|possibly)(?!\w) ?{_MAYBE}[\"'*_`({{$]*",
     re.IGNORECASE,
 )
 _TAIL = re.compile(rf"{_UNIT}[{re.escape(_MARKS)}]*", re.IGNORECASE)

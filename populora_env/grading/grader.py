@@ -32,7 +32,7 @@ from populora_env.grading.notation import to_latex
 from populora_env.grading.sets import as_union
 from populora_env.grading.units import without_unit
 from populora_env.grading.worker import MathWorker, Outcome
-from populora_env.numerals import parse_number, same_number
+from populora_env.numerals import asks_in, parse_number, same_number
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem, ReplyStatus
 from populora_env.replies import ANSWER_LIMIT, AnswerReading, canonical_answer, read_answer
 
@@ -46,6 +46,7 @@ _INCONCLUSIVE = {
 }
 _RIGHT = frozenset({GradeStatus.CORRECT})
 _LONGEST_MATCH = 8
+_MEASURED = re.compile(r"\\text|%|\\circ")  # the sides of a chain may be in several units
 _UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -159,7 +160,11 @@ class Grader:
         if problem.answer_kind is AnswerKind.TEXT:
             return _chosen(gold, reading.answer)
         if problem.answer_kind is AnswerKind.NUMBER:
-            same = _same(gold, reading.answer)
+            same = _same(gold, reading.answer) or (
+                reading.scale != 1
+                and asks_in(problem.prompt, reading.scale)
+                and _same(gold, reading.answer, reading.scale)
+            )
             return GradeStatus.CORRECT if same else GradeStatus.WRONG
         return self._check(problem.answer, gold, reading.answer)
 
@@ -187,10 +192,11 @@ class Grader:
             return GradeStatus.CORRECT if equal else GradeStatus.WRONG
         chain = sides(answer)
         if len(chain) > 1 and len(sides(gold)) == 1:  # "6 = 5" is wrong, whatever the gold
-            return next(
-                (status for side in chain if (status := self._compare(gold, side)) not in _RIGHT),
-                GradeStatus.CORRECT,
-            )
+            status = self._compare(gold, chain[-1])
+            if status is not GradeStatus.CORRECT or _MEASURED.search(answer):
+                return status
+            wrong = any(self._compare(gold, side) is GradeStatus.WRONG for side in chain[:-1])
+            return GradeStatus.WRONG if wrong else GradeStatus.CORRECT
         known, given = elements(gold), elements(answer)
         if members(gold) is not None or members(answer) is not None:
             return self._match(known, given)
@@ -253,9 +259,9 @@ def _canonical_gold(answer: str, kind: AnswerKind) -> str | None:
     return canonical_answer(answer, kind)
 
 
-def _same(gold: str, answer: str) -> bool:
+def _same(gold: str, answer: str, scale: int = 1) -> bool:
     known, given = parse_number(gold), parse_number(answer)
-    return known is not None and given is not None and same_number(known, given)
+    return known is not None and given is not None and same_number(known, given / scale)
 
 
 def _chosen(gold: str, answer: str) -> GradeStatus:

@@ -30,6 +30,7 @@ _ANGLED = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])(?:\s?\^\s?(?:[0-9]|\{\s?[0-9]\s?\}))?\s?"
     rf"(?:\([^()]{{1,100}}\)|\{{[0-9.]{{1,20}}{_DEGREE}\}}|-?[0-9.]{{1,20}}{_DEGREE})"
 )
+_PRICE_IN_THOUSANDS = re.compile(r"\\\$\s?([0-9][0-9.,]*)\s?(?:\\text\s?\{\s?[kK]\s?\}|[kK]$)")
 _PRICE = re.compile(r"\s*\\\$\s?(-?[0-9][0-9.,\\!{} ]*)\s*")
 _SUPERSCRIPT_DIGITS = str.maketrans(_SUPERSCRIPT, "0123456789")
 _SUBSCRIPT_DIGITS = str.maketrans(_SUBSCRIPT, "0123456789")
@@ -57,6 +58,7 @@ _TYPED = (
     (re.compile(r"\\(?:log|text\s?\{\s*log\s*\})\s?_\s?(?:e(?![A-Za-z])|\{\s?e\s?\})"), r"\\ln "),
     (re.compile(r"\\frac\s?\{\s?(\\text\s?\{[^{}]*\})\s?\}\s?"
                 r"\{\s?(\\text\s?\{[^{}]*\}(?:\s?\^\s?\{?[0-9]\}?)?)\s?\}$"), r"\1/\2"),
+    (re.compile(r"(?:^[a-z]\s?\\equiv\s?)?([0-9-]+)\s?\\pmod\s?(?:\{[^{}]*\}|[0-9])$"), r"\1"),
     (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset "),
     (re.compile(r"\+ ?/ ?-|(?<![0-9A-Za-z)}])\+-(?=[0-9\\])"), r"\\pm "),
     (re.compile(r"(\\[gl]e)qslant(?![A-Za-z])"), r"\1 "),
@@ -65,6 +67,7 @@ _TYPED = (
     (re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)(?![A-Za-z])|~"), " "),
 )  # fmt: skip
 _TOKEN = re.compile(r"\s*(\{|\\[A-Za-z]+|[0-9A-Za-z])")
+_INFIX = re.compile(r"\\(?:over|choose|atop)(?![A-Za-z])")
 _WRAPPERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
 
 
@@ -76,6 +79,7 @@ def to_latex(text: str) -> str:
         text = unicodedata.normalize("NFKC", text)
         text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3]}}}", text)
         text = "".join(_SYMBOLS.get(char, char) for char in text)
+    text = _PRICE_IN_THOUSANDS.sub(r"\1 \\text{ thousand}", text)
     price = _PRICE.fullmatch(text)
     if price is not None:
         text = rf"{price[1]} \text{{ dollars}}"  # the sign itself would go with the wrappers
@@ -85,7 +89,10 @@ def to_latex(text: str) -> str:
     text = _braced(_WRAPPERS.sub(" ", text))
     if "circ" in text:
         text = _ANGLED.sub(lambda match: _ANGLE.sub(r"(\\frac{\1\\pi}{180})", match[0]), text)
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    while text[:1] == "{" and _closing(text, 0) == len(text) - 1 and not _INFIX.search(text):
+        text = text[1:-1].strip()  # what is left of "\\color{red}{5}"
+    return text
 
 
 def _braced(text: str, depth: int = 0) -> str:

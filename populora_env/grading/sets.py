@@ -33,6 +33,7 @@ _REALS = re.compile(
 _WITHOUT = re.compile(
     r"(.*?)(?:\\setminus|\\backslash|(?<=[})R])\s?[-\\]\s?(?=\\\{))\s*\\\{(.*)\\\}"
 )
+_ABSOLUTE = re.compile(rf"\|\s?({_VARIABLE})\s?([-+]\s?[0-9./]+)?\s?\|")
 _ENDLESS = re.compile(r"([-+]?)\s?\\infty")
 _LETTERS = re.compile(r"[A-Za-z]")
 _COMMANDS = re.compile(
@@ -95,9 +96,10 @@ def _sets(gold: str, answer: str) -> tuple[_Set | None, _Set | None]:
 def _is_certain(text: str) -> bool:
     """Return whether it can be nothing but a set of numbers."""
     bare = text.strip(" .")
-    pair = re.fullmatch(r"([(\[\]])[^()\[\]]*,[^()\[\]]*([)\]\[])", bare)
+    pair = re.fullmatch(r"([(\[\]])[^()\[\],;]*([,;])[^()\[\],;]*([)\]\[])", bare)
     if pair is not None:
-        return (pair[1], pair[2]) not in (("(", ")"), ("[", "]")) or "\\infty" in bare
+        plain = (pair[1], pair[3]) in (("(", ")"), ("[", "]"))
+        return not plain or "\\infty" in bare or (pair[1], pair[2]) == ("[", ";")
     return bool(
         _SIGN.search(bare) or "\\cup" in bare or "\\setminus" in bare or _REALS.search(bare)
     )
@@ -105,7 +107,7 @@ def _is_certain(text: str) -> bool:
 
 def _read(text: str, commas: bool = False) -> _Set | None:
     """Return the set that a text writes; ``commas``: whether they may join intervals."""
-    text = text.strip(" .")
+    text = re.sub(r"\\[lr]?vert(?![A-Za-z])", "|", text).strip(" .")
     if len(text) > 400:
         return None
     if _REALS.fullmatch(text):
@@ -124,13 +126,22 @@ def _read(text: str, commas: bool = False) -> _Set | None:
         return _less(_read(without[1]), without[2])
     if _SIGN.search(text):
         return _relations(text)
-    union = re.sub(r"\\cup(?![A-Za-z])", "|", text)
-    union = _OR.sub("|", union)
+    if _OR.search(text) and "\\cup" in text:
+        return None  # one answer or the other
+    union = _OR.sub("|", re.sub(r"\\cup(?![A-Za-z])", "|", text))
     if commas:
         union = re.sub(r"(?<=[)\]])\s?(?:,|\\text\s?\{\s?and\s?\})\s?(?=[(\[])", "|", union)
     parts = [_interval(part.strip()) for part in union.split("|")]
     found = [part for part in parts if part is not None]
-    return _Set(tuple(found)) if len(found) == len(parts) else None
+    if len(found) < len(parts) or ("\\cup" not in text and _overlap(found)):
+        return None
+    return _Set(tuple(found))
+
+
+def _overlap(parts: list[_Interval]) -> bool:
+    """Return whether alternatives have numbers in common: then they are several answers."""
+    merged = _merged(tuple(parts))
+    return merged is not None and len(merged) < len(parts)
 
 
 def _interval(text: str) -> _Interval | None:
@@ -158,7 +169,7 @@ def _relations(text: str) -> _Set | None:
     variables = set[str]()
     union = list[_Interval]()
     for clause in _OR.split(text):
-        bounds = list[_Interval]()
+        bounds, points = list[_Interval](), list[str]()
         pieces = [piece for piece in re.split(r",", _AND.sub(",", clause)) if piece.strip()]
         alternatives = _AND.search(clause) is None and len(pieces) > 1
         for piece in pieces:
@@ -168,9 +179,12 @@ def _relations(text: str) -> _Set | None:
             variables.add(read[0])
             if len(read[1]) > 1:  # x != 3
                 alternatives = False
-                if len(pieces) > 1:
+                if len(pieces) > 1 and (_value(read[1][0].high) is None or "|" in piece):
                     return None
-                union.extend(read[1])
+                if len(pieces) > 1:
+                    points.append(read[1][0].high)
+                else:
+                    union.extend(read[1])
             else:
                 bounds.extend(read[1])
         if not bounds:
@@ -180,9 +194,12 @@ def _relations(text: str) -> _Set | None:
             return None
         if alternatives and _merged((common,)) == ():
             union.extend(bounds)  # "x < 2, x > 5" can only mean "or"
+        elif points:
+            left = _less(_Set((common,)), ",".join(points))
+            union.extend(left.parts if left is not None else ())
         else:
             union.append(common)
-    if len(variables) != 1:
+    if len(variables) != 1 or _overlap(union):
         return None
     return _Set(tuple(union), variables.pop())
 
@@ -192,8 +209,14 @@ def _relation(text: str) -> tuple[str, list[_Interval]] | None:
     tokens = _SIGN.split(text)
     sides, signs = [side.strip() for side in tokens[::2]], tokens[1::2]
     signs = [_SIGNS.get(sign, sign) for sign in signs]
-    named = [side for side in sides if re.fullmatch(_VARIABLE, side) and side != "e"]
+    named = [
+        side
+        for side in sides
+        if (re.fullmatch(_VARIABLE, side) and side != "e") or _ABSOLUTE.fullmatch(side)
+    ]
     if len(named) != 1 or not all(_is_end(side) for side in sides if side != named[0]):
+        return None
+    if len(signs) == 2 and "|" in named[0]:
         return None
     if len(signs) == 2 and sides[1] == named[0] and signs[0][0] == signs[1][0] != "!":
         if signs[0][0] == ">":
@@ -205,6 +228,9 @@ def _relation(text: str) -> tuple[str, list[_Interval]] | None:
     if sides[0] != named[0]:
         sign = sign.translate(str.maketrans("<>", "><"))
     closed = "=" in sign
+    centred = _ABSOLUTE.fullmatch(named[0])
+    if centred is not None:
+        return _around(centred, value, sign)
     if sign == "!=":
         return named[0], [
             _Interval("-\\infty", False, value, False), _Interval(value, False, "\\infty", False)
@@ -212,6 +238,19 @@ def _relation(text: str) -> tuple[str, list[_Interval]] | None:
     if sign[0] == "<":
         return named[0], [_Interval("-\\infty", False, value, closed)]
     return named[0], [_Interval(value, closed, "\\infty", False)]
+
+
+def _around(centred: re.Match[str], value: str, sign: str) -> tuple[str, list[_Interval]] | None:
+    """Return the intervals of ``|x - 2| < 3``."""
+    middle, radius = parse_number(centred[2] or "0", units=False), _value(value)
+    if middle is None or not isinstance(radius, Fraction) or radius < 0 or sign == "!=":
+        return None
+    low, high, closed = str(-middle - radius), str(radius - middle), "=" in sign
+    if sign[0] == "<":
+        return centred[1], [_Interval(low, closed, high, closed)]
+    return centred[1], [
+        _Interval("-\\infty", False, low, closed), _Interval(high, closed, "\\infty", False)
+    ]  # fmt: skip
 
 
 def _meet(bounds: list[_Interval]) -> _Interval | None:
@@ -242,6 +281,9 @@ def _less(whole: _Set | None, points: str) -> _Set | None:
         return None
     values = [(_value(point), point.strip()) for point in points.split(",")]
     known = sorted((value, point) for value, point in values if value is not None)
+    low, high = _value(whole.parts[0].low), _value(whole.parts[0].high)
+    if low is None or high is None or not all(low <= value <= high for value, _ in known):
+        return None
     if len(known) < len(values):
         return None
     part = whole.parts[0]

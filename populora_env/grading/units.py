@@ -41,6 +41,7 @@ _KINDS: dict[str, dict[str, str]] = {
     "force": {"1": "n newton newtons"},
     "frequency": {"1": "hz hertz"},
     "celsius": {"1": "celsius"},
+    "kelvin": {"1": "kelvin kelvins"},
     "fahrenheit": {"1": "fahrenheit"},
     "angle": {"1": "degree degrees deg"},
     "radian": {"1": "radian radians rad"},
@@ -67,6 +68,7 @@ _WORDS = re.compile(
     rf"|(?:{_ANY})\s?/\s?(?:{_ANY}){_POWER})\s*$",
     re.IGNORECASE,
 )
+_PART = re.compile(r"(?<=[\d.,}])\sof (?:an?|the|all)(?:\s[a-z]{2,}){1,4}\s*$")
 _COUNT_WORDS = re.compile(r"(?<=[\d.,])\s(?P<unit>[a-z]{4,}(?:\s[a-z]{2,}){0,4})\s*$")
 _FINAL_TEXT = re.compile(
     r"(?P<unit>\\text\s?\{[^{}]*\}(?:\s?\^\s?(?:\{\s?-?[0-9]\s?\}|[0-9]))?)\s*$"
@@ -109,17 +111,21 @@ def split_unit(expression: str) -> tuple[str, str]:
             break
         before = bare[: found.start()]
         words = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", found["unit"])
-        if _NO_UNIT.search(re.sub(r"\s?\^.*", "", words)) or not re.search(r"[0-9A-Za-z]", before):
+        kelvin = words.strip() == "K"  # without a currency; see `notation`
+        if (_NO_UNIT.search(re.sub(r"\s?\^.*", "", words)) and not kelvin) or not re.search(
+            r"[0-9A-Za-z]", before
+        ):
             break
         joiner = _JOINER.search(before)
         mark = "/" if joiner and "/" in joiner[0] else " "
         bare = (before[: joiner.start()] if joiner else before).rstrip()
         unit = f"{mark}{words.strip()}{unit}"
     if not unit or unit.startswith("/"):
-        found = _WORDS.search(bare) or _COUNT_WORDS.search(bare)
+        found = _PART.search(bare) or _WORDS.search(bare) or _COUNT_WORDS.search(bare)
         if found is not None and _has_value(bare[: found.start()]):
-            if not _NO_UNIT.search(re.sub(r"\s?(?:\^|\*\*).*|/.*", "", found["unit"])):
-                bare, unit = bare[: found.start()].rstrip(" -"), found["unit"] + unit
+            name = found[0].strip()
+            if not _NO_UNIT.search(re.sub(r"\s?(?:\^|\*\*).*|/.*", "", name)):
+                bare, unit = bare[: found.start()].rstrip(" -"), name + unit
         elif unit.startswith("/"):
             return expression.rstrip(" ."), ""
     if not unit:

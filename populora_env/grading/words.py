@@ -31,8 +31,16 @@ _CHOSEN = re.compile(
     r"(?:\(\s?([A-Z])\s?\)(?![ ]?[-+*/^]).*|([A-Z])\s?[).:](?:\s.*)?|([A-Z]))",
     re.IGNORECASE | re.DOTALL,
 )
-_OPTION_AT_END = re.compile(r".*\b(?:option|choice|answer is) ?:? ?\(?([a-z])\)?", re.DOTALL)
-_LABELLED = re.compile(r"\s*(?:\\text\s?\{\s*)?\(([A-Z])\)(?:\s*\}\s*|\s+)(?=\S)(?![-+*/^=])")
+_CHOSEN_TEXT = re.compile(
+    r"\(?([a-z])\)?(?:[).:;].*|,(?!\s?\(?[a-z]\)?(?![a-z'\u2019])).*"
+    r"|\s(?:[-\u2013\u2014(=]|because|since|not\b|and not\b).*)?",
+    re.DOTALL,
+)
+_OPTION_AT_END = re.compile(
+    r"(?!.*\bnot\b).*\b(?:option|choice|choose|chose|pick|select|answer is) ?:? ?\(?([a-z])\)?",
+    re.DOTALL | re.IGNORECASE,
+)
+_LABELLED = re.compile(r"\s*(?:\\text\s?\{\s*)?\(?([A-Z])\)(?:\s*\}\s*|\s+)(?=\S)(?![-+*/^=])")
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})\s?([ap]\.?\s?m\.?)?", re.IGNORECASE)
 _DATE = re.compile(
     r"(?P<year>1[5-9][0-9]{2}|2[01][0-9]{2})(?P<mark>[-/.])(?P<month>0?[1-9]|1[0-2])(?P=mark)"
@@ -66,10 +74,11 @@ def choices(gold: str, answer: str) -> bool | None:
         return None  # a variable
     if wrapped and len(offered(answer)) > 1:
         return False  # "(A) or (B)" chooses nothing
-    chosen = _CHOSEN.fullmatch(TEXT.sub(r"\1", answer).strip())
+    bare = TEXT.sub(r"\1", answer).strip()
+    chosen = _CHOSEN.fullmatch(bare) or (_OPTION_AT_END.fullmatch(bare) if wrapped else None)
     if chosen is None:
         return False if wrapped else None
-    letter = chosen[1] or chosen[2] or chosen[3]
+    letter = next(letter for letter in chosen.groups() if letter)
     return letter.upper() == right[1].upper() if wrapped else letter == right[1]
 
 
@@ -115,7 +124,8 @@ def chosen_text(gold: str, answer: str) -> bool | None:
     if len(letters) > 1 or listed is not None:
         return None
     answer = re.sub(r"\$|\\(?:text|textbf|mathrm|mathbf) ?\{([^{}]*)\}", r"\1", answer).strip()
-    chosen = _CHOSEN.fullmatch(answer) or _OPTION_AT_END.fullmatch(answer)
+    patterns = (_CHOSEN_TEXT, _CHOSEN, _OPTION_AT_END)
+    chosen = next((found for found in (one.fullmatch(answer) for one in patterns) if found), None)
     if chosen is None:
         return False
     return next(letter for letter in chosen.groups() if letter).casefold() == right[1].casefold()
@@ -186,8 +196,8 @@ def _plain_words(expression: str, pattern: re.Pattern[str] = _WORDS) -> str | No
 def _is_word(expression: str) -> bool:
     r"""Return whether it is words and no product; see the module."""
     bare = expression.strip(" .")
-    if "\\text" in bare:
-        return True
+    if "\\text" in bare:  # of "p - q\\text{ cm}" it is the unit
+        return not re.search("[A-Za-z]", TEXT.sub("", bare))
     words = re.findall(r"[A-Za-z]+", bare)
     return any(
         word.casefold() in _SHORT_WORDS

@@ -203,3 +203,38 @@ def test_a_worker_that_does_not_start_says_so(monkeypatch, tmp_path):
 def test_bad_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         Grader(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "gold", "reply", "correct"),
+    [
+        ("How many eggs are there?", "24", "Answer: 2 dozen", True),
+        ("How many eggs are there?", "2", "Answer: 2 dozen", False),
+        ("How many dozen eggs are there?", "2", "Answer: 2 dozen", True),
+        ("What is the temperature, in kelvin?", "300", "Answer: 300K", True),
+        ("What does the house cost?", "300", "Answer: 300K", False),
+        ("What does the house cost?", "300000", "Answer: 300K", True),
+        ("How many million people live there?", "3", "Answer: 3 million people", True),
+    ],
+)
+def test_a_word_that_multiplies_counts_as_a_unit_only_where_the_question_counts_in_it(
+    prompt, gold, reply, correct
+):
+    with Grader() as grader:
+        assert grader.grade(Problem.create(prompt, gold), reply).correct is correct
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "reply"),
+    [
+        ("math", r"\text{(A)}", r"\boxed{\text{(A) or (B)}}"),
+        ("math", r"\text{(A)}", r"\boxed{(A) \text{ is wrong, so } (B)}"),
+        ("text", "B", "The answer is (B) or (C)."),
+        ("text", "B", "Answer: A, B"),
+        ("math", "5", r"\boxed{5,5}"),
+        ("math", r"(2,\infty)", r"\boxed{(2,\infty) \text{ or } (8,\infty)}"),
+    ],
+)
+def test_a_hedge_is_several_answers(kind, gold, reply):
+    with Grader(timeout=20.0) as grader:
+        assert grader.grade(Problem.create("?", gold, kind), reply).status is GradeStatus.SEVERAL
