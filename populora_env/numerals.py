@@ -82,6 +82,7 @@ _SCALES = {
     "trillion": 10**12,
 }  # fmt: skip
 _SCALED_NUMBER = re.compile(rf"[0-9] ?({'|'.join(_SCALES)})s?(?![A-Za-z])", re.IGNORECASE)
+_MAY_SCALE = re.compile(r"dozen|hundred|thousand|illion|[0-9] ?(?:[kKmMbBtT]|[bt]n)", re.IGNORECASE)
 _ASKED = r"\b(?:how many|number of|in)(?: [a-z]+)? (?:{})s?\b"
 _SCALE = re.compile(rf" ?({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus) (?=[$€£¥]?[0-9.\\])", re.IGNORECASE)
@@ -187,6 +188,8 @@ def scaled_letters(text: str) -> str:
 
 def scale_of(text: str) -> int:
     """Return by what a word or letter multiplies the number in a text: 12 of ``2 dozen``."""
+    if _MAY_SCALE.search(text) is None:
+        return 1
     found = _SCALED_NUMBER.search(scaled_letters(plain_text(text)))
     return _SCALES[found[1].lower()] if found is not None else 1
 

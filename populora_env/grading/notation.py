@@ -67,6 +67,7 @@ _TYPED = (
     (re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)(?![A-Za-z])|~"), " "),
 )  # fmt: skip
 _TOKEN = re.compile(r"\s*(\{|\\[A-Za-z]+|[0-9A-Za-z])")
+_BARE_ROOT = re.compile(r"\\sqrt\s?(\\frac\{[^{}]*\}\{[^{}]*\}|\\(?:pi|theta)(?![A-Za-z]))")
 _INFIX = re.compile(r"\\(?:over|choose|atop)(?![A-Za-z])")
 _WRAPPERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
 
@@ -87,6 +88,7 @@ def to_latex(text: str) -> str:
     for pattern, replacement in _TYPED:
         text = pattern.sub(replacement, text)
     text = _braced(_WRAPPERS.sub(" ", text))
+    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
     if "circ" in text:
         text = _ANGLED.sub(lambda match: _ANGLE.sub(r"(\\frac{\1\\pi}{180})", match[0]), text)
     text = " ".join(text.split())

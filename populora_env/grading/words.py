@@ -17,13 +17,14 @@ _FUNCTIONS = frozenset(
      "mod", "det", "abs"]
 )  # fmt: skip
 _SHORT_WORDS = frozenset(
-    ["yes", "no", "on", "off", "up", "in", "out", "odd", "all", "one", "two", "six", "ten", "red",
-     "cat", "dog", "sun", "mon", "tue", "wed", "thu", "fri", "sat", "tie", "win", "true", "day",
-     "may", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "car",
-     "bus", "hat", "pen", "cup", "box", "key", "map", "left", "man", "boy", "her", "his", "she",
-     "him", "mom", "dad", "bat", "rat", "pig", "cow", "hen", "ant", "bee", "owl", "fox", "tin",
-     "gas", "oil", "ice", "pot", "top", "bag", "big", "old", "new", "low", "hot", "wet", "dry",
-     "fat", "thin", "sum", "any", "few", "not", "neither", "none", "both"]
+    ["yes", "no", "it", "he", "we", "me", "us", "so", "go", "on", "off", "up", "in", "out", "odd",
+     "all", "one", "two", "six", "ten", "red", "cat", "dog", "sun", "mon", "tue", "wed", "thu",
+     "fri", "sat", "tie", "win", "true", "day", "may", "jan", "feb", "mar", "apr", "jun", "jul",
+     "aug", "sep", "oct", "nov", "dec", "car", "bus", "hat", "pen", "cup", "box", "key", "map",
+     "left", "man", "boy", "her", "his", "she", "him", "mom", "dad", "bat", "rat", "pig", "cow",
+     "hen", "ant", "bee", "owl", "fox", "tin", "gas", "oil", "ice", "pot", "top", "bag", "big",
+     "old", "new", "low", "hot", "wet", "dry", "fat", "thin", "sum", "any", "few", "not",
+     "neither", "none", "both"]
 )  # fmt: skip
 _CHOICE = re.compile(r"\(?([A-Z])\)?", re.IGNORECASE)
 _CHOSEN = re.compile(
@@ -37,7 +38,8 @@ _CHOSEN_TEXT = re.compile(
     re.DOTALL,
 )
 _OPTION_AT_END = re.compile(
-    r"(?!.*\bnot\b).*\b(?:option|choice|choose|chose|pick|select|answer is) ?:? ?\(?([a-z])\)?",
+    r"(?!.*(?:\b(?:not|wrong|incorrect)\b|n't))"
+    r".*(?:\b(?:option|choice|choose|chose|pick|select|is|it's|with) ?:? ?\(?|\()([a-z])\)?",
     re.DOTALL | re.IGNORECASE,
 )
 _LABELLED = re.compile(r"\s*(?:\\text\s?\{\s*)?\(?([A-Z])\)(?:\s*\}\s*|\s+)(?=\S)(?![-+*/^=])")

@@ -77,7 +77,7 @@ def in_bold(gold):
 
 
 def displayed(gold):
-    return f"Simplify:\n\\[\n\\boxed{{{gold}.}}\n\\]\nThis is what we wanted."
+    return f"Simplify:\n\\[\n\\boxed{{{gold}}}.\n\\]\nThis is what we wanted."
 
 
 def restyled(gold):

@@ -1,0 +1,60 @@
+"""How often this project's grader and plain math-verify err, on the same pairs of answers.
+
+The pairs are those of the tests: adversarial ones and, where MATH-500 is at hand, its answers
+rewritten and spoiled. math-verify is called as its documentation shows: ``verify(parse(gold),
+parse(reply))`` with the defaults, the known answer between dollar signs if it is mathematical.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from math_verify import parse, verify
+
+from populora_env import Grader, Problem
+
+tests = Path(__file__).resolve().parents[1] / "tests" / "populora_env" / "grading"
+sys.path.insert(0, str(tests))
+from test_adversarial_pairs import pairs  # noqa: E402  (its folder is known only now)
+from test_rewriting import DATA, REWRITINGS, sample, spoiled  # noqa: E402
+
+logging.disable(logging.CRITICAL)  # math-verify logs what it cannot parse
+
+
+def theirs(problem: Problem, reply: str) -> bool:
+    """Return math-verify's verdict."""
+    gold = problem.answer or ""
+    return bool(verify(parse(f"${gold}$" if problem.answer_kind == "math" else gold), parse(reply)))
+
+
+def rates(name: str, cases: Iterable[tuple[Problem, str, bool]]) -> None:
+    """Print how many right replies are refused and how many wrong ones paid, by either grader."""
+    listed = list(cases)
+    right = sum(correct for _, _, correct in listed)
+    for who, verdict in (
+        ("ours", lambda problem, reply: grader.grade(problem, reply).correct),
+        ("math-verify", theirs),
+    ):
+        wrong = [
+            correct for problem, reply, correct in listed if verdict(problem, reply) is not correct
+        ]
+        refused, paid = sum(wrong), len(wrong) - sum(wrong)
+        print(
+            f"{name:28} {who:12} refused {refused:3} of {right:3} right ({refused / right:6.1%})  "
+            f"paid {paid:3} of {len(listed) - right:3} wrong ({paid / (len(listed) - right):6.1%})"
+        )
+
+
+with Grader(timeout=20.0) as grader:
+    adversarial = list(pairs())
+    rates("adversarial, all kinds", adversarial)
+    for kind in ("number", "math", "text"):
+        rates(f"adversarial, {kind}", [case for case in adversarial if case[0].answer_kind == kind])
+    if DATA.exists():
+        golds = [Problem.create("?", gold, "math") for gold in sample()]
+        rates(
+            "MATH-500, rewritten, spoiled",
+            [(gold, rewrite(gold.answer), True) for gold in golds for rewrite in REWRITINGS]
+            + [(gold, reply, False) for gold in golds for reply in spoiled(gold.answer)],
+        )
