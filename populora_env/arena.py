@@ -29,9 +29,10 @@ from populora_env.matchmaking import Matchmaking, min_agents, most_tasks
 from populora_env.problems import ProblemSource, as_source
 from populora_env.ratings import Ratings
 from populora_env.records import Phase, Problem, Transcript
-from populora_env.rendering import render_episode
+from populora_env.rendering import print_news, render_episode
 from populora_env.rewards import Labels, RewardWeights
 from populora_env.spaces import UnicodeText
+from populora_env.states import read_state, state_space
 
 Observation = dict[str, Any]
 
@@ -62,7 +63,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             sequence, or ``"none"``.
         judge: Decides correctness where a problem has no known answer; None for the majority.
         seed: Seed of the sequence of problems and of who judges whom.
-        render_mode: ``"ansi"`` or None.
+        render_mode: ``"ansi"`` (`render` returns the episode as text), ``"human"`` (it is printed
+            as it goes) or None.
         judge_load: Number of attempts (for compare: of pairs) that each agent judges in each form
             of evaluation, at least 1; or a mapping from form to number.
         revise: Whether agents answer again after reading the critiques of their attempt.
@@ -84,7 +86,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
 
     metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
         "name": "reasoning_arena_v0",
-        "render_modes": ["ansi"],
+        "render_modes": ["ansi", "human"],
         "is_parallelizable": True,
         "render_fps": 1,
     }
@@ -114,8 +116,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         for name, flag in (("revise", revise), ("self_judging", self_judging)):
             if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
-        if render_mode not in (None, "ansi"):
-            raise ValueError(f"render_mode must be 'ansi' or None, got {render_mode!r}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be 'ansi', 'human' or None, got {render_mode!r}")
         forms = read_forms(evaluation)
         if revise and Phase.CRITIQUE not in forms:
             raise ValueError(
@@ -165,8 +167,10 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             agent: _observation_space(rounds) for agent in self.possible_agents
         }
         self._action_spaces = {agent: UnicodeText() for agent in self.possible_agents}
+        self.state_space = state_space(self.possible_agents, rounds)
         self._episode: Episode | None = None
         self._episodes = 0
+        self._told: set[str] = set()
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
         """Return the space of an agent's observations, the same object each time."""
@@ -230,6 +234,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         chance = self._ratings.win_probability if self._by_rating else None
         self._episode = Episode(self._rules, problem, episode_seed, chance)
         self.agents = list(self.possible_agents)
+        self._told = set()
+        self._tell(self._episode)
         infos: dict[str, dict[str, Any]] = {
             agent: {"phase": None, "status": None, "parts": {}} for agent in self.agents
         }
@@ -268,6 +274,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         phase = episode.phase
         outcomes = episode.advance(self._checked(actions))
         ended = episode.phase is Phase.DONE
+        self._tell(episode)
         result = (
             self._observations(episode),
             {agent: outcome.reward for agent, outcome in outcomes.items()},
@@ -284,6 +291,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
     def render(self) -> str | None:
         """Return the episode so far as text, in render mode ``"ansi"``; else None.
 
+        In mode ``"human"`` it has been printed as it went.
+
         Raises:
             ArenaError: Before the first reset.
         """
@@ -292,7 +301,25 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             return None
         if self._episode is None:
             raise ArenaError("render was called before reset: call reset first")
-        return render_episode(self._episode)
+        return render_episode(self._episode) if self.render_mode == "ansi" else None
+
+    def state(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return all that there is to know of the episode, for a critic in training.
+
+        No agent is shown this: it holds the known answer and everybody's attempts. It is in
+        ``state_space``; see `spaces.state_space`.
+
+        Raises:
+            ArenaError: Before the first reset.
+        """
+        if self._episode is None:
+            raise ArenaError("state was called before reset: call reset first")
+        return read_state(self._episode, self.possible_agents)
+
+    def _tell(self, episode: Episode) -> None:
+        """Print what is new in the episode, for human eyes."""
+        if self.render_mode == "human":
+            print_news(episode, self._told)
 
     def close(self) -> None:
         """End the worker processes of the arena's own grader. May be called twice."""

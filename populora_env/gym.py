@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import gymnasium
 
 from populora_env.arena import ArenaError, Observation, ReasoningArena
+from populora_env.awaiting import settled
 from populora_env.judges import Judge
 from populora_env.judges.builtin import Acting
 from populora_env.keys import derive_seed, generator
@@ -68,11 +69,11 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         evaluation: Forms of evaluation, joined by ``+``, or ``"none"``.
         judge: Decides correctness where a problem has no known answer.
         seed: Seed of the sequence of problems, of who judges whom, and of the peers' requests.
-        render_mode: ``"ansi"`` or None.
+        render_mode: ``"ansi"``, ``"human"`` or None.
         peers: Who plays the other agents: a function of the prompt, an object with
-            ``act(requests)``, or a sequence of ``num_agents - 1`` of these, from ``agent_1`` on.
-            An object that plays several agents is asked once a round, for all of them. None for
-            `GuessingPeer`.
+            ``act(requests)`` (both may be ``async``), or a sequence of ``num_agents - 1`` of
+            these, from ``agent_1`` on. An object that plays several agents is asked once a
+            round, for all of them. None for `GuessingPeer`.
         limits: Length of the peers' replies by phase, in tokens; `REPLY_TOKENS` for phases not
             named. Only policies that count tokens heed it.
         **arena: Further arguments of `ReasoningArena`, such as ``revise`` or ``rewards``.
@@ -84,7 +85,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
-        "render_modes": ["ansi"],
+        "render_modes": ["ansi", "human"],
         "render_fps": 1,
     }
 
@@ -188,6 +189,8 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
     def render(self) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the episode so far as text, in render mode ``"ansi"``; else None.
 
+        In mode ``"human"`` it has been printed as it went.
+
         Raises:
             ArenaError: Before the first reset.
         """
@@ -224,7 +227,12 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         policy: Any = peer
         names = ", ".join(request.agent for request in requests)
         try:
-            returned: Any = policy.act(list(requests))
+            failed = _failures(policy)
+            returned: Any = settled(policy.act(list(requests)))
+            failed = min(_failures(policy) - failed, len(requests))
+            if failed > 0:  # a server's, say, that came back as empty texts
+                self._failures += failed
+                self._fail(names, str(getattr(policy, "last_error", None)))
             if isinstance(returned, str):  # a sequence, too, but of characters
                 raise TypeError("act must return a sequence of texts, got a single str")
             replies: list[Any] = list(returned)
@@ -238,7 +246,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
 
     def _called(self, peer: Any, request: Request) -> Any:
         try:
-            return peer(request.prompt)
+            return settled(peer(request.prompt))
         except Exception as error:
             self._fail(request.agent, _said(error))
             return _NO_REPLY
@@ -261,6 +269,11 @@ def register() -> None:
 
 
 _NO_REPLY = object()  # stands for a reply whose failure has been noted already
+
+
+def _failures(policy: Any) -> int:
+    count: Any = getattr(policy, "failures", 0)
+    return count if isinstance(count, int) else 0
 
 
 def _said(error: Exception) -> str:

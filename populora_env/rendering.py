@@ -1,10 +1,11 @@
 """An episode as text, for people to read.
 
-What `ReasoningArena.render` returns in mode ``"ansi"``, and the pieces it is made of. The text is
-not meant to be parsed: use `Transcript.to_dict`.
+What `ReasoningArena.render` returns in mode ``"ansi"``, what mode ``"human"`` prints, and the
+pieces they are made of. The text is not meant to be parsed: use `Transcript.to_dict`.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 
 from populora_env.episode import Episode
@@ -19,27 +20,40 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 def render_episode(episode: Episode) -> str:
     """Return the problem, the attempts, the judgements and the rewards so far, as lines."""
+    head = f"problem {episode.problem.id}  phase {episode.phase}  round {episode.round}"
+    return "\n".join([head, *_blocks(episode).values()])
+
+
+def print_news(episode: Episode, told: set[str]) -> None:
+    """Print what is new in an episode, and note it in ``told``."""
+    blocks = _blocks(episode)
+    news = [block for name, block in blocks.items() if name not in told]
+    told.update(blocks)
+    text = "\n".join([f"-- {episode.phase}, round {episode.round}", *news])
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def _blocks(episode: Episode) -> dict[str, str]:
+    """Return the pieces of an episode, by names that stay the same as it goes on."""
     answer = "unknown" if episode.problem.answer is None else shown(episode.problem.answer)
-    lines = [
-        f"problem {episode.problem.id}  phase {episode.phase}  round {episode.round}",
-        shown(episode.problem.prompt),
-        f"known answer: {answer}",
-    ]
+    blocks = {"problem": shown(episode.problem.prompt), "answer": f"known answer: {answer}"}
     for attempt in episode.attempts.values():
-        lines.extend(_attempt(attempt))
-    for entry in episode.assessments:
-        lines.append(assessment_line(entry))
-        if entry.form is Phase.CRITIQUE:
-            lines.append(indented(shown(entry.text)))
-    lines.extend(map(evaluation_line, episode.evaluations))
+        blocks[f"attempt {attempt.agent}"] = "\n".join(_attempt(attempt))
+    for at, entry in enumerate(episode.assessments):
+        said = f"\n{indented(shown(entry.text))}" if entry.form is Phase.CRITIQUE else ""
+        blocks[f"assessment {at}"] = assessment_line(entry) + said
+    for at, entry in enumerate(episode.evaluations):
+        blocks[f"evaluation {at}"] = evaluation_line(entry)
     for revision in episode.revisions.values():
         if revision != episode.attempts[revision.agent]:
-            lines.append("revised:")
-            lines.extend(_attempt(revision))
+            blocks[f"revision {revision.agent}"] = "\n".join(["revised:", *_attempt(revision)])
     if episode.transcript is not None:
         earned = episode.transcript.rewards.items()
-        lines.append("rewards: " + "  ".join(f"{agent} {value:.3f}" for agent, value in earned))
-    return "\n".join(lines)
+        blocks["rewards"] = "rewards: " + "  ".join(
+            f"{agent} {value:.3f}" for agent, value in earned
+        )
+    return blocks
 
 
 def opinion_lines(

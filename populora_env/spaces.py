@@ -10,6 +10,7 @@ from ctypes import c_uint8
 from typing import Any, overload
 
 import gymnasium.vector.utils.shared_memory as shared_memory
+import gymnasium.vector.utils.space_utils as space_utils
 import numpy as np
 from gymnasium.spaces import Space
 
@@ -133,6 +134,13 @@ def _write(space: UnicodeText, index: int, value: str, memory: Any) -> None:
     row[:_LENGTH] = np.frombuffer(len(text).to_bytes(_LENGTH, "little"), dtype=np.uint8)
     row[_LENGTH : _LENGTH + len(text)] = np.frombuffer(text, dtype=np.uint8)
 
+
+def _iterate(space: UnicodeText, items: Iterable[str]) -> Any:
+    del space
+    return iter(items)
+
+
+space_utils.iterate.register(UnicodeText)(_iterate)  # SuperSuit does so to batches of anything
 
 # Gymnasium's own are for its `Text`, of a fixed character set, and are read only once.
 shared_memory.create_shared_memory.register(UnicodeText)(_create)

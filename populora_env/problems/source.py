@@ -8,6 +8,8 @@ sources make their items is in `procedural`, `columns` and `benchmarks`.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from functools import wraps
+from typing import Any
 
 from populora_env.records import Problem
 
@@ -53,13 +55,28 @@ class ProblemSource(ABC):
 
     spec: str
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Let every source be sliced: ``source[:2]`` is a list of problems."""
+        super().__init_subclass__(**settings)
+        one = cls.__dict__.get("__getitem__")
+        if one is None:
+            return
+
+        @wraps(one)
+        def one_or_some(self: Any, index: Any) -> Any:
+            if isinstance(index, slice):
+                return [one(self, at) for at in range(*index.indices(len(self)))]
+            return one(self, index)
+
+        cls.__getitem__ = one_or_some
+
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of items; a virtual source has a large one."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> Problem:
-        """Return item ``index``, 0 <= index < len.
+        """Return item ``index``, 0 <= index < len; of a slice, a list.
 
         Raises:
             IndexError: If the index is out of range.
