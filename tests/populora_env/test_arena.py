@@ -448,7 +448,7 @@ def test_wrong_calls_say_what_is_wrong():
         ({"matchmaking": "swiss"}, "matchmaking must be one of balanced, .* got 'swiss'"),
         ({"rewards": "gold"}, "rewards must be RewardWeights or one of default, .* got 'gold'"),
         ({"judge": Broken(), "judge_timeout": 0}, "timeout must be a finite number of seconds > 0"),
-        ({"render_mode": "human"}, "render_mode must be 'ansi' or None, got 'human'"),
+        ({"render_mode": "loud"}, "render_mode must be 'ansi', 'human' or None, got 'loud'"),
         ({"judge_load": 0}, "judge_load must be an integer >= 1, got 0"),
         ({"judge_load": {"compare": 0}}, r"judge_load\['compare'\] must be an integer >= 1, got 0"),
         ({"problems": []}, "problems must hold at least one Problem"),

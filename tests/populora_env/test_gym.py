@@ -268,7 +268,7 @@ def test_wrong_calls_say_what_is_wrong():
         ({"peers": [len, len, 3]}, r"peers\[2\] must be a function .* got int"),
         ({"num_agents": 0}, "num_agents must be an integer >= 1, got 0"),
         ({"seed": "one"}, "seed must be an integer, got 'one'"),
-        ({"render_mode": "human"}, "render_mode must be 'ansi' or None"),
+        ({"render_mode": "loud"}, "render_mode must be 'ansi', 'human' or None"),
         ({"no_such": 1}, "unexpected keyword argument 'no_such'"),
     ],
 )
