@@ -23,7 +23,11 @@ _SHARED_BYTES = 1 << 20  # of UTF-8, for each text without a length limit
 _LENGTH = 8  # bytes that hold how many of them are in use
 
 
-class UnicodeText(Space[str]):
+class _Texts(Space[str]):
+    """What `iterate` is registered for: a tuple of the very class registered is taken apart."""
+
+
+class UnicodeText(_Texts):
     """All strings of at most ``max_length`` characters.
 
     Spaces, newlines, control characters and lone surrogates are characters like any other.
@@ -140,7 +144,7 @@ def _iterate(space: UnicodeText, items: Iterable[str]) -> Any:
     return iter(items)
 
 
-space_utils.iterate.register(UnicodeText)(_iterate)  # SuperSuit does so to batches of anything
+space_utils.iterate.register(_Texts)(_iterate)  # SuperSuit iterates over a batch of observations
 
 # Gymnasium's own are for its `Text`, of a fixed character set, and are read only once.
 shared_memory.create_shared_memory.register(UnicodeText)(_create)
