@@ -120,6 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options, run = _read_options(arguments)
     console = PlainConsole()
+    others = unique_names([adapter_folder(name) for name in options.adapters])
     trained = None if run is None else run.config.problems
     tasks = read_tasks(
         options.tasks or trained or RunConfig.problems,
@@ -136,7 +137,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     tasks = [task for task in tasks if task.spec in problems]
     own = {} if run is None else {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
-    others = unique_names([adapter_folder(name) for name in options.adapters])
     # An adapter from elsewhere may have an agent's name, too.
     folders = own | {str(f) if name in own else name: f for name, f in others.items()}
     default = f"runs/bench-{datetime.now():%Y%m%d-%H%M%S}"

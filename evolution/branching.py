@@ -12,16 +12,19 @@ import tomli_w
 from agents.plain_files import remove
 from evolution.changes import CHANGES_FILE, read_changes
 from evolution.held_out import CURVE_FILE
+from evolution.integrity import check_generation, check_written, write_checksums
 from evolution.run_files import (
     GROWING,
     CheckpointError,
     DamageError,
-    check,
+    file_digest,
     folder_of,
     saved_generations,
     sync_folder,
     writing,
 )
+
+_COPIED = ("run.toml", CHANGES_FILE, CURVE_FILE)  # as far as they are older than the branch
 
 
 def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
@@ -51,9 +54,11 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
             "(keep_every and keep_generations say which stay)"
         )
     try:
-        state = check(origin, generation)
+        check_written(origin, _COPIED)
+        state = check_generation(origin, generation)
     except DamageError as error:
-        raise CheckpointError(f"branch: {error}; branch from another generation") from error
+        way = error.remedy or "restore it, or branch from another generation"
+        raise CheckpointError(f"branch: {error}; {way}") from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"out: {folder} is in use; choose a folder that does not exist yet")
     settings = _settings(origin, generation, folder)
@@ -71,6 +76,8 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
                 (work / "run.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
             _write_rows(work / CHANGES_FILE, changes)
             _write_rows(work / CURVE_FILE, _curve(origin, generation))
+            there = [name for name in _COPIED if (work / name).exists()]
+            write_checksums(work, {name: [file_digest(work / name)] for name in there})
             for file in sorted(work.rglob("*")):
                 sync_folder(file)
             work.rename(folder)

@@ -1,11 +1,11 @@
 """A run on disk.
 
 A generation is a folder of its own: adapters as PEFT folders, optimiser state, the rest as JSON. It
-is written under a temporary name, its manifest of hashes last, flushed to disk and renamed once, so
-a folder with its final name is whole whenever the process died; it is renamed again before it is
+is written under a temporary name, its manifest of digests last, flushed to disk and renamed once: a
+folder with its final name is whole whenever the process died; it is renamed again before it is
 deleted. Files that grow (`history.jsonl`, `transcripts.jsonl`) are appended to before that; each
-generation records how long they were, and resuming cuts off whatever came after. Nothing is ever
-unpickled.
+generation records how long they were and their digest, and resuming cuts off whatever came after.
+Nothing is ever unpickled.
 
 Not covered here: what a run's state means (`evolution.manager`), settings that change on the way
 (`evolution.changes`), runs that start from another one's generation (`evolution.branching`).
@@ -14,29 +14,41 @@ Not covered here: what a run's state means (`evolution.manager`), settings that 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agents.plain_files import open_growing, remove, truncate, write_whole
 from agents.population import AdapterError, LoraPopulation
+from evolution.integrity import (
+    CHECKSUMS,
+    MANIFEST,
+    check_generation,
+    check_resumable,
+    declared,
+    manifest_of,
+    read_checksums,
+    sealed_text,
+)
 from evolution.run_files import (
     FORMAT,
     GROWING,
     CheckpointError,
     DamageError,
-    check,
+    digest_of,
     discard,
     folder_of,
+    hash_prefix,
     saved_generations,
     size_of,
-    sync_and_hash,
+    sync,
     sync_folder,
     writing,
 )
@@ -72,6 +84,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._hashers: dict[str, tuple[xxhash.xxh3_128, int]] = {}  # and how much they have read
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
@@ -117,6 +130,11 @@ class RunFolder:
         with writing(self.path, "the folder could not be cleared"):
             for name in GROWING:
                 remove(self.path / name)
+            try:
+                read_checksums(self.path)
+            except DamageError:  # what they are for is written anew
+                remove(self.path / CHECKSUMS)
+        self._hashers.clear()
         self.sweep()
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -129,9 +147,15 @@ class RunFolder:
             writing(self.path, f"{name} could not be written"),
             open_growing(self.path / name) as file,
         ):
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            hasher = self._hasher(name)
+            del self._hashers[name]  # until all is written
+            for row in rows:
+                line = json.dumps(row, ensure_ascii=False) + "\n"
+                file.write(line)
+                hasher.update(line.encode())
             file.flush()
             os.fsync(file.fileno())
+            self._hashers[name] = hasher, os.fstat(file.fileno()).st_size
 
     def write(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all.
@@ -139,11 +163,14 @@ class RunFolder:
         Raises:
             CheckpointError: If that fails.
         """
-        with writing(self.path, f"{name} could not be written"):
+        with (
+            writing(self.path, f"{name} could not be written"),
+            declared(self.path, name, digest_of(text.encode())),
+        ):
             write_whole(self.path / name, text)
 
     def replace(self, name: str, make: Callable[[Path], object]) -> Path:
-        """Replace a folder in the run's, once the new one is whole.
+        """Replace a folder in the run's, once the new one is whole and has its manifest.
 
         Args:
             name: Of the folder.
@@ -156,8 +183,11 @@ class RunFolder:
         with writing(self.path, f"{name} could not be written"):
             remove(work)
             make(work)
-            discard(target)
-            work.rename(target)
+            text = sealed_text(MANIFEST, manifest_of(work))
+            write_whole(work / MANIFEST, text)
+            with declared(self.path, f"{name}/{MANIFEST}", digest_of(text.encode())):
+                discard(target)
+                work.rename(target)
         return target
 
     def save(
@@ -194,15 +224,13 @@ class RunFolder:
                     save_file(whole, work / "state.safetensors")
                 sizes = {name: size_of(self.path / name) for name in GROWING}
                 lengths = {name: size for name, size in sizes.items() if size is not None}
-                rest = {"format": FORMAT, "generation": generation, "lengths": lengths, **state}
+                digests = {name: self._hasher(name, lengths[name]).hexdigest() for name in lengths}
+                rest = {"format": FORMAT, "generation": generation, "lengths": lengths}
+                rest |= {"digests": digests, **state}
                 (work / "state.json").write_text(json.dumps(rest, indent=1) + "\n")
-                manifest = {
-                    str(file.relative_to(work)): sync_and_hash(file)
-                    for file in sorted(work.rglob("*"))
-                    if file.is_file()
-                }
-                (work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-                sync_and_hash(work / "manifest.json")
+                (work / MANIFEST).write_text(sealed_text(MANIFEST, manifest_of(work)))
+                for file in (entry for entry in work.rglob("*") if entry.is_file()):
+                    sync(file)
                 for folder in (entry for entry in (work, *work.rglob("*")) if entry.is_dir()):
                     sync_folder(folder)
                 discard(target)
@@ -225,8 +253,8 @@ class RunFolder:
         """Restore the latest generation and cut growing files back to it.
 
         Raises:
-            CheckpointError: If there is none, or it is damaged or of a newer version; the message
-                says which earlier one is whole.
+            CheckpointError: If there is none, any file of the run is damaged, or it is of a newer
+                version; the message says what can be done, as which earlier one is whole.
         """
         numbers = self.generations()
         if not numbers:
@@ -234,10 +262,7 @@ class RunFolder:
                 f"resume: {self.path} holds no complete generation; start the run anew"
             )
         folder = folder_of(self.path, numbers[-1])
-        try:
-            state = check(self.path, numbers[-1])
-        except DamageError as error:
-            raise CheckpointError(f"resume: {error}; {self._way_on(numbers[:-1])}") from error
+        state = check_resumable(self.path) or check_generation(self.path, numbers[-1])
         try:
             tensors: dict[str, Tensor] = {}
             if (folder / "state.safetensors").exists():
@@ -250,6 +275,7 @@ class RunFolder:
                 size, wanted = size_of(self.path / name), state["lengths"].get(name, 0)
                 if size is not None and size > wanted:
                     truncate(self.path / name, wanted)
+        self._hashers.clear()
         self.sweep()
         return Saved(numbers[-1], state, tensors)
 
@@ -258,13 +284,11 @@ class RunFolder:
         for leftover in self.path.glob(".*.tmp"):
             remove(leftover)
 
-    def _way_on(self, earlier: Sequence[int]) -> str:
-        """What can be done about a damaged generation."""
-        for number in reversed(earlier):
-            with suppress(CheckpointError):
-                check(self.path, number)
-                return (
-                    f"generation {number} is whole: go on from it with populora evolve --branch "
-                    f"{self.path}@{number} --out NEW"
-                )
-        return "no earlier generation on disk is whole; restore the file or start the run anew"
+    def _hasher(self, name: str, length: int | None = None) -> xxhash.xxh3_128:
+        """The hasher of a growing file, which is read only if it is not what was written here."""
+        size = (size_of(self.path / name) or 0) if length is None else length
+        hasher, seen = self._hashers.get(name, (None, 0))
+        if hasher is None or seen != size:
+            hasher = hash_prefix(self.path / name, size)
+            self._hashers[name] = hasher, size
+        return hasher

@@ -17,6 +17,7 @@ from agents.population import BASE, CONFIG_FILE, WEIGHTS_FILE, LoraPopulation
 from evolution.changes import read_changes, with_changes
 from evolution.config import RunConfig
 from evolution.config_files import from_mapping
+from evolution.integrity import check_adapters, check_run, refusing
 from evolution.run_files import CheckpointError
 from evolution.usage import UsageError
 from populora_env.ratings import DEFAULT_SIGMA
@@ -51,6 +52,8 @@ def read_run(path: str | Path) -> SavedRun:
         UsageError: If the folder is no run, is damaged, or holds no complete generation.
     """
     path = Path(path).expanduser()
+    with refusing("run"):
+        check_run(path)
     try:
         saved = tomllib.loads((path / "run.toml").read_text(encoding="utf-8"))
     except OSError as error:
@@ -165,11 +168,13 @@ def unique_names(folders: Sequence[Path]) -> dict[str, Path]:
     """Return short names for folders: the last parts of their paths that tell them apart.
 
     Raises:
-        UsageError: If a folder is there twice.
+        UsageError: If a folder is there twice, or one or the run that it belongs to is damaged.
     """
     paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         raise UsageError("adapters: the same folder is given twice; expected different ones")
+    with refusing("adapters"):
+        check_adapters(folders)
     for length in range(1, max((len(path.parts) for path in paths), default=0) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names) and BASE not in names:

@@ -26,6 +26,7 @@ from evolution.breeding import Breeder
 from evolution.changes import find_changes, plain_settings, record
 from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import EvolutionConfig
+from evolution.fingerprints import base_digest, check_same, problems_digest
 from evolution.fitness import known
 from evolution.fitting import check_fit
 from evolution.heritage import change_learning_rate, set_learning_rate
@@ -95,7 +96,8 @@ class EvolutionManager:
         self._judge = None if judge is None else TimedJudge(judge, JUDGE_TIMEOUT)
         self.folder = None if folder is None else RunFolder(folder)
         self._grader, self._owns_grader = grader or Grader(), grader is None
-        self._excluded = {problem.id for problem in exclude}
+        self._excluded = {problem.id: problem for problem in exclude}
+        self._rests_on: dict[str, str] | None = None
         self._standing = Standing(population.size, self.config.fitness_memory)
         self._trials = Trials(population, self.config, self._grader, self._fresh)
         self._confirmed = 0  # generations that had been played when trials were last held
@@ -310,11 +312,15 @@ class EvolutionManager:
 
         Raises:
             CheckpointError: If there is nothing to resume, it is damaged, does not fit this
-                manager, or a setting changed that cannot.
+                manager, a setting changed that cannot, or the base's weights or the problems are
+                not those that the run was played with.
         """
         self.folder = RunFolder(folder)
         saved = self.folder.load(self.population)
         generation = saved.generation + 1
+        names = {"base": self.population.base.name, "problems": self.problems.spec}
+        names["excluded"] = names["problems"]
+        check_same(saved.state.get("rests_on", {}), self._digests(), names)
         changes = find_changes(saved.state.get("config", {}), self.config, generation, note)
         try:
             self._standing.load(saved.state["standing"])
@@ -415,7 +421,7 @@ class EvolutionManager:
             drawn.setdefault(problem.id, problem)
             if len(drawn) == count:
                 break
-        if leaked := sorted(self._excluded & set(drawn)):
+        if leaked := sorted(self._excluded.keys() & drawn.keys()):
             raise ValueError(
                 f"problems: {leaked[0]} is among those that must not be trained on; use disjoint "
                 "splits"
@@ -460,6 +466,7 @@ class EvolutionManager:
             "elites": sorted(self._trials.elites),
             "champion": None if champion is None else champion.to_dict(),
             "appraisal": self._appraiser.to_dict(),
+            "rests_on": self._digests(),
         }
         tensors = {} if self._learner is None else self._learner.state()
         tensors = {**tensors, **self._appraiser.tensors()}
@@ -467,6 +474,17 @@ class EvolutionManager:
             tensors = {**tensors, **champion.tensors()}
         keep, every = config.keep_generations, config.keep_every
         folder.save(result.generation, self.population, tensors, state, keep, every)
+
+    def _digests(self) -> dict[str, str]:
+        """Digests of what the run rests on, which is read once."""
+        if self._rests_on is None:
+            excluded = sorted(self._excluded.values(), key=lambda problem: problem.id)
+            self._rests_on = {
+                "base": base_digest(self.population.base),
+                "problems": problems_digest(self.problems.given()),
+                "excluded": problems_digest(excluded),
+            }
+        return self._rests_on
 
 
 def _json_rows(rows: Sequence[dict[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from agents.peft_config import CONFIG_FILE, folder_hint
 from agents.policy import MixedPolicy, Policy, RandomPolicy
+from evolution.integrity import check_adapters, refusing
 from evolution.usage import UsageError
 from populora_env.records import Request
 from populora_env.rendering import indented, visible
@@ -46,7 +47,7 @@ def read_players(text: str) -> list[Player]:
     """Return who plays, from a text such as ``runs/x,base*2,human``.
 
     Raises:
-        UsageError: If an entry is none of what can play.
+        UsageError: If an entry is none of what can play, or an adapter or its run is damaged.
     """
     players: list[Player] = []
     for entry in text.split(","):
@@ -56,6 +57,8 @@ def read_players(text: str) -> list[Player]:
         name = match[1]
         folder = None if name in (BASE, HUMAN, RANDOM) else _adapter_folder(name)
         players += [Player(name, folder)] * int(match[2] or 1)
+    with refusing("agents"):
+        check_adapters(player.folder for player in players if player.folder is not None)
     return players
 
 

@@ -1,8 +1,10 @@
-"""The files of a run: where generations are, whether one is whole, and how files are written.
+"""The files of a run: where generations are, how files are read, hashed and written.
 
-What a generation holds is written and read in `evolution.checkpoint`; checking it needs no model.
+What a generation holds is written and read in `evolution.checkpoint`; whether a run is whole is
+checked in `evolution.integrity`. Neither this nor that needs a model.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,13 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from safetensors import SafetensorError
 
 from agents.plain_files import remove
 
-FORMAT = 4
+FORMAT = 5
+OLDEST = 4  # the oldest format that a run can go on from: without digests of growing files
 GROWING = ("history.jsonl", "transcripts.jsonl")
 _NAME = re.compile(r"generation_(\d+)")
+_CHUNK = 1 << 20
+_GONE = os.strerror(errno.ENOENT)
 
 
 class CheckpointError(RuntimeError):
@@ -26,7 +32,16 @@ class CheckpointError(RuntimeError):
 
 
 class DamageError(CheckpointError):
-    """A saved generation of which something is missing or changed."""
+    """A run of which something is missing or changed.
+
+    Args:
+        message: Names the file.
+        remedy: What can be done, where the run does not need it; empty if it does.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 def saved_generations(path: Path) -> list[int]:
@@ -42,57 +57,18 @@ def folder_of(path: Path, generation: int) -> Path:
     return path / f"generation_{generation:04d}"
 
 
-def check(path: Path, generation: int) -> dict[str, Any]:
-    """Check that a saved generation is whole, and return its JSON state.
-
-    Args:
-        path: The run folder.
-        generation: One that is there.
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a run.
 
     Raises:
-        DamageError: If a file is missing or changed; the message names it.
-        CheckpointError: If it was written by another version.
+        DamageError: If the file is not there, or holds anything else.
     """
-    folder = folder_of(path, generation)
-    state = _read_object(folder / "state.json")
-    version = state.get("format")
-    if not isinstance(version, int):
-        raise DamageError(f"{folder / 'state.json'} is damaged (format: got {version!r})")
-    if version > FORMAT:
-        raise CheckpointError(
-            f"resume: {folder} was written by a newer version (format {version}; this one reads "
-            f"{FORMAT}); update populora-env"
-        )
-    if version < FORMAT:
-        raise CheckpointError(
-            f"resume: {folder} was written by an older version (format {version}); its adapters "
-            "can be exported, but the run cannot go on with this one"
-        )
-    manifest = _read_object(folder / "manifest.json")
-    for name, digest in {"state.json": None, **manifest}.items():
-        try:
-            if file_hash(folder / name) != digest:
-                raise DamageError(f"{folder / name} is damaged (its hash differs)")
-        except OSError as error:
-            raise DamageError(f"{folder / name} is damaged ({error.strerror})") from error
-    lengths = state.get("lengths")
-    if not isinstance(lengths, dict) or not all(isinstance(n, int) for n in lengths.values()):
-        raise DamageError(f"{folder / 'state.json'} is damaged (lengths: got {lengths!r})")
-    for name, wanted in lengths.items():
-        if (size := size_of(path / name) or 0) < wanted:
-            raise DamageError(
-                f"{path / name} is damaged ({wanted - size} bytes shorter than generation "
-                f"{generation} recorded)"
-            )
-    return state
-
-
-def _read_object(file: Path) -> dict[str, Any]:
     try:
+        _check_regular(file)
         data: Any = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DamageError(f"{file} is damaged ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamageError(f"{file} is damaged ({error})") from error
     if not isinstance(data, dict):
         raise DamageError(f"{file} is damaged (expected a JSON object, got {type(data).__name__})")
@@ -125,17 +101,63 @@ def size_of(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_of(data: bytes) -> str:
+    """Digest (XXH3, 128 bits) of what a file holds, in hexadecimal."""
+    return xxhash.xxh3_128(data).hexdigest()
 
 
-def sync_and_hash(path: Path) -> str:
-    """Flush a file to disk and hash it."""
+def file_digest(path: Path, like: object = None) -> str:
+    """`digest_of` a file; SHA-256 where a digest ``like`` it is one, as in older runs.
+
+    Raises:
+        DamageError: If it cannot be read.
+    """
+    sha = isinstance(like, str) and len(like) == 64
+    return _digest(path, hashlib.sha256() if sha else xxhash.xxh3_128()).hexdigest()
+
+
+def prefix_digest(path: Path, length: int) -> str:
+    """`digest_of` the first bytes of a file.
+
+    Raises:
+        DamageError: If it cannot be read.
+    """
+    return hash_prefix(path, length).hexdigest()
+
+
+def hash_prefix(path: Path, length: int) -> xxhash.xxh3_128:
+    """The hasher that has read the first bytes of a file, to be updated with what follows.
+
+    Raises:
+        DamageError: If the file cannot be read.
+    """
+    return _digest(path, xxhash.xxh3_128(), length)
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse a pipe, which would wait for its other end, and what is no file at all."""
+    if not path.is_file():
+        raise OSError(0, "it is no regular file" if os.path.lexists(path) else _GONE)
+
+
+def _digest(path: Path, hasher: Any, length: int | None = None) -> Any:
+    """Update a hasher with a file, or its first bytes."""
+    try:
+        _check_regular(path)
+        with path.open("rb") as file:
+            left = size_of(path) or 0 if length is None else length
+            while left and (data := file.read(min(left, _CHUNK))):
+                hasher.update(data)
+                left -= len(data)
+    except OSError as error:
+        raise DamageError(f"{path} is damaged ({error.strerror})") from error
+    return hasher
+
+
+def sync(path: Path) -> None:
+    """Flush a file to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(path: Path) -> None:

@@ -14,6 +14,7 @@ from evolution.branching import split_branch
 from evolution.changes import find_changes, plain_settings, read_changes, with_changes
 from evolution.config import RunConfig
 from evolution.config_files import from_mapping, presets, read_preset, read_toml
+from evolution.integrity import check_resumable
 from evolution.run_files import CheckpointError
 from evolution.usage import UsageError, parse
 
@@ -97,6 +98,8 @@ def saved_settings(
         ConfigError: If it holds settings that do not exist here.
     """
     file = folder / "run.toml"
+    if generation is None:  # before a model is loaded
+        check_resumable(folder)
     try:
         data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
         config = dict(data["config"])

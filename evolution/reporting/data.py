@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evolution.integrity import check_run, refusing
 from evolution.lineage import Individual
 from evolution.usage import UsageError
 from populora_env.records import Transcript
@@ -101,6 +102,8 @@ def read_run_data(path: str | Path) -> RunData:
         UsageError: If it is no run, holds no finished generation, or a line or file is damaged.
     """
     path = Path(path).expanduser()
+    with refusing("run"):
+        check_run(path)
     settings = _settings(path)
     lengths = _lengths(path)
     rows = list(_rows(path / "history.jsonl", lengths, required=("generation", "agent")))

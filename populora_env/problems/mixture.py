@@ -5,8 +5,8 @@ simply put one after the other (`loading`).
 """
 
 from bisect import bisect
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 
 from populora_env.keys import derive_seed
 from populora_env.problems.procedural import VIRTUAL_LENGTH
@@ -58,6 +58,10 @@ class MixtureSource(ProblemSource):
         self._check_index(index)
         source = self._sources[self._choose(index)]
         return source[index % len(source)]
+
+    def given(self) -> Iterator[Problem]:
+        """Yield the problems that its sources were given."""
+        return chain.from_iterable(source.given() for source in self._sources)
 
     def part_of(self, index: int) -> str:
         """Return the part of the source that item ``index`` comes from."""

@@ -95,6 +95,10 @@ class ProblemSource(ABC):
         """Return the names of all parts of a mixture."""
         return frozenset({self.spec})
 
+    def given(self) -> Iterator[Problem]:
+        """Yield the problems that the source was given; none of those that it makes when asked."""
+        return iter(())
+
     def distinct(self, n: int) -> list[Problem]:
         """Return the first ``n`` distinct problems, by id.
 
@@ -165,6 +169,10 @@ class SequenceSource(ProblemSource):
     def __getitem__(self, index: int) -> Problem:
         self._check_index(index)
         return self._problems[index]
+
+    def given(self) -> Iterator[Problem]:
+        """Yield all of them."""
+        return iter(self._problems)
 
     def distinct(self, n: int) -> list[Problem]:
         """Return the first ``n`` distinct problems, however many repeats lie between them."""
