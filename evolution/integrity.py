@@ -285,8 +285,10 @@ def _check_run(path: Path) -> dict[str, Any] | None:
     numbers = saved_generations(path)
     for number in reversed(numbers):  # the latest knows most of the growing files
         folder = folder_of(path, number)
-        if not any(os.path.lexists(folder / name) for name in (MANIFEST, "state.json")):
-            continue
+        if not os.path.lexists(folder / MANIFEST):
+            file = folder / "state.json"
+            if not os.path.lexists(file) or "format" not in read_object(file):
+                continue  # nothing that a run would have saved
         try:
             states[number] = check_generation(path, number, grown=number == numbers[-1])
         except OlderError:
