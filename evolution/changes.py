@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolution.run_files import CheckpointError
+from populora_env.storage import read_record
 
 if TYPE_CHECKING:  # changes are read without torch
     from evolution.checkpoint import RunFolder
     from evolution.config import EvolutionConfig, RunConfig
 
 CHANGES_FILE = "changes.jsonl"
+_COLUMNS = ("generation", "option", "from", "to", "note")
 
 FIXED: Mapping[str, str] = {
     "seed": "every draw of the run is keyed by it",
@@ -117,13 +119,13 @@ def read_changes(path: str | Path) -> list[Change]:
         # A note may hold U+2028, at which splitlines() would cut the row.
         for line in filter(None, file.read_text(encoding="utf-8").split("\n")):
             row: Any = json.loads(line)
+            names = {"from": "before", "to": "after"}
             found.append(
-                Change(int(row["generation"]), row["option"], row["from"], row["to"], row["note"])
+                read_record(Change, {names.get(name, name): row[name] for name in _COLUMNS})
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"resume: {file} is damaged ({type(error).__name__}: {error})"
-        ) from error
+    except (OSError, ValueError, KeyError, RecursionError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise CheckpointError(f"run: {file} is damaged ({reason})") from error
     return found
 
 

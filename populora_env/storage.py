@@ -4,28 +4,18 @@ Turns the records of `records` into dictionaries that any JSON writer can store 
 back. Writing files, and keeping old formats readable, is the caller's business.
 """
 
+import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from numbers import Integral
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from populora_env.records import (
-    AnswerKind,
-    Assessment,
-    Attempt,
-    Evaluation,
-    Grade,
-    GradeStatus,
-    Phase,
-    Preference,
-    Problem,
-    ReplyStatus,
-    Transcript,
-    Turn,
-    Verdict,
-    storable,
-)
+from populora_env.records import Grade, Transcript, storable
+
+T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
@@ -59,75 +49,93 @@ def plain(value: Any) -> Any:
 
 
 def read_transcript(data: Mapping[str, Any]) -> Transcript:
-    """Return the transcript that `plain` wrote as ``data``.
+    """Return the transcript that `plain` wrote as ``data``; entries of other names are ignored.
 
     Raises:
-        ValueError: If an entry is missing or an unknown value is found.
+        ValueError: If an entry is missing or not of its type, or an unknown value is found.
     """
     try:
-        return Transcript(
-            problem=_problem(data["problem"]),
-            agents=tuple(data["agents"]),
-            attempts=tuple(_attempt(entry) for entry in data["attempts"]),
-            evaluations=tuple(_evaluation(entry) for entry in data["evaluations"]),
-            turns=tuple(_turn(entry) for entry in data["turns"]),
-            rewards=dict(data["rewards"]),
-            seed=data["seed"],
-            assessments=tuple(_assessment(entry) for entry in data["assessments"]),
-            revisions=tuple(_attempt(entry) for entry in data["revisions"]),
-            judge_failures=data["judge_failures"],
-            judge_error=data["judge_error"],
-        )
+        known = {entry.name: data[entry.name] for entry in fields(Transcript)}
+        return read_record(Transcript, known)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"data is not a stored transcript: {type(error).__name__}: {error}"
         ) from error
 
 
-def _problem(data: Mapping[str, Any]) -> Problem:
-    entries: dict[str, Any] = {**data, "answer_kind": AnswerKind(data["answer_kind"])}
-    return Problem(**entries)
+def read_record(kind: type[T], data: object) -> T:
+    """Return the record that `plain` wrote as ``data``, every entry checked against its type.
+
+    Args:
+        kind: A dataclass whose fields are JSON types, enums, tuples, mappings and such records.
+        data: Its entries by name; those with a default may be missing.
+
+    Raises:
+        ValueError: If an entry is missing, unknown or not of its type; the message names it.
+    """
+    return _read(kind, data, kind.__name__.lower())
 
 
-def _attempt(data: Mapping[str, Any]) -> Attempt:
-    entries: dict[str, Any] = {**data, "status": ReplyStatus(data["status"])}
-    if data["grade"] is not None:
-        grade: dict[str, Any] = {**data["grade"], "status": GradeStatus(data["grade"]["status"])}
-        entries["grade"] = Grade(**grade)
-    return Attempt(**entries)
+def _read(kind: Any, value: object, where: str) -> Any:
+    """Return a value as the type that a field is annotated with."""
+    if kind is Any:
+        return value
+    if isinstance(kind, UnionType):
+        options = [option for option in get_args(kind) if option is not NoneType]
+        if value is None and len(options) < len(get_args(kind)):
+            return None
+        return _read(options[0], value, where)  # a record's unions are a type or None
+    if is_dataclass(kind):
+        return _record(kind, value, where)
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is tuple and isinstance(value, list | tuple):
+        entries: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+        kinds = [inner[0]] * len(entries) if inner[-1] is Ellipsis else list(inner)
+        if len(entries) != len(kinds):
+            raise ValueError(f"{where}: expected {len(kinds)} entries, got {len(entries)}")
+        return tuple(_read(k, entry, where) for k, entry in zip(kinds, entries, strict=True))
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        items: Mapping[Any, Any] = value
+        return {_read(str, name, where): _read(inner[1], v, where) for name, v in items.items()}
+    if origin is float and (number := _number(value)) is not None:
+        return number
+    if isinstance(origin, type) and issubclass(origin, Enum) and isinstance(value, str):
+        return origin(value)
+    if origin in (str, bool) and isinstance(value, origin):
+        return value
+    if origin is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    name = getattr(origin, "__name__", str(origin)).lower()
+    raise ValueError(f"{where}: expected {name}, got {repr(value)[:60]}")
 
 
-def _evaluation(data: Mapping[str, Any]) -> Evaluation:
-    shown, back = (_verdict(entry) for entry in data["verdicts"])
-    entries: dict[str, Any] = {
-        **data,
-        "verdicts": (shown, back),
-        "preference": _preference(data["preference"]),
-    }
-    return Evaluation(**entries)
+def _record(kind: Any, value: object, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}: expected an object, got {repr(value)[:60]}")
+    data: Mapping[str, Any] = value
+    types, needed = _entries(kind)
+    for name in data:
+        if name not in types:
+            raise ValueError(f"{where}: unknown entry {repr(name)[:60]}")
+    for name in needed:
+        if name not in data:
+            raise ValueError(f"{where}: no {name!r}")
+    return kind(**{name: _read(types[name], entry, name) for name, entry in data.items()})
 
 
-def _assessment(data: Mapping[str, Any]) -> Assessment:
-    entries: dict[str, Any] = {
-        **data,
-        "form": Phase(data["form"]),
-        "status": ReplyStatus(data["status"]),
-    }
-    return Assessment(**entries)
+@cache
+def _entries(kind: type) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the types of a record's fields, and the names of those without a default."""
+    hints = get_type_hints(kind)
+    own: Any = fields(kind)  # pyright: ignore[reportArgumentType]
+    needed = (f.name for f in own if f.default is MISSING and f.default_factory is MISSING)
+    return {entry.name: hints[entry.name] for entry in own}, tuple(needed)
 
 
-def _verdict(data: Mapping[str, Any]) -> Verdict:
-    return Verdict(_preference(data["preference"]), ReplyStatus(data["status"]))
-
-
-def _turn(data: Mapping[str, Any]) -> Turn:
-    entries: dict[str, Any] = {
-        **data,
-        "phase": Phase(data["phase"]),
-        "status": ReplyStatus(data["status"]),
-    }
-    return Turn(**entries)
-
-
-def _preference(value: str | None) -> Preference | None:
-    return None if value is None else Preference(value)
+def _number(value: object) -> float | None:
+    """Return a stored float; numbers that are not finite were stored by their names."""
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= sys.float_info.max or value != value else None

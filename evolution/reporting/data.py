@@ -12,7 +12,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,16 @@ from evolution.integrity import check_run, refusing
 from evolution.lineage import Individual
 from evolution.usage import UsageError
 from populora_env.records import Transcript
+from populora_env.storage import read_record
 
 Series = NDArray[np.float64]
 
 _GENERATION = re.compile(r"generation_(\d+)")
 _NO_SERIES = frozenset({"generation", "best"})
+_MOST = 1e60  # no recorded quantity is near: the largest float32 is 3.4e38
+_LAST = 10**9  # no run has as many generations
+# What is raised when JSON or TOML is read that is not what it should be; nesting may be too deep.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +114,15 @@ def read_run_data(path: str | Path) -> RunData:
     rows = list(_rows(path / "history.jsonl", lengths, required=("generation", "agent")))
     if not rows:
         raise UsageError(f"run: {path} holds no finished generation; wait for its first")
-    generations = tuple(sorted({int(row["generation"]) for _, row in rows}))
-    agents = tuple(dict.fromkeys(str(row["agent"]) for _, row in rows))
+    generations = tuple(sorted({row["generation"] for _, row in rows}))
+    agents = tuple(dict.fromkeys(row["agent"] for _, row in rows))
     places = {number: place for place, number in enumerate(generations)}
     columns = {agent: column for column, agent in enumerate(agents)}
     series: dict[str, Series] = {}
     individuals = [[""] * len(agents) for _ in generations]
     best: list[str | None] = [None] * len(generations)
-    for _, row in rows:
-        g, n = places[int(row["generation"])], columns[str(row["agent"])]
+    for number, row in rows:
+        g, n = places[row["generation"]], columns[row["agent"]]
         individuals[g][n] = str(row.get("individual", ""))
         if row.get("best") is True:
             best[g] = agents[n]
@@ -125,19 +130,22 @@ def read_run_data(path: str | Path) -> RunData:
             if name in _NO_SERIES or isinstance(value, bool):
                 continue
             if isinstance(value, int | float):
+                if abs(value) > _MOST and not (isinstance(value, float) and math.isinf(value)):
+                    file = path / "history.jsonl"
+                    raise damage(file, f"{name!r} is out of range", number)
                 empty = np.full((len(generations), len(agents)), np.nan)
                 series.setdefault(name, empty)[g, n] = float(value)
     return RunData(
         path=path,
-        config=settings.get("config", {}),
-        versions={str(k): str(v) for k, v in settings.get("versions", {}).items()},
+        config=settings["config"],
+        versions={str(k): str(v) for k, v in settings["versions"].items()},
         generations=generations,
         agents=agents,
         series=series,
         individuals=tuple(map(tuple, individuals)),
         best=tuple(best),
-        lineage=_lineage(path / "lineage.json", generations[-1]),
-        episodes=tuple(_episodes(path / "transcripts.jsonl", lengths)),
+        lineage=_lineage(path / "lineage.json", generations[-1], len(agents)),
+        episodes=tuple(_episodes(path / "transcripts.jsonl", lengths, frozenset(agents))),
     )
 
 
@@ -145,19 +153,32 @@ def _settings(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UsageError(f"run: {path} is no folder; expected one that populora evolve made")
     file = path / "run.toml"
+    tables: dict[str, Any] = {"config": {}, "versions": {}}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        tables |= tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if (path / "history.jsonl").exists():  # a run of the manager, without the command
-            return {}
+            return tables
         raise UsageError(
             f"run: {path} is no run folder (it holds neither run.toml nor history.jsonl); "
             "expected one that populora evolve made"
         ) from None
     except OSError as error:
         raise UsageError(f"run: {file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UsageError(f"run: {file} is damaged ({error})") from error
+    except (RecursionError, ValueError) as error:
+        raise damage(file, error) from error
+    for name in ("config", "versions"):
+        if not isinstance(tables[name], dict):
+            raise damage(file, f"{name} is no table")
+    return tables
+
+
+def damage(file: Path, error: Exception | str, line: int | None = None) -> UsageError:
+    """Return what is said of a damaged file: which, where and why, whatever it holds."""
+    reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+    reason = reason if len(reason) <= 200 else reason[:200] + "…"
+    where = "" if line is None else f", line {line}"
+    return UsageError(f"run: {file}{where} is damaged ({reason})")
 
 
 def _lengths(path: Path) -> Mapping[str, int]:
@@ -173,8 +194,8 @@ def _lengths(path: Path) -> Mapping[str, int]:
     data = read_json(file)
     try:
         return {str(name): int(length) for name, length in data["lengths"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"run: {file} is damaged ({type(error).__name__}: {error})") from error
+    except UNREADABLE as error:
+        raise damage(file, error) from error
 
 
 def read_json(file: Path) -> Any:
@@ -187,8 +208,8 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"run: {file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UsageError(f"run: {file} is damaged ({error})") from error
+    except (RecursionError, ValueError) as error:
+        raise damage(file, error) from error
 
 
 def read_rows(file: Path, required: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -226,49 +247,67 @@ def _rows(
 def _row(file: Path, number: int, line: bytes, required: Sequence[str]) -> dict[str, Any]:
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"run: {file}, line {number} is damaged ({error})") from error
+    except (RecursionError, ValueError) as error:
+        raise damage(file, error, number) from error
     if not isinstance(row, dict):
-        raise UsageError(f"run: {file}, line {number} is damaged (expected a JSON object)")
+        raise damage(file, "expected a JSON object", number)
     for name in required:
         if name not in row:
-            raise UsageError(f"run: {file}, line {number} is damaged (no {name!r})")
-    if not isinstance(row.get("generation", 0), int):
-        raise UsageError(f"run: {file}, line {number} is damaged (generation is no integer)")
+            raise damage(file, f"no {name!r}", number)
+    generation = row.get("generation", 0)
+    if not isinstance(generation, int) or isinstance(generation, bool):
+        raise damage(file, "generation is no integer", number)
+    if not 0 <= generation < _LAST:
+        raise damage(file, f"generation is not from 0 to {_LAST}", number)
+    if not isinstance(row.get("agent", ""), str):
+        raise damage(file, "agent is no name", number)
     return row
 
 
-def _episodes(file: Path, lengths: Mapping[str, int]) -> Iterator[Episode]:
+def _episodes(file: Path, lengths: Mapping[str, int], agents: frozenset[str]) -> Iterator[Episode]:
     for number, row in _rows(file, lengths, required=("generation", "turns")):
         row["turns"] = []
         try:
             transcript = Transcript.from_dict(row)
+            _check(transcript, agents)
         except ValueError as error:
-            raise UsageError(f"run: {file}, line {number} is damaged ({error})") from error
-        authors = {attempt.agent for attempt in transcript.attempts}
-        judged = {entry.author for entry in transcript.assessments}
-        for entry in transcript.evaluations:
-            judged |= {entry.first_author, entry.second_author}
-        if strange := sorted(judged - authors):
-            raise UsageError(
-                f"run: {file}, line {number} is damaged (a judgement about {strange[0]}, who has "
-                "no attempt)"
-            )
+            raise damage(file, error, number) from error
         yield Episode(row["generation"], transcript)
 
 
-def _lineage(file: Path, last: int) -> tuple[Individual, ...]:
+def _check(transcript: Transcript, agents: frozenset[str]) -> None:
+    """Check that an episode is about the run's agents, and judgements about what they wrote."""
+    authors = {attempt.agent for attempt in transcript.attempts}
+    asked = {entry.judge for entry in transcript.assessments}
+    asked |= {entry.judge for entry in transcript.evaluations if entry.judge is not None}
+    asked |= authors | set(transcript.agents) | {a.agent for a in transcript.revisions}
+    if strange := sorted(asked - agents):
+        raise ValueError(f"agent {strange[0][:60]!r} is not in the history")
+    judged = {entry.author for entry in transcript.assessments}
+    for entry in transcript.evaluations:
+        judged |= {entry.first_author, entry.second_author}
+    if strange := sorted(judged - authors):
+        raise ValueError(f"a judgement about {strange[0][:60]}, who has no attempt")
+    for entry in transcript.assessments:
+        if entry.value is not None and not 0 <= entry.value <= 1:
+            raise ValueError(f"value: expected a number from 0 to 1, got {entry.value}")
+
+
+def _lineage(file: Path, last: int, size: int) -> tuple[Individual, ...]:
     """Return the births up to a generation; none if they were not recorded."""
     if not file.exists():
         return ()
     data = read_json(file)
-    known = {field.name for field in fields(Individual)}
     try:
-        births: list[Individual] = []
-        for entry in data:
-            values: dict[str, Any] = {name: entry[name] for name in known & set(entry)}
-            values["parents"] = tuple(map(str, entry["parents"]))
-            births.append(Individual(**values))
+        if not isinstance(data, list):
+            raise TypeError("expected a list of individuals")
+        entries: list[Any] = data
+        births = [read_record(Individual, entry) for entry in entries]
+        if len({birth.name for birth in births}) < len(births):
+            raise ValueError("two individuals have one name")
+        for birth in births:
+            if not (0 <= birth.slot < size and 0 <= birth.generation < _LAST):
+                raise ValueError(f"{birth.name}: slot or generation is out of range")
         return tuple(birth for birth in births if birth.generation <= last)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"run: {file} is damaged ({type(error).__name__}: {error})") from error
+    except UNREADABLE as error:
+        raise damage(file, error) from error

@@ -92,7 +92,7 @@ def weights_of(birth: Individual) -> tuple[float, ...]:
     if isinstance(given, list) and len(given) == count:  # pyright: ignore[reportUnknownArgumentType]
         try:
             values = np.abs(np.array(given, np.float64))
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             values = np.zeros(1)
         if values.shape == (count,) and 0 < float(values.sum()) < np.inf:
             return tuple((values / values.sum()).tolist())

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from agents.figures import Estimate
-from evolution.reporting.data import RunData, Series, read_json, read_rows
-from evolution.usage import UsageError
+from evolution.reporting.data import UNREADABLE, RunData, Series, damage, read_json, read_rows
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch
 CURVE_FILE = "held_out_curve.jsonl"  # as `evolution.held_out.CURVE_FILE`, which does, too
@@ -98,15 +97,14 @@ def read_held_out(run: RunData) -> HeldOut | None:
         found = summary.get("held_out")
         if not found:
             return None
-        problems = int(found["problems"])
-        if problems < 1:
-            raise ValueError(f"problems: {problems}")
-        base = _binomial(float(found["base"]), problems)
-        best = _binomial(float(found["best"]), problems)
-        after = None if summary.get("generations") is None else int(summary["generations"])
-        vote = None if found.get("vote") is None else float(found["vote"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"run: {file} is damaged ({type(error).__name__}: {error})") from error
+        problems = _count(found["problems"])
+        base = _binomial(_number(found["base"]), problems)
+        best = _binomial(_number(found["best"]), problems)
+        after = summary.get("generations")
+        after = None if after is None else _count(after, least=0)
+        vote = None if found.get("vote") is None else _number(found["vote"])
+    except UNREADABLE as error:
+        raise damage(file, error) from error
     place = run.generations.index(after - 1) if after and after - 1 in run.generations else None
     best_agent = None if place is None else run.best[place]
     agents: dict[str, Estimate] = {}
@@ -129,7 +127,9 @@ def _marks(file: Path, problems: int) -> dict[str, Series]:
     """Return who is right where, [problems] for each; empty if replies are not all there."""
     found: dict[str, list[float]] = {}
     for row in read_rows(file, ("agent", "correct")):
-        found.setdefault(str(row["agent"]), []).append(float(bool(row["correct"])))
+        if not isinstance(row["correct"], bool | None):
+            raise damage(file, f"correct: expected true or false, got {repr(row['correct'])[:60]}")
+        found.setdefault(row["agent"], []).append(float(row["correct"] is True))
     if any(len(own) != problems for own in found.values()):
         return {}
     return {name: np.array(own) for name, own in found.items()}
@@ -146,9 +146,9 @@ def read_curve(run: RunData) -> HeldOutCurve | None:
     base, problems = None, 0
     for row in read_rows(file, ("generation", "agent", "accuracy", "problems")):
         try:
-            problems, accuracy = int(row["problems"]), float(row["accuracy"])
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"run: {file} is damaged ({error})") from error
+            problems, accuracy = _count(row["problems"]), _number(row["accuracy"])
+        except ValueError as error:
+            raise damage(file, error) from error
         if row["agent"] == BASE:
             base = accuracy
         elif row["generation"] in run.generations and row["agent"] in run.agents:
@@ -184,13 +184,32 @@ def _changes(file: Path, data: Any) -> tuple[TaskChange, ...]:
             TaskChange(
                 task=str(result["task"]),
                 outside=bool(result["outside"]),
-                problems=int(result["problems"]),
-                base=float(change["base"]),
-                mean=float(change["mean"]),
-                change=Estimate(float(change["change"]), float(change["standard_error"])),
+                problems=_count(result["problems"]),
+                base=_number(change["base"]),
+                mean=_number(change["mean"]),
+                change=Estimate(
+                    _number(change["change"], least=-1.0), _number(change["standard_error"])
+                ),
             )
             for result in data["results"]
             if (change := result.get("change")) is not None
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"run: {file} is damaged ({type(error).__name__}: {error})") from error
+    except UNREADABLE as error:
+        raise damage(file, error) from error
+
+
+def _number(value: object, least: float = 0.0) -> float:
+    """Return a stored accuracy, difference or error.
+
+    Raises:
+        ValueError: If it is none, or outside of ``least`` to 1.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1:
+        return float(value)
+    raise ValueError(f"expected a number from {least:g} to 1, got {repr(value)[:60]}")
+
+
+def _count(value: object, least: int = 1) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < 10**9:
+        return value
+    raise ValueError(f"expected a count of at least {least}, got {repr(value)[:60]}")

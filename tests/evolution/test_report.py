@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from evolution import report
@@ -138,6 +139,43 @@ def test_held_out_accuracy_while_the_run_went_on_is_what_the_audit_goes_by(tmp_p
          "summary.json is damaged"),
         (lambda f: (f / "held_out_curve.jsonl").write_text("x\n"),
          "held_out_curve.jsonl, line 1 is damaged"),
+        (lambda f: _spoil(f / "history.jsonl", '{"generation": true, "agent": "a"}'),
+         "line 3 is damaged (generation is no integer)"),
+        (lambda f: _spoil(f / "history.jsonl", '{"generation": -1, "agent": "a"}'),
+         "line 3 is damaged (generation is not from 0 to"),
+        (lambda f: _spoil(f / "history.jsonl", '{"generation": 0, "agent": ["a"]}'),
+         "line 3 is damaged (agent is no name)"),
+        (lambda f: _spoil(f / "history.jsonl",
+                          f'{{"generation": 0, "agent": "agent_0", "return": {10**400}}}'),
+         "line 3 is damaged ('return' is out of range)"),
+        (lambda f: _spoil(f / "history.jsonl", "[" * 100_000),
+         "history.jsonl, line 3 is damaged (maximum recursion"),
+        (lambda f: _change(f / "transcripts.jsonl", lambda row: row["attempts"][0].update(text=7)),
+         "text: expected str, got 7"),
+        (lambda f: _change(f / "transcripts.jsonl", lambda row: row["rewards"].update(agent_0=[])),
+         "rewards: expected float, got []"),
+        (lambda f: _change(f / "transcripts.jsonl",
+                           lambda row: row["assessments"][0].update(value=3)),
+         "value: expected a number from 0 to 1, got 3.0"),
+        (lambda f: _change(f / "transcripts.jsonl", lambda row: row["agents"].append("zoe")),
+         "agent 'zoe' is not in the history"),
+        (lambda f: _change(f / "transcripts.jsonl",
+                           lambda row: row["evaluations"][0].update(judge="zoe")),
+         "agent 'zoe' is not in the history"),
+        (lambda f: _change(f / "lineage.json", lambda data: data[1].update(parameters="x")),
+         "lineage.json is damaged (parameters: expected dict, got 'x')"),
+        (lambda f: _change(f / "lineage.json", lambda data: data[1].update(parents=[["g0-0"]])),
+         "lineage.json is damaged (parents: expected str"),
+        (lambda f: _change(f / "lineage.json", lambda data: data[1].update(slot=4)),
+         "g0-1: slot or generation is out of range"),
+        (lambda f: _change(f / "lineage.json", lambda data: data.append(data[1])),
+         "two individuals have one name"),
+        (lambda f: (f / "run.toml").write_text("config = 7"), "run.toml is damaged (config is no"),
+        (lambda f: (f / "changes.jsonl").write_text('{"generation": 1, "option": [7]}'),
+         "changes.jsonl is damaged (KeyError: 'from')"),
+        (lambda f: (f / "summary.json").write_text(
+            '{"held_out": {"problems": 8, "base": 0.5, "best": 7}}'),
+         "summary.json is damaged (expected a number from 0 to 1, got 7)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line(folder, capsys, spoil, said):
@@ -151,6 +189,23 @@ def _spoil(file, line):
     lines = file.read_text().splitlines()
     lines[2] = line
     file.write_bytes("\n".join(lines).encode("latin-1") + b"\n")
+
+
+def _change(file, change):
+    """Change the first row of JSONL, or the content of JSON."""
+    first, newline, rest = file.read_text().partition("\n")
+    data = json.loads(first)
+    change(data)
+    file.write_text(json.dumps(data) + newline + rest)
+
+
+def test_what_was_not_finite_is_unknown(folder):
+    _change(folder / "history.jsonl", lambda row: row.update(grad_norm=float("inf")))
+    assert not np.isfinite(read_run_data(folder).series["grad_norm"][0, 0])
+    _change(folder / "transcripts.jsonl", lambda row: row["rewards"].update(agent_0="nan"))
+    (first, *_) = read_run_data(folder).transcripts
+    assert np.isnan(first.rewards["agent_0"])
+    assert report.write_report(folder)[0].exists()
 
 
 def test_a_judgement_about_nobody_is_damage(folder, capsys):
