@@ -32,6 +32,20 @@ class Decodes(Protocol):
         ...
 
 
+@runtime_checkable
+class Tells(Protocol):
+    """A policy that tells each reply as soon as it is there."""
+
+    def act_telling(
+        self, requests: Sequence[Request], done: Callable[[int, str], None] | None
+    ) -> Sequence[str]:
+        """Answer all requests; ``done`` gets a request's place and its reply."""
+        ...
+
+
+_TOGETHER = 8  # replies that are written at once: few are lost in a kill, and writing costs nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How replies are drawn.
@@ -150,7 +164,8 @@ def benchmark(
         examples: Where a few-shot prompt's examples come from; None for its training split.
         log: Replies to go on from and to add to; None to start anew and keep nothing.
         grader: Used and left open; None for one that is closed at the end.
-        batch: Requests asked for at once; after each batch the log is written.
+        batch: Requests asked for at once. The log is written after each batch, and within one as
+            replies come, if the policy tells them (`Tells`).
         progress: Called with the number of replies that are there and that are needed.
 
     Raises:
@@ -195,15 +210,14 @@ def benchmark(
                 progress(len(rows), needed)
             part = missing[start : start + batch]
             with failures_said(policy):
-                replies = ask(policy, [request for _, request, _, _ in part])
-            fresh: list[LoggedReply] = []
-            for (key, request, problem, entrant), reply in zip(part, replies, strict=True):
-                text = storable(chosen.cut(reply))
-                marks = mark(problem, text, chosen.extractions, used)
-                asked = text_hash(request.prompt)
-                fresh.append(LoggedReply(key, entrant.content, asked, limit, text, marks))
-            log.add(fresh)
-            rows.update((row.key, row) for row in fresh)
+                batch_log = _BatchLog(part, chosen, used, log)
+            try:
+                told = _Telling(policy, batch_log.keep) if isinstance(policy, Tells) else policy
+                for place, reply in enumerate(ask(told, [request for _, request, _, _ in part])):
+                    batch_log.keep(place, reply)
+            finally:
+                batch_log.write()
+            rows.update((row.key, row) for row in batch_log.rows.values())
         if progress is not None:
             progress(needed, needed)
     finally:
@@ -222,6 +236,52 @@ def benchmark(
     return BenchmarkResult(
         task, chosen, drawn, tuple(problems), who, _figures(chosen, who, replies), replies
     )
+
+
+class _Telling:
+    """A policy that tells its replies to someone; a `Policy`."""
+
+    def __init__(self, policy: Tells, done: Callable[[int, str], None]) -> None:
+        self._policy, self._done = policy, done
+
+    def act(self, requests: Sequence[Request]) -> Sequence[str]:
+        return self._policy.act_telling(requests, self._done)
+
+
+class _BatchLog:
+    """Marks replies as they come, in any order, and writes them a few at a time."""
+
+    def __init__(
+        self,
+        asked: Sequence[tuple[Key, Request, Problem, Entrant]],
+        preset: PromptPreset,
+        grader: Grader,
+        log: ReplyLog,
+    ) -> None:
+        self.rows: dict[int, LoggedReply] = {}
+        self._asked, self._preset, self._grader, self._log = asked, preset, grader, log
+        self._waiting: list[int] = []
+
+    def keep(self, place: int, reply: str) -> None:
+        """Take the reply to a request; one that was told before is not taken again."""
+        if place in self.rows:
+            return
+        key, request, problem, entrant = self._asked[place]
+        text = storable(self._preset.cut(reply))
+        marks = mark(problem, text, self._preset.extractions, self._grader)
+        asked = text_hash(request.prompt)
+        self.rows[place] = LoggedReply(
+            key, entrant.content, asked, request.max_new_tokens, text, marks
+        )
+        self._waiting.append(place)
+        if len(self._waiting) >= _TOGETHER:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not yet in the log, in the order of the requests."""
+        if self._waiting:
+            self._log.add(self.rows[place] for place in sorted(self._waiting))
+            self._waiting = []
 
 
 def mark(

@@ -12,7 +12,7 @@ How tokens are drawn is in `agents.sampling`, memory in `agents.slots`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -118,6 +118,7 @@ def generate(
     max_rows: int = 64,
     distribution: bool = False,
     stats: DecodeStats | None = None,
+    done: Callable[[int, Reply], None] | None = None,
 ) -> list[Reply]:
     """Generate one reply per job, in the order of the jobs.
 
@@ -132,6 +133,7 @@ def generate(
             and the others start again with half the rows.
         distribution: Whether replies carry their mean token distribution.
         stats: Counts to add to.
+        done: Called with the place of a job and its reply as soon as it is there, once for each.
 
     Raises:
         ValueError: If temperature, top_p or max_rows is out of range, a prompt is empty, or a job
@@ -156,6 +158,7 @@ def generate(
                 rows = min(rows, _fitting(base, [jobs[i] for i in waiting]), len(waiting))
                 try:
                     with _Decoder(base, None if bare else lora, jobs, rows, how, counts) as decoder:
+                        decoder.done = done
                         decoder.run(waiting, replies)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error) or rows == 1:
@@ -249,6 +252,7 @@ class _Decoder:
         )
         size = self.head.weight.shape[0] if how.distribution else 0
         self.distributions = torch.zeros(room, size, dtype=torch.float32, device=self.device)
+        self.done: Callable[[int, Reply], None] | None = None
         self._serving = ExitStack()
         self._layout: RowLayout | None = None
         self._before: tuple[Slots, list[int | None], int] | None = None  # prefix, its agents, size
@@ -417,7 +421,10 @@ class _Decoder:
             distribution = self.distributions[i].cpu() / max(len(row.ids) + (end is not None), 1)
         feature = self.features[i].cpu() / max(row.advanced, 1)
         finished = end is not None or stopped
-        self.replies[row.job] = Reply(tuple(row.ids), finished, feature, distribution, end)
+        reply = Reply(tuple(row.ids), finished, feature, distribution, end)
+        self.replies[row.job] = reply
+        if self.done is not None:
+            self.done(row.job, reply)
 
     def _compact(self) -> None:
         """Put the last running rows where rows have ended."""

@@ -7,7 +7,7 @@ which.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -207,6 +207,7 @@ class LoraPopulation:
         temperature: float | None = None,
         raw: bool = False,
         overlong: Literal["refuse", "empty"] = "refuse",
+        done: Callable[[int, str], None] | None = None,
     ) -> list[Generated]:
         """Answer all requests and keep tokens and features, for `recall` and for learning.
 
@@ -216,6 +217,8 @@ class LoraPopulation:
             raw: Whether prompts are texts to be completed, without a chat template.
             overlong: What becomes of a prompt that does not fit the model's context with its
                 reply: an error, or an empty reply of no tokens.
+            done: Called with the place of a request and the text of its reply as soon as it is
+                there; not for those that are left empty, nor for what is answered beside them.
 
         Raises:
             ValueError: If an agent is unknown, or a prompt does not fit and that is refused.
@@ -256,6 +259,7 @@ class LoraPopulation:
             max_rows=self.max_rows,
             distribution=any(attempts),
             stats=self.stats,
+            done=None if done is None else lambda i, reply: done(i, self._text(reply.ids)),
         )
         self.stats.seconds += time.perf_counter() - begin
         texts = self.base.tokenizer.batch_decode(
@@ -268,6 +272,9 @@ class LoraPopulation:
             results.append(Generated(text, tuple(job.prompt_ids), ids, reply.feature, kept))
             self._recent[request.agent, request.prompt, text] = results[-1]
         return results
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _around(
         self,
@@ -459,10 +466,16 @@ class DecodingPolicy:
 
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Answer all requests."""
+        return self.act_telling(requests, None)
+
+    def act_telling(
+        self, requests: Sequence[Request], done: Callable[[int, str], None] | None
+    ) -> list[str]:
+        """Answer all requests, and tell each reply with its request's place once it is there."""
         try:
             # A measurement says that a prompt does not fit, instead of calling it unanswered.
             replies = self._population.generate(
-                requests, temperature=self._temperature, raw=self._raw
+                requests, temperature=self._temperature, raw=self._raw, done=done
             )
             return [reply.text for reply in replies]
         finally:

@@ -4,12 +4,12 @@ Every reply is written as soon as it is there, so the same command goes on where
 How figures are defined is in `agents.figures`, prompts are in `populora_env.fewshot`.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,15 @@ from evolution.bench_tables import (
 )
 from evolution.bench_tasks import Task, load_tasks, read_tasks
 from evolution.config import RunConfig
-from evolution.entrants import SavedRun, adapter_folder, load_entrants, read_run, unique_names
+from evolution.entrants import (
+    SavedRun,
+    adapter_folder,
+    adapter_hash,
+    load_entrants,
+    read_run,
+    trained_on,
+    unique_names,
+)
 from evolution.terminal import PlainConsole
 from evolution.usage import UsageError, parse
 from populora_env.grading import Grader
@@ -57,8 +65,8 @@ class BenchOptions:
     """Prompt: arena-v1, chat-v1, gsm8k-8shot-v1, gsm8k-5shot-v1 or math-4shot-v1."""
     limit: int = 0
     """Problems of each task; 0 for all there are, or 128 of a generator."""
-    split: Literal["test", "train", "all"] = "test"
-    """Part of the problems."""
+    split: Literal["auto", "test", "train", "all"] = "auto"
+    """Part of the problems; auto is the test part, or all of a file nobody was trained on."""
     temperature: float = 0.0
     """Sampling temperature; 0 is greedy."""
     samples: int = 1
@@ -80,7 +88,7 @@ class BenchOptions:
     """Rows decoded at once; long prompts need memory for each."""
     out: str = ""
     """Folder for results.json, replies.jsonl and problems.jsonl; by default within the run, or
-    runs/bench-<date>. Replies found there are not generated again."""
+    runs/bench-<hash of the settings>. Replies found there are not generated again."""
 
     def check(self) -> None:
         """Check what nobody else checks, or only too late.
@@ -127,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
         options.prompt,
         trained=trained,
         forgetting=options.forgetting,
+        known=[spec for name in options.adapters if (spec := trained_on(adapter_folder(name)))],
     )
     problems = load_tasks(
         tasks,
@@ -139,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
     own = {} if run is None else {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
     # An adapter from elsewhere may have an agent's name, too.
     folders = own | {str(f) if name in own else name: f for name, f in others.items()}
-    default = f"runs/bench-{datetime.now():%Y%m%d-%H%M%S}"
+    default = f"runs/bench-{_settings_hash(options, folders)}"
     if run is not None:
         default = str(run.path / "bench" / f"generation_{run.generation:04d}")
     out = Path(options.out or default)
@@ -259,17 +268,32 @@ def _measure(
     return result
 
 
+def _settings_hash(options: BenchOptions, folders: Mapping[str, Path]) -> str:
+    """Return what names a measurement: the same command with the same adapters has the same."""
+    settings = asdict(options)
+    for name in ("out", "device", "max_rows"):  # which change no reply
+        del settings[name]
+    model = Path(options.model).expanduser()
+    settings["model"] = str(model.resolve()) if model.exists() else options.model
+    settings["adapters"] = {name: adapter_hash(folder) for name, folder in folders.items()}
+    text = json.dumps([_version(), settings], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("populora-env")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _write(
     out: Path, options: BenchOptions, results: Sequence[BenchmarkResult], outside: set[str]
 ) -> None:
     """Write the figures and the problems; the replies are there already."""
-    try:
-        version = importlib.metadata.version("populora-env")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
     compared = [comparison(result) for result in results]
     data: dict[str, Any] = {
-        "version": version,
+        "version": _version(),
         "options": {**asdict(options), "products": str(options.products)},
         "results": [
             {**result.to_dict(), "outside": result.task in outside, "change": change}

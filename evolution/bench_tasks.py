@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from evolution.usage import UsageError
 from populora_env.fewshot import PromptPreset, prompt_preset
@@ -34,12 +35,15 @@ class Task:
         preset: How they are asked.
         outside: Whether a run was trained on nothing of the kind.
         optional: Whether it is left out where its problems cannot be loaded.
+        own_file: Whether it is a user's own file that nobody measured was trained on, all of which
+            is a test.
     """
 
     spec: str
     preset: PromptPreset
     outside: bool = False
     optional: bool = False
+    own_file: bool = False
 
 
 def split_specs(text: str) -> list[str]:
@@ -67,7 +71,12 @@ def split_specs(text: str) -> list[str]:
 
 
 def read_tasks(
-    text: str, prompt: str, *, trained: str | None = None, forgetting: bool = False
+    text: str,
+    prompt: str,
+    *,
+    trained: str | None = None,
+    forgetting: bool = False,
+    known: Sequence[str] = (),
 ) -> list[Task]:
     """Return the tasks that a text names.
 
@@ -76,6 +85,7 @@ def read_tasks(
         prompt: The other tasks' prompt preset.
         trained: Spec a run was trained on; None without a run.
         forgetting: Whether `ELSEWHERE` is measured as well, as far as the run knows it not.
+        known: Specs that others who are measured were trained on.
 
     Raises:
         UsageError: If the text cannot be split, or names a spec twice.
@@ -88,7 +98,9 @@ def read_tasks(
         if spec in tasks:
             raise UsageError(f"tasks: {spec} is there twice; expected different specs")
         outside = trained is not None and not _kinds(spec) & _kinds(trained)
-        tasks[spec] = Task(spec, prompt_preset(named), outside)
+        seen = {kind for each in (*known, trained or "") if each for kind in _kinds(each)}
+        own_file = _is_file(spec) and not _kinds(spec) & seen
+        tasks[spec] = Task(spec, prompt_preset(named), outside, own_file=own_file)
     if forgetting and trained is not None:
         for spec in ELSEWHERE:
             if spec not in tasks and not _kinds(spec) & _kinds(trained):
@@ -105,8 +117,16 @@ def _kinds(spec: str) -> set[str]:
         kinds |= {f"procedural:{part.name}" for part in source.generators}
         if source.name:
             name = source.name.lower()
+            if name not in BENCHMARKS:
+                name = str(Path(source.name).expanduser().resolve())
             kinds.add("math" if name == "math500" else name)  # which is a part of it
     return kinds
+
+
+def _is_file(spec: str) -> bool:
+    """Return whether a spec names files alone."""
+    sources = parse_sources(spec, tuple(BENCHMARKS), SUFFIXES)
+    return all(source.name and source.name.lower() not in BENCHMARKS for source in sources)
 
 
 def load_tasks(
@@ -121,10 +141,11 @@ def load_tasks(
 
     Args:
         tasks: What to load.
-        split: Which part of the problems; None for all.
+        split: Which part of the problems; None for all, "auto" for the test part, or all of a
+            user's own file (`Task.own_file`).
         seed: Seed of generated problems.
         limit: Most problems of a task; 0 for all, or at most `VIRTUAL_LIMIT` of a generator.
-        left_out: Told why an optional task is missing.
+        left_out: Told why an optional task is missing, and which part of a file is asked.
 
     Raises:
         ProblemSpecError: If a task that is not optional cannot be loaded.
@@ -132,14 +153,32 @@ def load_tasks(
     loaded: dict[str, list[Problem]] = {}
     for task in tasks:
         try:
-            source = load_problems(task.spec, split=split, seed=seed)
+            usual = None if task.own_file else "test"
+            part = usual if split == "auto" else split
+            source = load_problems(task.spec, split=part, seed=seed)
             virtual = len(source) >= VIRTUAL_LENGTH
-            loaded[task.spec] = _distinct(source, limit or (VIRTUAL_LIMIT if virtual else 0))
+            found = _distinct(source, limit or (VIRTUAL_LIMIT if virtual else 0))
+            loaded[task.spec] = found
+            if _is_file(task.spec):
+                left_out(f"{task.spec}: {_part_words(part, len(found), len(source))}")
         except ProblemSpecError as error:
             if not task.optional:
                 raise
             left_out(f"left out: {task.spec} ({error})")
     return loaded
+
+
+def _part_words(part: str | None, asked: int, there: int) -> str:
+    """Return which part of a file is asked, in words."""
+    whole = "the file" if part is None else f"its {part} part"
+    other = (
+        "--split test takes the part that training leaves out"
+        if part is None
+        else ("--split all asks the whole file")
+    )
+    if asked == there:
+        return f"all {asked} problems of {whole} are asked; {other}"
+    return f"{asked} of {there} problems of {whole} are asked; {other}"
 
 
 def _distinct(source: ProblemSource, limit: int) -> list[Problem]:

@@ -185,9 +185,17 @@ class EvolutionConfig:
         if self.elites + settings.offspring + moving > home:
             named = "elites + offspring" + " + migrants" * bool(moving)
             found = f"{self.elites} + {settings.offspring}" + f" + {moving}" * bool(moving)
-            raise ConfigError(f"{named}: got {found}, expected at most {room}")
+            less = [f"elites = {max(home - settings.offspring - moving, 0)}"]
+            less += [f"parents = {home}"] if self.parents > home else []
+            raise ConfigError(
+                f"{named}: got {found}, expected at most {room}; set {' and '.join(less)}, or a "
+                "larger size"
+            )
         if self.parents > home:
-            raise ConfigError(f"parents: got {self.parents}, expected at most {room}")
+            raise ConfigError(
+                f"parents: got {self.parents}, expected at most {room}; set parents = {home}, or a "
+                "larger size"
+            )
         if learns and settings.temperature == 0:
             raise ConfigError("temperature: got 0, expected more: a learner needs sampled replies")
         return settings

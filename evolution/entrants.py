@@ -122,6 +122,17 @@ def adapter_folder(name: str) -> Path:
     )
 
 
+def trained_on(adapter: Path) -> str | None:
+    """Return the problems that an adapter in a run folder was trained on; None if not known."""
+    for folder in list(adapter.resolve().parents)[:3]:  # of best/ or generation_0007/adapters/
+        try:
+            saved = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+            return str(saved["config"]["problems"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 def load_entrants(
     base: BaseModel,
     folders: Mapping[str, Path],
@@ -159,7 +170,7 @@ def load_entrants(
     for (name, folder), agent in zip(folders.items(), population.agents, strict=False):
         population.load_adapter(agent, folder)
         entrants.append(
-            Entrant(name, agent, weight=weights.get(name), content=_content(folder))
+            Entrant(name, agent, weight=weights.get(name), content=adapter_hash(folder))
         )  # fmt: skip
     return population, entrants
 
@@ -182,7 +193,7 @@ def unique_names(folders: Sequence[Path]) -> dict[str, Path]:
     return {str(path): folder for path, folder in zip(paths, folders, strict=True)}
 
 
-def _content(folder: Path) -> str:
+def adapter_hash(folder: Path) -> str:
     """Return a hash of an adapter's weights and settings."""
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -227,3 +227,34 @@ def test_a_raw_prompt_has_no_template_and_one_opening_token(tiny_base):
     assert tiny_base.text_ids("2 + 2 =") == [opening, *plain]
     assert tiny_base.text_ids("<user>2 + 2 =") == [opening, *plain]
     assert tiny_base.text_ids("\ud800") == tiny_base.text_ids("?")
+
+
+class Teller:
+    """A policy that tells its replies last to first, and is cut off after some of them."""
+
+    def __init__(self, cut_at=None):
+        self.cut_at = cut_at
+
+    def decoding(self, *, temperature, raw):
+        return self
+
+    def act(self, requests):
+        raise AssertionError("tells its replies")
+
+    def act_telling(self, requests, done):
+        for told, place in enumerate(reversed(range(len(requests)))):
+            if told == self.cut_at:
+                raise KeyboardInterrupt
+            done(place, f"Answer: {place}")
+        return [f"Answer: {place}" for place in range(len(requests))]
+
+
+def test_replies_reach_the_disk_as_they_are_told(tmp_path):
+    problems = [Problem.create(f"problem {i}", str(i)) for i in range(30)]
+    log = ReplyLog(tmp_path / "replies.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(Teller(cut_at=19), problems, log=log)
+    assert len(ReplyLog(tmp_path / "replies.jsonl")) == 19
+    result = benchmark(Teller(), problems[11:], log=ReplyLog(tmp_path / "replies.jsonl"))
+    assert result.main.accuracy["agent_0"].value == 1.0
+    assert len(ReplyLog(tmp_path / "replies.jsonl")) == 19

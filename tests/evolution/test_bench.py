@@ -377,3 +377,49 @@ def test_help_names_the_prompts():
     with open(bench.__file__, encoding="utf-8") as file:
         text = file.read()
     assert all(name in text for name in PRESETS)
+
+
+def test_the_same_command_goes_on_without_out(saved, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["bench", SUMS, "--model", str(saved / "model"), *FAST]
+    assert main(words) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    whole = (folder / "replies.jsonl").read_bytes()
+    (folder / "replies.jsonl").write_bytes(whole[:-30])  # as after a kill while it wrote
+    capsys.readouterr()
+    assert main([*words, "--max-rows", "2"]) == 0
+    assert "2 replies known" in capsys.readouterr().out
+    assert list((tmp_path / "runs").iterdir()) == [folder]
+    assert (folder / "replies.jsonl").read_bytes() == whole
+    assert main([*words, "--seed", "1"]) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_all_of_a_file_is_asked_unless_it_was_trained_on(tmp_path):
+    lines = [json.dumps({"problem": f"{n} + 1 =", "answer": str(n + 1)}) for n in range(10)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+
+    def asked(split="auto", **known):
+        said = []
+        tasks = read_tasks(str(file), "arena-v1", **known)
+        loaded = load_tasks(tasks, split=split, seed=0, limit=0, left_out=said.append)
+        (line,) = said
+        return len(loaded[str(file)]), line.removeprefix(f"{file}: ")
+
+    whole = "all 10 problems of the file are asked; --split test takes"
+    assert asked()[0] == 10
+    assert asked()[1].startswith(whole)
+    assert asked(trained="gsm8k")[0] == 10
+    half, said = asked(trained=str(tmp_path / "." / "mine.jsonl"))
+    assert 0 < half < 10
+    assert (
+        said == f"all {half} problems of its test part are asked; --split all asks the whole file"
+    )
+    assert asked(known=["gsm8k", str(file)])[0] == half
+    assert asked("test")[0] == half
+    assert asked(None, trained=str(file))[0] == 10
+    two = tmp_path / "two.jsonl"
+    two.write_text("\n".join(lines[:2]) + "\n")
+    tasks = read_tasks(str(two), "arena-v1")
+    assert len(load_tasks(tasks, split="auto", seed=0, limit=0, left_out=print)[str(two)]) == 2
