@@ -18,6 +18,13 @@ import numpy as np
 import pytest
 
 
+def pytest_terminal_summary(terminalreporter, config):
+    """Say how a run that failed is repeated; `-q` hides the header, in which the plugin says it."""
+    failed = any(terminalreporter.stats.get(kind) for kind in ("failed", "error"))
+    if failed and (seed := getattr(config.option, "random_order_seed", None)):
+        terminalreporter.write_line(f"The same order again: --random-order-seed={seed}")
+
+
 def global_random_states() -> dict[str, bytes]:
     """What the generators that the whole process shares would draw next, by their owner."""
     key, position = np.random.get_state()[1:3]  # noqa: NPY002
@@ -38,8 +45,29 @@ def drawn_from(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
     return [name for name, state in after.items() if state != before[name]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tyro_draws_nothing():
+    """Under pytest, and only there, tyro draws whether to check its cache."""
+    try:
+        import tyro
+    except ImportError:  # the core's tests do without it
+        return (yield)
+    reads = tyro.cli
+
+    def cli(*args, **kwargs):
+        before = random.getstate()
+        try:
+            return reads(*args, **kwargs)
+        finally:
+            random.setstate(before)
+
+    tyro.cli = cli
+    yield
+    tyro.cli = reads
+
+
 @pytest.fixture(autouse=True)
-def no_global_randomness():
+def no_global_randomness(tyro_draws_nothing):
     """Fail a test that draws from a shared generator: it would hang on the tests before it."""
     before = global_random_states()
     yield

@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PACKAGES = ("populora_env", "agents", "evolution")
-pytestmark = pytest.mark.usefixtures("shared_generators")  # tyro and Reasoning Gym draw from them
 
 
 @dataclasses.dataclass(frozen=True)

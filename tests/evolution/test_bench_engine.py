@@ -74,6 +74,7 @@ def run(folder, capsys, tmp_path, *more):
     return json.loads(file.read_text(encoding="utf-8")), capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("shared_generators")  # PEFT draws its first weights from them
 def test_the_whole_command(folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     data, said = run(folder, capsys, tmp_path)
@@ -123,6 +124,7 @@ def test_only_some_rows_and_quick(folder, capsys, tmp_path):
     assert data["environment"]["new_tokens"] == 8
 
 
+@pytest.mark.slow
 def test_replies_alone_and_in_the_batch_are_compared(folder, capsys, tmp_path, monkeypatch):
     data, _ = run(folder, capsys, tmp_path, "--only", "agreement")
     assert data["agreement_greedy"] == data["agreement_sampled"] == 1

@@ -149,6 +149,7 @@ def wait_for(path, process, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_never_killed(tmp_path, model_folder):
     common = ["--model", model_folder, "--generations", "5", *QUICK]
     whole = start("--out", str(tmp_path / "whole"), *common)

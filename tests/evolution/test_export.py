@@ -113,6 +113,7 @@ def test_the_default_rank_and_its_measured_error(saved, tmp_path, capsys):
     assert worst in "".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.usefixtures("shared_generators")  # PEFT draws its first weights from them
 def test_plain_peft_reads_it(saved, tmp_path):
     exported(saved, tmp_path / "out", "--rank", "full", "--weights", "0.5", "-1", "2")
     model = AutoModelForCausalLM.from_pretrained(saved / "model").eval()
@@ -128,6 +129,7 @@ def test_plain_peft_reads_it(saved, tmp_path):
     assert ((got - wanted).norm() / (wanted - bare).norm()).item() < 1e-4
 
 
+@pytest.mark.usefixtures("shared_generators")  # PEFT draws its first weights from them
 def test_a_model_with_the_adapter_merged_into_it(saved, tmp_path):
     exported(saved, tmp_path / "out", "--merge-into-base")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").eval()
@@ -234,6 +236,7 @@ def test_adapters_that_changed_the_base_are_refused_as_in_a_population(
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("shared_generators")  # PEFT draws its first weights from them
 def test_scales_and_ranks_of_layers_are_peft_s(saved, tmp_path):
     """Rank-stabilised, with ranks and alphas of some layers: what PEFT adds is what is summed."""
 

@@ -50,6 +50,7 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_any_step_of_saving(tmp_path):
     start, whole = tmp_path / "start", tmp_path / "whole"
     make(start, SETTINGS).run(2)

@@ -13,6 +13,7 @@ from tests.evolution import kill_runs
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
     kills = os.environ.get("POPULORA_KILLS", "4")
     done = subprocess.run(

@@ -64,9 +64,10 @@ def test_a_rank_above_the_layers_own_is_padded():
 
 def test_recombine_reads_all_parents_before_it_writes(tiny_base):
     lora = StackedLora(tiny_base.model, 3, 2)
+    draws = torch.Generator().manual_seed(3)
     for layer in lora.layers():
-        layer.A.normal_()
-        layer.B.normal_()
+        layer.A.normal_(generator=draws)
+        layer.B.normal_(generator=draws)
     layer = next(lora.layers())
     before = layer.B @ layer.A
     swap = torch.tensor([[1], [0]])

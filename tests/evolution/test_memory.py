@@ -31,6 +31,7 @@ def resident():
 
 
 @pytest.mark.parametrize("learner", ["none", "policy-gradient"])
+@pytest.mark.slow
 def test_nothing_but_the_lineage_grows(learner, tmp_path):
     config = EvolutionConfig(problems_per_generation=4, judged_problems=1, solve_tokens=6,
                              judge_tokens=3, learner=learner, evolve_every=1, offspring=2,

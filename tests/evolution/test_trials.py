@@ -126,9 +126,10 @@ def test_real_members_answer_and_the_visitor_leaves_no_trace(grader):
 def test_hosting_brings_the_guests_own_rank_and_scale_and_takes_them_away(grader):
     population = LoraPopulation(make_tiny_base(), 2, (2, 4))
     lora = population.lora
+    draws = torch.Generator().manual_seed(3)
     for layer in lora.layers():
-        layer.A.normal_()
-        layer.B.normal_()
+        layer.A.normal_(generator=draws)
+        layer.B.normal_(generator=draws)
     lora.enforce_ranks()
     guest = Champion.of(population, 1, Individual("g0-1", 1, 0, "spread"), 1)
     before = content_hash(lora, 0)
@@ -141,8 +142,9 @@ def test_hosting_brings_the_guests_own_rank_and_scale_and_takes_them_away(grader
 
 def test_a_champion_is_saved_restored_and_written_as_an_adapter(tmp_path):
     population = LoraPopulation(make_tiny_base(), 2, 2)
+    draws = torch.Generator().manual_seed(3)
     for layer in population.lora.layers():
-        layer.B.normal_()
+        layer.B.normal_(generator=draws)
     champion = Champion.of(population, 1, Individual("g0-1", 1, 0, "spread"), 3)
     again = Champion.restore(champion.to_dict(), champion.tensors())
     assert (again.individual, again.generation) == ("g0-1", 3)

@@ -28,6 +28,7 @@ from tests.populora_env.test_chat_api import (
 )
 
 __all__ = ["server"]  # the fixture
+pytestmark = pytest.mark.usefixtures("shared_generators")  # openai waits for random times
 
 
 def shaped(content, finish="stop", **more):

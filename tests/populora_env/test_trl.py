@@ -324,6 +324,7 @@ def test_trls_own_reward_judges():
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("shared_generators")  # TRL draws from them
 def test_trls_trainer_learns_from_our_grader(tmp_path):
     pytest.importorskip("trl")
     from datasets import Dataset

@@ -23,6 +23,7 @@ from populora_env.grading.worker import MathWorker, Outcome
 from populora_env.records import AnswerKind, GradeStatus, Problem
 
 KILLS = int(os.environ.get("POPULORA_KILLS", "20"))
+PATIENT = 30.0  # seconds for a check that takes milliseconds, on a machine that has other work
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
 
 
@@ -81,6 +82,10 @@ def test_no_verdict_is_another_requests_whatever_is_killed():
         while not stop.is_set():
             await asyncio.gather(*(asyncio.to_thread(grade_one, grader) for _ in range(4)))
 
+    def wanted() -> bool:
+        with lock:
+            return {GradeStatus.CORRECT, GradeStatus.WRONG} <= set(seen)
+
     with Grader(workers=3) as grader, ThreadPoolExecutor(5) as threads:
         pool = list(grader._workers.queue)
         running = [threads.submit(grade_on, grader) for _ in range(4)]
@@ -95,19 +100,22 @@ def test_no_verdict_is_another_requests_whatever_is_killed():
                 child = child_of(program.pid)
                 whole = child is not None and rng.random() < 0.1
                 kills += kill(program.pid if whole else child)
-        time.sleep(1.0)
+        with lock:
+            seen.clear()
+        end = time.monotonic() + 120  # verdicts after the last kill, however slow the machine is
+        while not wanted() and time.monotonic() < end and not any(run.done() for run in running):
+            time.sleep(0.02)
         stop.set()
         for run in running:
             run.result(120)
     assert kills > 0  # how many fall in the time depends on the machine
     assert strangers == []
-    assert seen[GradeStatus.CORRECT] > 0
-    assert seen[GradeStatus.WRONG] > 0
+    assert wanted(), seen
 
 
 @needs_proc
 def test_a_death_while_idle_is_asked_again():
-    worker = MathWorker(timeout=5.0)
+    worker = MathWorker(timeout=PATIENT)
     try:
         for number in range(6):
             assert worker.check("x+1", "1+x") is Outcome.EQUAL
@@ -125,15 +133,17 @@ def test_a_death_while_idle_is_asked_again():
 
 @needs_proc
 def test_a_crash_just_before_the_deadline_leaves_the_next_verdicts_right():
-    worker = MathWorker(timeout=0.5)
+    worker = MathWorker(timeout=PATIENT)
     try:
         for lead in (0.0, 0.002, 0.005, 0.01, 0.02):
             assert worker.check("x+1", "1+x") is Outcome.EQUAL
             child = child_of(worker._process.pid)
-            timer = threading.Timer(0.5 - lead, kill, [child])
+            timer = threading.Timer(0.3 - lead, kill, [child])
+            worker._timeout = 0.3  # for the check that runs into it; the others have their time
             timer.start()
             assert worker.check("2", "9^{9^{9^9}}") is Outcome.EXHAUSTED
             timer.join()
+            worker._timeout = PATIENT
             for _ in range(3):
                 assert worker.check("x+1", "2+x") is Outcome.DIFFERENT
                 assert worker.check("x+1", "1+x") is Outcome.EQUAL
@@ -148,7 +158,7 @@ def test_a_forked_child_has_its_own_worker_and_leaves_the_parents_alone():
         from populora_env.grading import Grader
         from populora_env.records import AnswerKind, Problem
         problem = Problem.create("p", "x+1", source="test", answer_kind=AnswerKind.MATH)
-        grader = Grader()
+        grader = Grader(timeout=30.0)
         def right():
             verdicts = [grader.grade(problem, r"\\boxed{%d+x}" % n).correct for n in (1, 2)]
             return verdicts == [True, False]
@@ -173,7 +183,7 @@ def test_a_forked_child_has_its_own_worker_and_leaves_the_parents_alone():
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.stdout == "done\n", done.stderr
@@ -182,10 +192,10 @@ def test_a_forked_child_has_its_own_worker_and_leaves_the_parents_alone():
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
 def test_a_copied_grader_has_its_own_workers(again):
     problem, reply, _ = case(2)
-    with Grader(workers=2, timeout=3.0) as made:
+    with Grader(workers=2, timeout=31.0) as made:
         assert made.grade(problem, reply).correct is True
         with again(made) as copied:
-            assert (copied._size, copied._timeout) == (2, 3.0)
+            assert (copied._size, copied._timeout) == (2, 31.0)
             assert copied.grade(problem, reply).correct is True
         assert made.grade(problem, reply).correct is True
     with pytest.raises(RuntimeError, match="the grader is closed"):
