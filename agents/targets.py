@@ -43,7 +43,7 @@ def check_names(model: Any, layers: Iterable[str]) -> None:
     kind = str(getattr(getattr(model, "config", None), "model_type", None))
     last = {name.rpartition(".")[2] for name in layers}
     if misread := sorted(last & rewritten_names(kind)):
-        rest = " ".join(sorted(last.difference(misread)))
+        rest = "+".join(sorted(last.difference(misread)))
         raise ValueError(
             f"targets: got {', '.join(misread)}, which PEFT takes for experts' layers in a model "
             f"of type {kind}, so that it would misread what is saved; expected other layers"
@@ -58,7 +58,8 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
     Args:
         model: A causal language model of Transformers that carries no adapters.
         targets: ``"all-linear"`` (every linear layer but the output layer), or module paths, whole
-            or their last parts: ``q_proj``, ``self_attn.q_proj``.
+            or their last parts, several or joined by ``+``: ``q_proj+v_proj``,
+            ``("self_attn.q_proj",)``.
 
     Raises:
         ValueError: If nothing matches, or the model already carries adapters.
@@ -66,7 +67,9 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
     head = _output_layer(model)
     linears: dict[str, nn.Linear] = {}
     wanted = (
-        None if targets == "all-linear" else {targets} if isinstance(targets, str) else {*targets}
+        None
+        if targets == "all-linear"
+        else set(targets.split("+") if isinstance(targets, str) else targets)
     )
     for name, module in model.named_modules():
         if getattr(module, "carries_stacked_adapters", False):
@@ -75,6 +78,10 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
             raise ValueError(f"model: {name} carries adapters of PEFT; unload() them first")
         if isinstance(module, nn.Linear) and module is not head and _is_wanted(name, wanted):
             linears[name] = module
+    if isinstance(targets, str) and wanted and linears:
+        unmet = [w for w in sorted(wanted) if not any(_is_wanted(name, {w}) for name in linears)]
+        targets = unmet[0] if unmet else targets
+        linears = {} if unmet else linears
     if not linears:
         few = repr(targets if isinstance(targets, str) else targets[:3])
         more = (

@@ -82,6 +82,8 @@ class BenchOptions:
     """float32, bfloat16 or float16; by default the run's."""
     products: Products = Products.FLOAT32
     """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""
+    load_in_4bit: bool = False
+    """Whether the base's linear layers are kept in 4 bits; by default as in the run."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
     max_rows: int = 32
@@ -153,8 +155,11 @@ def main(arguments: Sequence[str]) -> int:
         default = str(run.path / "bench" / f"generation_{run.generation:04d}")
     out = Path(options.out or default)
     settings = ("model", "dtype", "products", "temperature", "seed")
+    same = {name: getattr(options, name) for name in settings}
+    if options.load_in_4bit:
+        same["load_in_4bit"] = True
     try:
-        log = ReplyLog(out / "replies.jsonl", {name: getattr(options, name) for name in settings})
+        log = ReplyLog(out / "replies.jsonl", same)
     except ValueError as error:
         raise UsageError(str(error)) from error
     console.print(
@@ -162,7 +167,11 @@ def main(arguments: Sequence[str]) -> int:
         soft_wrap=True,
     )
     base = load_base(
-        options.model, dtype=options.dtype, device=options.device, products=options.products
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        products=options.products,
+        load_in_4bit=options.load_in_4bit,
     )
     population, entrants = load_entrants(
         base,
@@ -200,7 +209,7 @@ def _read_options(arguments: Sequence[str]) -> tuple[BenchOptions, SavedRun | No
     options: BenchOptions = parse(BenchOptions, words, default=BenchOptions(), prog=prog)
     run = read_run(options.run) if options.run else None
     if run is not None:
-        names = ("model", "dtype", "products", "device", "seed")
+        names = ("model", "dtype", "products", "load_in_4bit", "device", "seed")
         same = {name: getattr(run.config, name) for name in names}
         options = parse(BenchOptions, words, default=BenchOptions(**same), prog=prog)
     options.check()

@@ -153,6 +153,8 @@ class EvolutionConfig:
     """Factor on negative advantages; 0 learns from better-than-expected replies alone."""
     sample_fraction: float = 1.0
     """Share of the replies that the learner uses: those of largest absolute advantage."""
+    tokens_per_batch: int = 2048
+    """Padded tokens in one forward and backward pass of the learner; bounds its memory."""
     temperature: float | None = None
     """Sampling temperature of training replies; default 0.8 with a learner, 0 (greedy) without."""
     keep_generations: int = 2
@@ -228,6 +230,7 @@ class EvolutionConfig:
         Raises:
             ConfigError: On the first value out of range.
         """
+        self._check_kinds()
         for name, least in _COUNTS.items():
             value = getattr(self, name)
             if value is None and name in _OPEN:
@@ -288,6 +291,20 @@ class EvolutionConfig:
                 f"problems_per_generation = {self.problems_per_generation}"
             )
 
+    def _check_kinds(self) -> None:
+        """Check that texts, numbers and switches are that, which TOML files may get wrong."""
+        for field in fields(self):
+            value: Any = getattr(self, field.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if (isinstance(field.default, float) or field.name == "alpha") and not number:
+                if value is None and field.default is None:
+                    continue
+                raise ConfigError(f"{field.name}: got {value!r}, expected a number")
+            if isinstance(field.default, str) and not isinstance(value, str):
+                raise ConfigError(f"{field.name}: got {value!r}, expected text")
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise ConfigError(f"{field.name}: got {value!r}, expected true or false")
+
     def _check_fitness(self) -> None:
         try:
             make_rule(FITNESSES.read(self.fitness))
@@ -323,6 +340,7 @@ class BreedingOperators:
     mutations: tuple[Use[Mutation], ...]
 
 
+_DTYPES = ("float32", "bfloat16", "float16")  # agents.models.DTYPES, without its torch
 _OPEN = frozenset(field.name for field in fields(Settings))
 _COUNTS = {
     "seed": 0, "problems_per_generation": 1, "judged_problems": 0, "solve_tokens": 1,
@@ -330,6 +348,7 @@ _COUNTS = {
     "elites": 0, "parents": 1, "islands": 1, "migrate_every": 1, "migrants": 1,
     "confirm_problems": 0,
     "keep_generations": 1, "keep_every": 0, "epochs": 1, "minibatches": 1, "rejection_replies": 1,
+    "tokens_per_batch": 1,
 }  # fmt: skip
 _RANGES = {
     "spread": (0.0, 10.0), "diversity_weight": (-1e6, 1e6), "fitness_memory": (0.0, 1.0),
@@ -354,8 +373,23 @@ class RunConfig(EvolutionConfig):
     """Torch device; auto takes the GPU if there is one."""
     size: int = 8
     """Agents in the population."""
+    load_in_4bit: bool = False
+    """Whether the base's linear layers are kept in 4 bits (NF4); needs bitsandbytes, accelerate."""
     rank: int = 8
     """Rank of every adapter."""
+    alpha: float | None = None
+    """Numerator of the adapters' scale alpha / rank; default twice the rank."""
+    targets: str = "all-linear"
+    """Layers with adapters: all-linear, or module paths or their last parts joined by +, as in
+    q_proj+v_proj."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that is dropped while it learns; below 1."""
+    adapter_dtype: str | None = None
+    """Type of the adapters' weights: float32, bfloat16 or float16; default the base's."""
+    gradient_checkpointing: bool = False
+    """Whether the learner computes activations again instead of keeping them; slower, smaller."""
+    top_p: float = 1.0
+    """Share of the probability from which the tokens of training replies are drawn."""
     max_rows: int = 96
     """Rows decoded at once."""
     problems: str = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
@@ -383,6 +417,14 @@ class RunConfig(EvolutionConfig):
             "held_out_every": 0,
         }.items():  # fmt: skip
             _check_count(name, getattr(self, name), least)
+        if self.alpha is not None:
+            _check_number("alpha", self.alpha, "above 0, up to 1e6", 0 < self.alpha <= 1e6)
+        _check_number("dropout", self.dropout, "from 0, below 1", 0 <= self.dropout < 1)
+        _check_number("top_p", self.top_p, "above 0, up to 1", 0 < self.top_p <= 1)
+        if self.adapter_dtype not in (None, *_DTYPES):
+            raise ConfigError(
+                f"adapter_dtype: got {self.adapter_dtype!r}, expected one of {', '.join(_DTYPES)}"
+            )
         if not self.max_minutes >= 0:
             raise ConfigError(f"max_minutes: got {self.max_minutes!r}, expected a number >= 0")
         self.resolved(self.size)
@@ -391,6 +433,11 @@ class RunConfig(EvolutionConfig):
 def _check_count(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
+
+
+def _check_number(name: str, value: float, expected: str, fits: bool) -> None:
+    if not fits:
+        raise ConfigError(f"{name}: got {value!r}, expected a number {expected}")
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agents.linear import Products
 from agents.rejection import RejectionSource
@@ -71,6 +71,8 @@ def from_mapping(data: Mapping[str, Any], where: str) -> RunConfig:
         "child_optimizer": ChildOptimizer,
     }
     for name, kind in kinds.items():
-        if name in typed and typed[name] in set(kind):
+        if isinstance(typed.get(name), str) and typed[name] in set(kind):
             typed[name] = kind(typed[name])
+    if isinstance(targets := typed.get("targets"), list):  # as TOML writes several
+        typed["targets"] = "+".join(str(target) for target in cast(list[object], targets))
     return RunConfig(**typed)

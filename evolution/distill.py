@@ -66,6 +66,8 @@ class DistillOptions:
     """float32, bfloat16 or float16; by default the run's."""
     products: Products = Products.FLOAT32
     """Precision of a float32 base's products on a CPU; by default the run's."""
+    load_in_4bit: bool = False
+    """Whether the base's linear layers are kept in 4 bits; by default as in the run."""
     device: str = "auto"
     """Torch device; by default the run's."""
     max_rows: int = 64
@@ -105,7 +107,11 @@ def main(arguments: Sequence[str]) -> int:
         test = load_problems(config.problems, split="test", seed=config.seed)
         held_out = test.distinct(config.held_out)
     base = load_base(
-        options.model, dtype=options.dtype, device=options.device, products=options.products
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        products=options.products,
+        load_in_4bit=options.load_in_4bit,
     )
     out = Path(options.out).expanduser()
     with Interrupts() as interrupts, Grader() as grader:
@@ -175,7 +181,7 @@ def _read_options(arguments: Sequence[str]) -> tuple[DistillOptions, SavedRun]:
         DistillOptions, arguments, default=DistillOptions(**missing), prog=prog
     )
     run = read_run(options.run)
-    names = ("model", "dtype", "products", "device", "max_rows", "seed")
+    names = ("model", "dtype", "products", "load_in_4bit", "device", "max_rows", "seed")
     same = {name: getattr(run.config, name) for name in names}
     options = parse(DistillOptions, arguments, default=DistillOptions(**missing, **same), prog=prog)
     options.check()

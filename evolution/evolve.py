@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from agents.models import load_base
+from agents.models import BaseModel, load_base
 from agents.population import LoraPopulation
 from evolution.bars import Bars
 from evolution.branching import branch, split_branch
 from evolution.changes import plain_settings, read_changes
 from evolution.checkpoint import RunFolder
-from evolution.config import RunConfig
+from evolution.config import Learner, RunConfig
 from evolution.final_table import measure
 from evolution.fitting import check_fit
 from evolution.held_out import HeldOutLogger
@@ -25,7 +25,7 @@ from evolution.results import GenerationResult
 from evolution.run_options import EvolveOptions, new_folder, read_options, run_toml
 from evolution.tensorboard import TensorBoardLogger
 from evolution.terminal import PlainConsole
-from evolution.usage import Interrupts
+from evolution.usage import Interrupts, UsageError
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
 from populora_env.records import Problem
@@ -44,10 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     folder = _open_folder(options)
     goes_on = bool(folder.generations())
     base = load_base(
-        options.model, dtype=options.dtype, device=options.device, products=options.products
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        products=options.products,
+        load_in_4bit=options.load_in_4bit,
     )
     console.print(f"base model {options.model}, problems {options.problems}", soft_wrap=True)
-    population = LoraPopulation(base, options.size, options.rank, max_rows=options.max_rows)
+    population = _newborn(base, options)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
     with Grader() as grader:
         manager = EvolutionManager(
@@ -106,6 +110,31 @@ def main(arguments: Sequence[str]) -> int:
         more = manager.generation + max(options.generations, 1)
         console.print(f"Continue with: {command} --generations {more}", soft_wrap=True)
     return 0
+
+
+def _newborn(base: BaseModel, options: RunConfig) -> LoraPopulation:
+    """The population that the settings ask for.
+
+    Raises:
+        UsageError: If its targets match nothing.
+    """
+    try:
+        population = LoraPopulation(
+            base,
+            options.size,
+            options.rank,
+            alpha=options.alpha,
+            targets=options.targets,
+            dropout=options.dropout,
+            adapter_dtype=options.adapter_dtype,
+            max_rows=options.max_rows,
+            top_p=options.top_p,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if options.gradient_checkpointing and options.learner != Learner.NONE:
+        population.lora.gradient_checkpointing()
+    return population
 
 
 def _open_folder(options: EvolveOptions) -> RunFolder:

@@ -37,6 +37,7 @@ def make_learner(
         kl=config.kl,
         negative_weight=config.negative_weight,
         sample_fraction=config.sample_fraction,
+        tokens_per_batch=config.tokens_per_batch,
     )
     if config.learner == Learner.REJECTION:
         # Supervised: what is made likely is the reply itself, at no particular temperature.

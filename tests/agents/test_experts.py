@@ -88,7 +88,7 @@ def test_the_targets_that_the_message_names_are_read_by_peft(tiny_base, tmp_path
     with pytest.raises(AdapterError) as caught:
         LoraPopulation(base, 1, 2).check_saving()
     base = tiny(kind, tiny_base.tokenizer)
-    targets = str(caught.value).split("such as ")[1].split()
+    targets = str(caught.value).split("such as ")[1].split("+")
     assert sorted(targets) == sorted(ATTENTION[kind].split())
     population = LoraPopulation(base, 1, 2, targets=targets)
     randomise(population.lora)
