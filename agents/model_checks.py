@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from agents.prompts import PromptError, chat_ids
 
@@ -15,6 +16,10 @@ _LOGIT_OPTIONS = {
     "logit_scale": 1.0,
     "lm_head_multiplier": 1.0,
 }
+
+_MOST_LAYERS = 400
+_MOST_PER_BYTE = 8  # weights that a byte of a checkpoint may stand for, however it is packed
+_SPARE = 1 << 20  # besides: tied output layers and tables that are no part of a checkpoint
 
 
 class ModelError(ValueError):
@@ -64,6 +69,33 @@ def check_complete(info: Any, name: str) -> None:
             )
 
 
+def check_size(config: Any, stored: int, name: str) -> None:
+    """Refuse settings of a model that is far larger than its checkpoint, before room is taken.
+
+    Args:
+        config: Settings of a causal language model.
+        stored: Bytes of the checkpoint's files.
+        name: What the user asked for.
+
+    Raises:
+        ModelError: If so.
+        Exception: Whatever Transformers raises for settings that make no model.
+    """
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if not isinstance(layers, int) or not 0 <= layers <= _MOST_LAYERS:
+        raise ModelError(
+            f"model: {name!r} says num_hidden_layers {layers!r}, expected at most {_MOST_LAYERS}"
+        )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    weights = sum(part.numel() for parts in (model.parameters(), model.buffers()) for part in parts)
+    if weights > _MOST_PER_BYTE * stored + _SPARE:
+        raise ModelError(
+            f"model: {name!r} describes {weights:,} weights, but its files hold {stored:,} bytes; "
+            "expected a checkpoint of the whole model that config.json describes"
+        )
+
+
 def check_output(model: Any, tokenizer: Any, name: str) -> None:
     """Refuse a model whose logits are not its output layer's of its last hidden states.
 
@@ -94,6 +126,41 @@ def check_output(model: Any, tokenizer: Any, name: str) -> None:
         ours = head(backbone(model)(input_ids=ids, use_cache=False)[0]).float()
     if ours.shape != logits.shape or (ours - logits).abs().max() > 2e-2 * logits.abs().max():
         raise ModelError(f"{what} does more to its logits than its one output layer; {expected}")
+    _check_packing(backbone(model), ids, what, expected)
+
+
+def _check_packing(body: nn.Module, ids: torch.Tensor, what: str, expected: str) -> None:
+    """Refuse a model that cannot be told which tokens of a row see each other, and where they are.
+
+    Two texts in one row must come out as each does alone. Where positions are made from a mask of
+    two dimensions (ALiBi), or the model ignores what it is given, they do not.
+    """
+    first, second = 4, ids.shape[1]
+    row = torch.cat([ids[:, :first], ids], 1)
+    positions = torch.cat([torch.arange(first), torch.arange(second)]).to(ids.device)[None]
+    text = torch.tensor([0] * first + [1] * second, device=ids.device)
+    seen = torch.ones(len(text), len(text), dtype=torch.bool, device=ids.device).tril()
+    seen &= text[:, None] == text
+    dtype = next(body.parameters()).dtype
+    dtype = dtype if dtype.is_floating_point else torch.float32
+    mask = torch.zeros(seen.shape, dtype=dtype, device=ids.device)
+    mask.masked_fill_(~seen, torch.finfo(dtype).min)
+    with torch.inference_mode():
+        alone = body(input_ids=ids, use_cache=False)[0].float()
+        try:
+            packed = body(
+                input_ids=row,
+                position_ids=positions,
+                attention_mask=mask[None, None],
+                use_cache=False,
+            )[0][:, first:].float()
+        except Exception as error:  # a model that takes no such arguments fails in any way
+            first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise ModelError(
+                f"{what} cannot have several texts in one row ({first_line[:200]}); {expected}"
+            ) from error
+    if (packed - alone).norm() > 0.1 * alone.norm():
+        raise ModelError(f"{what} mixes up texts that share a row; {expected}")
 
 
 def check_kind(model: Any, name: str) -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
+from agents.gguf_header import check_gguf
 from agents.linear import Products, pack_linears
 from agents.model_checks import (
     ModelError,
@@ -28,6 +29,7 @@ from agents.model_checks import (
     check_complete,
     check_kind,
     check_output,
+    check_size,
     switch,
     window,
 )
@@ -166,6 +168,8 @@ def load_base(
     transformers_logging.disable_progress_bar()
     try:
         # A model's own code is never run, nor is there a question whether it may.
+        if (stored := _stored_bytes(path)) is not None:
+            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), stored, name)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         options = _four_bits(DTYPES[dtype], where) if load_in_4bit else {}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -173,8 +177,18 @@ def load_base(
             dtype=DTYPES[dtype],
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_complete says which
             **options,
         )
+        model, info = loaded
+        check_complete(info, name)
+        if not load_in_4bit:
+            model = model.to(where)
+        base = freeze(model, tokenizer, name=name, path=path, products=products)
+        base.stop_ids()
+        if (context := base.context) is not None and context < 1:
+            raise ModelError(f"model: {name!r} has a context of {context} tokens, expected some")
+        return base
     except ModelError:
         raise
     # Files of strangers fail in any way: readers raise SafetensorError, KeyError, struct.error ...
@@ -187,11 +201,6 @@ def load_base(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    model, info = loaded
-    check_complete(info, name)
-    if not load_in_4bit:
-        model = model.to(where)
-    return freeze(model, tokenizer, name=name, path=path, products=products)
 
 
 def freeze(
@@ -223,8 +232,29 @@ def freeze(
     return BaseModel(name, path or name, model, tokenizer)
 
 
+def _stored_bytes(path: str) -> int | None:
+    """Bytes of a folder's weights; None for a hub id, whose files are not there yet.
+
+    Raises:
+        ModelError: If something in the folder is neither a file nor a folder: a pipe never ends.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    files = [entry for entry in folder.iterdir() if not entry.is_dir()]
+    if odd := [file.name for file in files if file.exists() and not file.is_file()]:
+        raise ModelError(f"model: {odd[0]!r} in {path!r} is no regular file")
+    weights = (".safetensors", ".bin", ".pt")
+    return sum(f.stat().st_size for f in files if f.suffix in weights and f.is_file())
+
+
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """The first line of a message, with what follows a colon at its end; no control characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    if said.endswith(":") and len(lines) > 1:
+        said = f"{said} {lines[1]}"
+    return "".join(c if c.isprintable() else "?" for c in said)[:500]
 
 
 def _four_bits(dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -304,6 +334,8 @@ def _converted(gguf: Path) -> Path:
         return target
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("model: reading a .gguf file needs the package gguf; pip install gguf")
+    from gguf.constants import GGML_QUANT_SIZES
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -314,9 +346,17 @@ def _converted(gguf: Path) -> Path:
         ) from error
     try:
         folder, file_name = str(gguf.parent), gguf.name
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
+        check_gguf(gguf, {int(kind): size for kind, size in GGML_QUANT_SIZES.items()})
+        # A model's own code is never run, nor is there a question whether it may.
+        source: dict[str, Any] = {"gguf_file": file_name, "trust_remote_code": False}
+        check_size(AutoConfig.from_pretrained(folder, **source), gguf.stat().st_size, str(gguf))
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file_name, dtype=torch.float32, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **source,
         )
         model, info = loaded
         check_complete(info, str(gguf))

@@ -87,11 +87,17 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
         more = (
             "" if isinstance(targets, str) or len(targets) <= 3 else f" and {len(targets) - 3} more"
         )
-        own = next((name for name, m in model.named_modules() if isinstance(m, nn.Linear)), "none")
-        raise ValueError(
-            f"targets: {few}{more} matches no linear layer of the model, whose layers are named "
-            f"like {own!r}"
-        )
+        what = f"targets: {few}{more} matches no linear layer of the model"
+        inner = [m for m in model.modules() if m is not head and hasattr(m, "weight")]
+        if not any(isinstance(module, nn.Linear) for module in inner):
+            kinds = {type(m).__name__ for m in inner if getattr(m, "weight", None) is not None}
+            raise ValueError(
+                f"{what}, which has none but its output layer (it has {', '.join(sorted(kinds))}; "
+                "GPT-2's Conv1D is a matrix stored the other way round); expected a model such as "
+                "Llama, Mistral, Qwen2, Qwen3 or Gemma"
+            )
+        named = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
+        raise ValueError(f"{what}, whose layers are named like {next(named)!r}")
     return linears
 
 

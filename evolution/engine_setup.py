@@ -179,7 +179,7 @@ class Workbench:
         """The same model as Transformers loads it, for peers."""
         with no_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(
-                self.base.path, dtype=self.base.model.dtype
+                self.base.path, dtype=self.base.model.dtype, trust_remote_code=False
             )
         return model.to(self.base.device).eval().requires_grad_(False)
 
