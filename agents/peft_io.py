@@ -197,7 +197,7 @@ def _read(folder: Path) -> PeftAdapter:
                 f"{_PICKLE_FILE} is a pickle, which is not opened here; if you trust it, run there "
                 f"{_CONVERT}"
             )
-        _check_header(folder / WEIGHTS_FILE)
+        _check_names(_header_names(folder / WEIGHTS_FILE))
         tensors = load_file(folder / WEIGHTS_FILE)
     except AdapterError:
         raise
@@ -224,8 +224,8 @@ def _read(folder: Path) -> PeftAdapter:
     return PeftAdapter(rank, alpha, str(config.get("base_model_name_or_path") or ""), factors)
 
 
-def _check_header(path: Path) -> None:
-    """Bound what reading a file of tensors costs, by its header.
+def _header_names(path: Path) -> list[str]:
+    """Names of the tensors in a file, by its header, whose size is bounded.
 
     Raises:
         OSError: If the file cannot be read.
@@ -236,14 +236,25 @@ def _check_header(path: Path) -> None:
         start = file.read(8)
         if len(start) < 8 or struct.unpack("<Q", start)[0] > _MOST_HEADER:
             raise ValueError(f"{WEIGHTS_FILE} has no header of at most {_MOST_HEADER >> 20} MiB")
+        try:
+            header: object = json.loads(file.read(struct.unpack("<Q", start)[0]))
+        except RecursionError:
+            raise ValueError(f"the header of {WEIGHTS_FILE} is nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"the header of {WEIGHTS_FILE} is no object")
+    return [name for name in cast(dict[str, Any], header) if name != "__metadata__"]
 
 
-def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Check names and shapes and sort factors by layer."""
-    if bad := [key for key in tensors if not _FACTOR.fullmatch(key)]:
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse tensors that are no factors, before room is taken for a great many of them."""
+    if bad := [name for name in names if not _FACTOR.fullmatch(name)]:
         telling = ((k, why) for part, why in _REFUSED_NAMES.items() for k in bad if part in k)
         key, why = next(telling, (bad[0], "it is no factor of a linear layer"))
         raise AdapterError(f"{_plain(key)} cannot be stacked: {why}")
+
+
+def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Check shapes and values of factors, whose names are checked, and sort them by layer."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = cast(re.Match[str], _FACTOR.fullmatch(key))
@@ -270,6 +281,13 @@ def _factors(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
             raise AdapterError(
                 f"{layer}: lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)} are no factors of "
                 "a linear layer, expected (r, in) and (out, r)"
+            )
+        # A population is made as wide as the largest rank; 8 MB of a rank of a million for a layer
+        # of one input would have it take terabytes. Beyond the layer's size a rank adds nothing.
+        if A.shape[0] > max(A.shape[1], B.shape[0]):
+            raise AdapterError(
+                f"{layer}: rank {A.shape[0]} is above its {A.shape[1]} inputs and {B.shape[0]} "
+                "outputs, which no layer needs"
             )
         factors[layer] = A, B
     if not factors:

@@ -3,6 +3,9 @@
 What users, agents and judges wrote may spell a control token, such as ``<|im_end|>``. It is text,
 and has to stay text, or an attempt could end its judge's user turn and open a system turn of its
 own. Prompts without such text get the ids they always got.
+
+A template that asks for today's date is told `PROMPT_DATE`, a constant of this package and no
+setting of a run: a run goes on with the ids it began with, on whatever day it is resumed.
 """
 
 import json
