@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 import tomllib
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def blocks() -> list[Block]:
     for file in TEXTS:
         text = file.read_text(encoding="utf-8")
         fenced = list(FENCED.finditer(text))
-        for block, after in zip(fenced, [*fenced[1:], None], strict=True):
+        for block, after in zip_longest(fenced, fenced[1:]):
             shown = after is not None and text[block.end() : after.start()].strip() == "prints"
             line = text.count("\n", 0, block.start()) + 1
             found.append(
@@ -97,6 +98,7 @@ def parse_command(line: str) -> None:
     parse(options, words, default=options(**required), prog=f"populora {command}")
 
 
+@pytest.mark.usefixtures("shared_generators")  # what a command imports may draw once
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line):
     parse_command(line)
