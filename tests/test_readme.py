@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+# What a command or a name imports may draw from the shared generators as it is imported.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -98,7 +101,6 @@ def parse_command(line: str) -> None:
     parse(options, words, default=options(**required), prog=f"populora {command}")
 
 
-@pytest.mark.usefixtures("shared_generators")  # what a command imports may draw once
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line):
     parse_command(line)
