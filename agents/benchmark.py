@@ -21,6 +21,7 @@ from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource
 from populora_env.records import Phase, Problem, storable
 from populora_env.replies import canonical_answer
+from populora_env.votes import Opinions
 
 
 @runtime_checkable
@@ -220,22 +221,21 @@ def benchmark(
             rows.update((row.key, row) for row in batch_log.rows.values())
         if progress is not None:
             progress(needed, needed)
+        replies = {
+            entrant.name: [
+                [
+                    rows[Key(task, chosen.name, entrant.name, problem.id, sample)]
+                    for sample in range(drawn.samples)
+                ]
+                for problem in problems
+            ]
+            for entrant in who
+        }
+        found = _figures(problems, chosen, who, replies, used)
     finally:
         if own is not None:
             own.close()
-    replies = {
-        entrant.name: [
-            [
-                rows[Key(task, chosen.name, entrant.name, problem.id, sample)]
-                for sample in range(drawn.samples)
-            ]
-            for problem in problems
-        ]
-        for entrant in who
-    }
-    return BenchmarkResult(
-        task, chosen, drawn, tuple(problems), who, _figures(chosen, who, replies), replies
-    )
+    return BenchmarkResult(task, chosen, drawn, tuple(problems), who, found, replies)
 
 
 class _Telling:
@@ -300,23 +300,48 @@ def mark(
 
 
 def _figures(
+    problems: Sequence[Problem],
     preset: PromptPreset,
     entrants: Sequence[Entrant],
     replies: Mapping[str, Sequence[Sequence[LoggedReply]]],
+    grader: Grader,
 ) -> dict[str, Figures]:
     members = [entrant for entrant in entrants if not entrant.apart]
     weights = {e.name: e.weight for e in members if e.weight is not None}
+    beside = next((entrant.name for entrant in entrants if entrant.apart), None)
+    opinions = Opinions(grader)
+    names = [entrant.name for entrant in members]
     return {
         rule: figures(
-            {
-                name: [[Mark(*row.marks[rule]) for row in own] for own in rows]
-                for name, rows in replies.items()
-            },
-            [entrant.name for entrant in members],
-            weights or None,
+            _marks(problems, rule, replies, names, opinions), names, weights or None, beside
         )
         for rule in preset.extractions
     }
+
+
+def _marks(
+    problems: Sequence[Problem],
+    rule: str,
+    replies: Mapping[str, Sequence[Sequence[LoggedReply]]],
+    voters: Sequence[str],
+    opinions: Opinions,
+) -> dict[str, list[list[Mark]]]:
+    """Return all marks under a rule; voters' answers that are equal in value get one text."""
+    marks = {
+        name: [[Mark(*row.marks[rule]) for row in own] for own in rows]
+        for name, rows in replies.items()
+    }
+    for at, problem in enumerate(problems):
+        said = [mark for name in voters for mark in marks[name][at]]
+        stands = opinions.group(
+            [mark.answer for mark in said], problem.answer_kind, [mark.correct for mark in said]
+        )
+        for name in voters:
+            marks[name][at] = [
+                mark if mark.answer is None else Mark(stands[mark.answer], mark.correct)
+                for mark in marks[name][at]
+            ]
+    return marks
 
 
 def _check(

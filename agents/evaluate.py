@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.figures import Estimate, vote_share
+from agents.figures import Estimate
 from agents.policy import Policy, Request, ask, failures_said
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed
 from populora_env.prompts import solve_prompt
 from populora_env.records import Grade, Phase, Problem
+from populora_env.votes import Opinions, vote_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,15 @@ class EvaluationResult:
         scores: Agent to its score.
         mean: Mean accuracy of the agents.
         vote: Accuracy of the most frequent final answer, None for a single agent. A tie
-            counts the share of its answers that are right; see `figures.vote_share`.
+            counts the share of its answers that are right; see `votes.vote_share`.
+        votes: How right the vote on each problem is, whose mean is ``vote``.
     """
 
     problems: tuple[Problem, ...]
     scores: Mapping[str, AgentScore]
     mean: float
     vote: float | None
+    votes: tuple[float, ...] = ()
 
 
 def evaluate(
@@ -94,18 +97,39 @@ def evaluate(
         grades = use.grade_many(
             [(problem, reply) for (_, problem), reply in zip(pairs, replies, strict=True)]
         )
+        for n, agent in enumerate(agents):
+            mine = slice(n * len(problems), (n + 1) * len(problems))
+            accuracy = Estimate.of([bool(grade.correct) for grade in grades[mine]])
+            scores[agent] = AgentScore(
+                accuracy.value, accuracy.standard_error, tuple(grades[mine]), tuple(replies[mine])
+            )
+        votes = vote_shares(problems, list(scores.values()), use) if len(scores) > 1 else []
     finally:
         if own is not None:
             own.close()
-    for n, agent in enumerate(agents):
-        mine = slice(n * len(problems), (n + 1) * len(problems))
-        accuracy = Estimate.of([bool(grade.correct) for grade in grades[mine]])
-        scores[agent] = AgentScore(
-            accuracy.value, accuracy.standard_error, tuple(grades[mine]), tuple(replies[mine])
-        )
     mean = float(np.mean([score.accuracy for score in scores.values()]))
-    vote = _vote(list(scores.values())) if len(scores) > 1 else None
-    return EvaluationResult(tuple(problems), scores, mean, vote)
+    vote = sum(votes) / len(votes) if votes else None
+    return EvaluationResult(tuple(problems), scores, mean, vote, tuple(votes))
+
+
+def vote_shares(
+    problems: Sequence[Problem], scores: Sequence[AgentScore], grader: Grader | None = None
+) -> list[float]:
+    """Return how right the most frequent answer to each problem is; see `votes.vote_share`.
+
+    Args:
+        problems: What was asked.
+        scores: Those of the agents that vote.
+        grader: Says which answers are equal in value; None to go by their canonical forms.
+    """
+    opinions = Opinions(grader)
+    found: list[float] = []
+    for problem, *grades in zip(problems, *(score.grades for score in scores), strict=True):
+        answers = [grade.extracted for grade in grades]
+        right = [bool(grade.correct) for grade in grades]
+        votes = opinions.read(answers, problem.answer_kind, right, for_winner=True)
+        found.append(vote_share(votes, right))
+    return found
 
 
 def _replies(
@@ -136,13 +160,3 @@ def _replies(
         if progress is not None:
             progress(len(replies) / len(pairs))
     return replies
-
-
-def _vote(scores: Sequence[AgentScore]) -> float:
-    """Accuracy of the most frequent extracted answer."""
-    right = 0.0
-    for grades in zip(*(score.grades for score in scores), strict=True):
-        right += vote_share(
-            [grade.extracted for grade in grades], [bool(grade.correct) for grade in grades]
-        )
-    return right / len(scores[0].grades)

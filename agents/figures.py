@@ -1,9 +1,9 @@
 """Figures of several agents on the same problems: accuracy, votes, pass@k, agreement.
 
 All of them are computed from `Mark`s: what was read from a reply, and whether it is right. What is
-read depends on the rule of extraction, so every rule has its own figures. Two answers are equal if
-their canonical texts are; ``1/2`` and ``0.5`` may be equal as numbers and yet count as two opinions
-where answers are mathematical expressions.
+read depends on the rule of extraction, so every rule has its own figures. Two answers are one
+opinion if their texts are equal or both are right; `benchmark` first gives answers that are equal
+in value one text (`populora_env.votes`).
 """
 
 import math
@@ -13,6 +13,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+
+from populora_env.votes import vote_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,25 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """How much better than one agent beside the population, each paired by problem.
+
+    Attributes:
+        base: That agent.
+        accuracy: Every other agent's difference.
+        mean: That of the population's mean.
+        vote: That of its vote.
+        weighted_vote: That of its weighted vote; None without weights.
+    """
+
+    base: str
+    accuracy: Mapping[str, Estimate]
+    mean: Estimate
+    vote: Estimate
+    weighted_vote: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """How agents did on n problems under one rule of extraction.
 
@@ -60,12 +81,13 @@ class Figures:
         mean: Mean accuracy of the population's agents.
         best: The population's most accurate agent, the first of equals. Chosen on these very
             problems, so its accuracy flatters it.
-        vote: Accuracy of the most frequent answer of the population; see `vote_share`.
+        vote: Accuracy of the most frequent answer of the population; see `votes.vote_share`.
         weighted_vote: The same with a weight for each agent; None without weights.
         pass_at_k: Entry k - 1 is the chance that at least one of k replies, drawn without
             replacement from all of the population's, is right; k = 1 to their number.
         agreement: Mean over pairs of agents of `agreement`; None for a single agent.
         pairs: Agreement of each pair of agents, named ``a|b``.
+        changes: What all of them have over an agent beside them; None without one.
     """
 
     accuracy: Mapping[str, Estimate]
@@ -77,6 +99,7 @@ class Figures:
     pass_at_k: tuple[Estimate, ...]
     agreement: float | None
     pairs: Mapping[str, float]
+    changes: Changes | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -87,6 +110,7 @@ def figures(
     marks: Mapping[str, Marks],
     population: Sequence[str],
     weights: Mapping[str, float] | None = None,
+    base: str | None = None,
 ) -> Figures:
     """Compute the figures of a population.
 
@@ -94,6 +118,7 @@ def figures(
         marks: Agent to its marks, [problems][samples]; as many for every agent.
         population: The agents that vote, at least one; the others are measured beside them.
         weights: Weight of each of the population's agents in the weighted vote, 0 or more.
+        base: An agent that all others are compared with, problem by problem; None for none.
 
     Raises:
         ValueError: If there is no agent or no problem, or a weight is missing or unusable.
@@ -106,10 +131,11 @@ def figures(
             if weight is None or not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"weights[{agent!r}]: got {weight!r}, expected a number >= 0")
     members = [marks[agent] for agent in population]
-    accuracy = {
-        agent: Estimate.of([_share(mark.correct for mark in own) for own in rows])
+    shares = {
+        agent: [_share(mark.correct for mark in own) for own in rows]
         for agent, rows in marks.items()
     }
+    accuracy = {agent: Estimate.of(own) for agent, own in shares.items()}
     answered = {
         agent: _share(mark.answer is not None for own in rows for mark in own)
         for agent, rows in marks.items()
@@ -119,27 +145,44 @@ def figures(
     every = len(pooled[0])
     found = [sum(mark.correct for mark in replies) for replies in pooled]
     pairs = {f"{a}|{b}": agreement(marks[a], marks[b]) for a, b in combinations(population, 2)}
-    say = [
-        1.0 if weights is None else weights[agent]
-        for agent, rows in zip(population, members, strict=True)
-        for _ in rows[0]
-    ]
+    mean = [_share(mark.correct for mark in replies) for replies in pooled]
+    vote = [_elected(replies, [1.0] * every) for replies in pooled]
+    weighted = None
+    if weights is not None:
+        say = [
+            weights[agent] for agent, rows in zip(population, members, strict=True) for _ in rows[0]
+        ]
+        weighted = [_elected(replies, say) for replies in pooled]
+    changes = None
+    if base is not None:
+        others = {agent: own for agent, own in shares.items() if agent != base}
+        changes = Changes(
+            base=base,
+            accuracy={agent: paired(own, shares[base]) for agent, own in others.items()},
+            mean=paired(mean, shares[base]),
+            vote=paired(vote, shares[base]),
+            weighted_vote=None if weighted is None else paired(weighted, shares[base]),
+        )
     return Figures(
         accuracy=accuracy,
         answered=answered,
-        mean=Estimate.of([_share(mark.correct for mark in replies) for replies in pooled]),
+        mean=Estimate.of(mean),
         best=max(population, key=lambda agent: accuracy[agent].value),
-        vote=Estimate.of([_elected(replies, [1.0] * every) for replies in pooled]),
-        weighted_vote=None
-        if weights is None
-        else Estimate.of([_elected(replies, say) for replies in pooled]),
+        vote=Estimate.of(vote),
+        weighted_vote=None if weighted is None else Estimate.of(weighted),
         pass_at_k=tuple(
             Estimate.of([pass_at_k(every, right, k) for right in found])
             for k in range(1, every + 1)
         ),
         agreement=float(np.mean(list(pairs.values()))) if pairs else None,
         pairs=pairs,
+        changes=changes,
     )
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Return the mean difference of two lists of one value per problem, in the same order."""
+    return Estimate.of([a - b for a, b in zip(ours, theirs, strict=True)])
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -156,50 +199,6 @@ def pass_at_k(n: int, right: int, k: int) -> float:
             f"pass_at_k: got n={n}, right={right}, k={k}; expected 0 <= right <= n, 1 <= k <= n"
         )
     return 1 - math.comb(n - right, k) / math.comb(n, k)
-
-
-def elected(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> str | None:
-    """Return the answer with the largest sum of weights, in a tie the first as texts are sorted.
-
-    The order of agents decides nothing. Replies without an answer do not vote; None if none has
-    one, or all weights are 0.
-
-    Args:
-        answers: One for each reply.
-        weights: One for each reply; None for equal ones.
-    """
-    return min(leaders(answers, weights), default=None)
-
-
-def leaders(
-    answers: Sequence[str | None], weights: Sequence[float] | None = None
-) -> tuple[str, ...]:
-    """Return all answers with the largest sum of weights: several in a tie, none without a vote."""
-    sums: dict[str, list[float]] = {}
-    for i, answer in enumerate(answers):
-        if answer is not None:
-            sums.setdefault(answer, []).append(1.0 if weights is None else weights[i])
-    # fsum, so that equal weights added in another order are still a tie.
-    totals = {answer: math.fsum(parts) for answer, parts in sums.items()}
-    most = max(totals.values(), default=0.0)
-    return tuple(answer for answer, total in totals.items() if total == most > 0)
-
-
-def vote_share(
-    answers: Sequence[str | None], right: Sequence[bool], weights: Sequence[float] | None = None
-) -> float:
-    """Return how right a vote is: 1 or 0, and in a tie the share of the tied answers that are.
-
-    That is what drawing one of them would earn on average, whoever gave it first.
-
-    Args:
-        answers: One for each reply.
-        right: Whether each reply is right.
-        weights: One for each reply; None for equal ones.
-    """
-    tied = leaders(answers, weights)
-    good = {answer for answer, correct in zip(answers, right, strict=True) if correct}
-    return sum(answer in good for answer in tied) / len(tied) if tied else 0.0
 
 
 def agreement(first: Marks, second: Marks) -> float:
@@ -228,7 +227,7 @@ def difference(first: Sequence[Marks], second: Sequence[Marks]) -> Estimate:
         [_share(mark.correct for own in rows for mark in own) for rows in zip(*side, strict=True)]
         for side in (first, second)
     )
-    return Estimate.of([a - b for a, b in zip(ours, theirs, strict=True)])
+    return paired(ours, theirs)
 
 
 def _elected(replies: Sequence[Mark], weights: Sequence[float]) -> float:

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from agents.evaluate import AgentScore, evaluate
-from agents.figures import Estimate, vote_share
+from agents.evaluate import evaluate, vote_shares
+from agents.figures import Estimate, paired
 from agents.models import BaseModel
 from agents.population import BASE
 from evolution.entrants import load_entrants
@@ -55,16 +55,7 @@ def measure(
         for name, score in scores.items()
     }
     members = [scores[name] for name in scores if name not in (BASE, MERGED, DISTILLED)]
-    right[VOTE] = _votes(members)
-    return right
-
-
-def _votes(members: Sequence[AgentScore]) -> list[float]:
-    """Whether the most frequent answer to each problem is right."""
-    right: list[float] = []
-    for grades in zip(*(score.grades for score in members), strict=True):
-        answers = [grade.extracted for grade in grades]
-        right.append(vote_share(answers, [bool(grade.correct) for grade in grades]))
+    right[VOTE] = vote_shares(held_out, members, grader)
     return right
 
 
@@ -82,7 +73,7 @@ def figures(right: Mapping[str, Sequence[float]], best: str) -> dict[str, Any]:
     found: dict[str, Any] = {"problems": len(mean), "best_agent": best}
     for name, row in values.items():
         own = Estimate.of(row)
-        change = Estimate.of([a - b for a, b in zip(row, right[BASE], strict=True)])
+        change = paired(row, right[BASE])
         found[name] = {
             "accuracy": own.value,
             "standard_error": own.standard_error,

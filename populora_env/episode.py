@@ -115,7 +115,7 @@ class Episode:
         self.revisions: dict[str, Attempt] = {}
         self.evaluations: list[Evaluation] = []
         self.assessments: list[Assessment] = []
-        self._labeller = Labeller(rules.weights.labels, problem, rules.judge)
+        self._labeller = Labeller(rules.weights.labels, problem, rules.judge, rules.grader)
         self._schedule = rules.schedule()
         self._turns: list[Turn] = []
         self._judged: dict[tuple[str, int], Evaluation | Assessment] = {}

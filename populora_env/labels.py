@@ -4,11 +4,13 @@ The known answer decides, or the majority of the population, the population's ju
 judge from outside; see `rewards.Labels`.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
+from populora_env.grading import Grader
 from populora_env.judges import Judge, ask, round_robin
 from populora_env.records import (
+    AnswerKind,
     Assessment,
     Attempt,
     Comparison,
@@ -17,12 +19,17 @@ from populora_env.records import (
 )
 from populora_env.rewards import Labels
 from populora_env.skill import FORMS, answer_standings, mean, opinions, truth
+from populora_env.votes import Opinions, majority
 
 Correctness = dict[str, float | None]
 
 
 def majority_correctness(
-    attempts: Sequence[Attempt], voters: Sequence[Attempt] | None = None
+    attempts: Sequence[Attempt],
+    voters: Sequence[Attempt] | None = None,
+    *,
+    kind: AnswerKind = AnswerKind.MATH,
+    opinions: Opinions | None = None,
 ) -> Correctness:
     """Return 1 for each attempt with the answer that most have, and 0 for the others.
 
@@ -33,13 +40,20 @@ def majority_correctness(
     Args:
         attempts: What to label.
         voters: Whose answers are counted; None for ``attempts``.
+        kind: How the problem's answers are compared.
+        opinions: Says which answers are equal in value; None to go by numbers and canonical forms.
     """
     counted = attempts if voters is None else voters
-    votes = Counter(attempt.answer for attempt in counted if attempt.answer is not None)
-    ranked = votes.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+    said = [attempt.answer for attempt in counted]
+    every = said + [attempt.answer for attempt in attempts if attempt.answer not in said]
+    stands = (opinions or Opinions()).group(every, kind)
+    winner = majority([None if answer is None else stands[answer] for answer in said])
+    if winner is None:
         return {attempt.agent: None for attempt in attempts}
-    return {attempt.agent: float(attempt.answer == ranked[0][0]) for attempt in attempts}
+    return {
+        attempt.agent: float(attempt.answer is not None and stands[attempt.answer] == winner)
+        for attempt in attempts
+    }
 
 
 def win_shares(agents: Sequence[str], evaluations: Sequence[Evaluation]) -> Correctness:
@@ -67,15 +81,20 @@ class Labeller:
         labels: Who decides.
         problem: The problem.
         judge: The judge from outside, if any.
+        grader: Says which answers are equal in value, for majorities; None to go by numbers and
+            canonical forms.
     """
 
-    def __init__(self, labels: Labels, problem: Problem, judge: Judge | None) -> None:
+    def __init__(
+        self, labels: Labels, problem: Problem, judge: Judge | None, grader: Grader | None = None
+    ) -> None:
         if labels is Labels.AUTO:
             unknown = Labels.MAJORITY if judge is None else Labels.JUDGE
             labels = unknown if problem.answer is None else Labels.ANSWER
         self.labels = labels
         self._problem = problem
         self._judge = judge
+        self._opinions = Opinions(grader)
         self.evaluations: list[Evaluation] = []
         self.failures = 0
         self.error: str | None = None
@@ -86,10 +105,16 @@ class Labeller:
         known = self.labels is Labels.ANSWER and self._problem.answer is not None
         return truth(attempts) if known else None
 
+    def by_value(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """Return the attempts with one text for all answers that are equal in value."""
+        answers = [attempt.answer for attempt in attempts]
+        said = self._opinions.read(answers, self._problem.answer_kind)
+        return [replace(attempt, answer=one) for attempt, one in zip(attempts, said, strict=True)]
+
     def first(self, attempts: Sequence[Attempt]) -> Correctness:
         """Return the correctness of attempts just made; None where it is not known yet."""
         if self.labels is Labels.MAJORITY:
-            self._first = majority_correctness(attempts)
+            self._first = self._by_majority(attempts)
         elif self.labels is Labels.JUDGE and self._judge is not None:
             self._first = self._judged(self._judge, attempts)
         elif self.labels is Labels.ANSWER:
@@ -108,8 +133,9 @@ class Labeller:
         if self.labels is not Labels.PEERS:
             return {}
         agents = [attempt.agent for attempt in attempts]
+        alike = self.by_value(attempts)
         by_form = [
-            answer_standings(attempts, opinions(agents, form, evaluations, assessments))
+            answer_standings(alike, opinions(agents, form, evaluations, assessments))
             for form in FORMS
         ]
         self._first = {agent: mean(found[agent] for found in by_form) for agent in agents}
@@ -125,12 +151,14 @@ class Labeller:
         are in [-1, 1].
         """
         if self.labels is Labels.PEERS:
-            known = {attempt.answer: self._first[attempt.agent] for attempt in attempts}
-            change = _differences(self._first, {b.agent: known.get(b.answer) for b in finals})
+            alike = self.by_value([*attempts, *finals])
+            firsts, lasts = alike[: len(attempts)], alike[len(attempts) :]
+            known = {attempt.answer: self._first[attempt.agent] for attempt in firsts}
+            change = _differences(self._first, {b.agent: known.get(b.answer) for b in lasts})
             kept = {a.agent: 0.0 for a, b in zip(attempts, finals, strict=True) if a == b}
             return change | kept, change | kept
         if self.labels is Labels.MAJORITY:
-            before, after = majority_correctness(attempts, finals), majority_correctness(finals)
+            before, after = self._by_majority(attempts, finals), self._by_majority(finals)
             return _differences(self._first, after), _differences(before, after)
         if self.labels is Labels.JUDGE and self._judge is not None:
             if all(a.text == b.text for a, b in zip(attempts, finals, strict=True)):
@@ -140,6 +168,12 @@ class Labeller:
             return change, self._improved(self._judge, attempts, finals)
         change = _differences(self._first, truth(finals))
         return change, change
+
+    def _by_majority(
+        self, attempts: Sequence[Attempt], voters: Sequence[Attempt] | None = None
+    ) -> Correctness:
+        kind = self._problem.answer_kind
+        return majority_correctness(attempts, voters, kind=kind, opinions=self._opinions)
 
     def _judged(self, judge: Judge, attempts: Sequence[Attempt]) -> Correctness:
         evaluations, judgement = round_robin(judge, self._problem, attempts)

@@ -56,9 +56,11 @@ def settle(
     peer = peer_standings(agents, evaluations, assessments)
     standing = labeller.by_peers(attempts, evaluations, assessments)
     change, improvement = labeller.revised(attempts, revisions) if revisions else ({}, {})
+    truth = labeller.truth(attempts)
     skill = JudgingSkill(
-        attempts, labeller.truth(attempts), evaluations, assessments, self_judging=self_judging
-    )
+        labeller.by_value(attempts) if truth is None else attempts,  # the consensus is on answers
+        truth, evaluations, assessments, self_judging=self_judging,
+    )  # fmt: skip
     skills: dict[str, list[float]] = {agent: [] for agent in agents}
     readable = dict.fromkeys(agents, False)
     settled: list[Turn] = []

@@ -108,6 +108,27 @@ class Grader:
         seconds = time.perf_counter() - start
         return Grade(correct, reading.answer, status, seconds, reading.rule, strict)
 
+    def same(self, first: str, second: str, kind: AnswerKind) -> GradeStatus:
+        """Compare two answers that were read from replies, as if the first were the known one.
+
+        Args:
+            first: An answer in canonical form, as in `Grade.extracted`.
+            second: Another.
+            kind: How they are compared.
+
+        Returns:
+            CORRECT if they are equal in value, WRONG if not, and TIMED_OUT, UNREADABLE or
+            SEVERAL where that cannot be said.
+
+        Raises:
+            WorkerError: If a worker process is needed and does not start.
+        """
+        gold, answer = canonical_answer(first, kind), canonical_answer(second, kind)
+        if gold is None or answer is None:
+            return GradeStatus.UNREADABLE
+        problem = Problem("", "", first, kind)
+        return self._status(problem, AnswerReading(answer, None, ReplyStatus.OK))
+
     def grade_many(self, pairs: Iterable[tuple[Problem, str]]) -> list[Grade]:
         """Grade several replies, with all workers at once; see `grade`.
 

@@ -11,10 +11,10 @@ LLM-as-a-Judge with MT-Bench and Chatbot Arena" (arXiv 2306.05685).
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from populora_env.grading import Grader
 from populora_env.records import (
     Assessment,
     Attempt,
@@ -24,10 +24,12 @@ from populora_env.records import (
     Transcript,
 )
 from populora_env.skill import mean
+from populora_env.votes import Opinions, majority
 
 OVERALL = "overall"  # all agents' judgements together
 OUTSIDE = "outside"  # those of the judge outside the population, which are not part of OVERALL
 MIN_POINTS = 3  # fewest data points of a correlation
+MOST_COMPARISONS = 500  # of formulas, by `majority_figures`: seconds, however long a run is
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,28 +154,50 @@ def judge_statistics(transcripts: Iterable[Transcript]) -> dict[str, JudgeStatis
     return found
 
 
-def majority_figures(transcripts: Iterable[Transcript]) -> MajorityFigures:
+def majority_figures(
+    transcripts: Iterable[Transcript], grader: Grader | None = None
+) -> MajorityFigures:
     """Return how often the most frequent final answer is right.
 
-    Answers are compared as they were read, in canonical form. Episodes in which not every attempt
-    was graded are left out.
+    Answers that are equal in value are one (`votes.Opinions`); formulas are compared at most
+    `MOST_COMPARISONS` times in all. Episodes in which not every attempt was graded are left out.
+
+    Args:
+        transcripts: Finished episodes.
+        grader: Used and left open; None for one that is closed at the end.
+
+    Raises:
+        WorkerError: If a formula has to be compared and the grader's process does not start.
     """
+    own = None if grader is not None else Grader()
+    opinions = Opinions(grader or own, MOST_COMPARISONS)
     shares: list[float] = []
     decided = right = hard = misled = 0
-    for transcript in transcripts:
-        attempts = transcript.final_attempts
-        known = [_right(attempt) for attempt in attempts]
-        if not known or None in known:
-            continue
-        shares.append(sum(map(bool, known)) / len(known))
-        hard += shares[-1] < 0.5
-        majority = _majority(attempts)
-        if majority is None:
-            continue
-        correct = any(_right(entry) for entry in attempts if entry.answer == majority)
-        decided += 1
-        right += correct
-        misled += shares[-1] < 0.5 and not correct
+    try:
+        for transcript in transcripts:
+            attempts = transcript.final_attempts
+            known = [_right(attempt) for attempt in attempts]
+            if not known or None in known:
+                continue
+            shares.append(sum(map(bool, known)) / len(known))
+            hard += shares[-1] < 0.5
+            correct = [bool(entry) for entry in known]
+            votes = opinions.read(
+                [attempt.answer for attempt in attempts], transcript.problem.answer_kind, correct,
+                for_winner=True,
+            )  # fmt: skip
+            winner = majority(votes)
+            if winner is None:
+                continue
+            good = winner in {
+                vote for vote, is_right in zip(votes, correct, strict=True) if is_right
+            }
+            decided += 1
+            right += good
+            misled += shares[-1] < 0.5 and not good
+    finally:
+        if own is not None:
+            own.close()
     return MajorityFigures(len(shares), decided, right, mean(shares), hard, misled)
 
 
@@ -241,14 +265,6 @@ def _agreement(pair: _Pair) -> float | None:
     if preference is None or first is None or second is None or first == second:
         return None
     return preference.points if first else 1 - preference.points
-
-
-def _majority(attempts: Iterable[Attempt]) -> str | None:
-    votes = Counter(attempt.answer for attempt in attempts if attempt.answer is not None)
-    ranked = votes.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
-        return None
-    return ranked[0][0]
 
 
 def _correlation(points: Sequence[tuple[float, float]]) -> float | None:

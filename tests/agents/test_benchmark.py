@@ -8,6 +8,7 @@ from tokenizers.processors import TemplateProcessing
 
 from agents import FunctionPolicy
 from agents.benchmark import Entrant, Sampling, benchmark
+from agents.evaluate import evaluate
 from agents.population import LoraPopulation
 from agents.reply_log import ReplyLog, ReplyLogError
 from populora_env.fewshot import prompt_preset
@@ -258,3 +259,52 @@ def test_replies_reach_the_disk_as_they_are_told(tmp_path):
     result = benchmark(Teller(), problems[11:], log=ReplyLog(tmp_path / "replies.jsonl"))
     assert result.main.accuracy["agent_0"].value == 1.0
     assert len(ReplyLog(tmp_path / "replies.jsonl")) == 19
+
+
+class Says:
+    """Says what a mapping holds for each agent."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def act(self, requests):
+        return [self.texts[request.agent] for request in requests]
+
+
+ROOT = Problem.create("x = ?", r"2\sqrt3", "math")
+ROOTS = {
+    "agent_0": r"\boxed{\sqrt{12}}",
+    "agent_1": r"\boxed{2\sqrt{3}}",
+    "agent_2": r"\boxed{5}",
+    "agent_3": r"\boxed{5}",
+    "agent_4": r"\boxed{\frac{10}{2}}",
+    "base": r"\boxed{5}",
+}
+
+
+@pytest.mark.parametrize(
+    ("agents", "vote"), [((0, 1, 2), 1.0), ((0, 1, 2, 3), 0.5), ((0, 1, 2, 3, 4), 0.0)]
+)
+def test_answers_equal_in_value_vote_together(agents, vote):
+    names = [f"agent_{n}" for n in agents]
+    who = [Entrant("base", apart=True), *map(Entrant, names)]
+    found = benchmark(Says(ROOTS), [ROOT], who).main
+    assert found.vote.value == vote
+    assert found.changes.base == "base"
+    assert found.changes.vote.value == vote
+    assert found.changes.accuracy["agent_1"].value == 1
+    assert found.pairs["agent_0|agent_1"] == 1
+    measured = evaluate(Says(ROOTS), [ROOT], agents=names)
+    assert (measured.vote, measured.votes) == (vote, (vote,))
+
+
+def test_wrong_answers_equal_in_value_vote_together_too():
+    problem = Problem.create("x = ?", "7", "math")
+    found = benchmark(
+        Says({**ROOTS, "agent_4": r"\boxed{7}"}),
+        [problem],
+        ["agent_0", "agent_1", "agent_4"],
+    ).main
+    assert found.vote.value == 0  # 1/3 if the two roots were two opinions
+    assert found.pairs["agent_0|agent_1"] == 1
+    assert found.agreement == pytest.approx(1 / 3)

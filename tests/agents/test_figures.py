@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from agents.figures import Estimate, Mark, agreement, difference, elected, figures, pass_at_k
+from agents.figures import Estimate, Mark, agreement, difference, figures, pass_at_k
 
 
 def marks(text, gold="1"):
@@ -40,28 +40,6 @@ def test_mean_best_and_answered():
 
 def test_best_of_equals_is_the_first():
     assert figures({"a": marks("12"), "b": marks("21")}, ["a", "b"]).best == "a"
-
-
-@pytest.mark.parametrize(
-    ("answers", "weights", "winner"),
-    [
-        (["2", "1", "1"], None, "1"),
-        (["2", "1"], None, "1"),  # a tie goes by the text, whoever is first
-        (["1", "2"], None, "1"),
-        ([None, None, "3"], None, "3"),
-        ([None, None], None, None),
-        ([], None, None),
-        (["2", "1", "1"], [3.0, 1.0, 1.0], "2"),
-        (["2", "1", "1"], [2.0, 1.0, 1.0], "1"),
-        (["2", "1", "1"], [1.9, 1.0, 1.0], "1"),
-        (["2", "1"], [0.0, 0.5], "1"),
-        (["2"], [0.0], None),
-        # 0.1 + 0.2 + 0.3 is 0.3 + 0.2 + 0.1, whatever the order
-        (["2", "2", "2", "1", "1", "1"], [0.1, 0.2, 0.3, 0.3, 0.2, 0.1], "1"),
-    ],
-)
-def test_who_is_elected(answers, weights, winner):
-    assert elected(answers, weights) == winner
 
 
 def test_votes_with_and_without_weights():
@@ -147,3 +125,28 @@ def test_a_tie_earns_what_drawing_one_of_its_answers_would():
 def test_equal_values_have_no_standard_error():
     assert Estimate.of([0.1] * 7).standard_error == 0
     assert Estimate.of([1.0]).standard_error == 0
+
+
+def test_right_answers_are_one_opinion_however_written():
+    agents = {
+        "a": [[Mark("1/2", True)]], "b": [[Mark("0.5", True)]],
+        "c": [[Mark("3", False)]], "d": [[Mark("3", False)]], "e": [[Mark(r"\\frac12", True)]],
+    }  # fmt: skip
+    assert figures(agents, list("abcde")).vote.value == 1
+    assert figures(agents, list("abcd")).vote.value == 0.5
+    assert figures(agents, list("acd")).vote.value == 0
+
+
+def test_everybody_is_compared_with_the_base_problem_by_problem():
+    agents = {"base": marks("1222"), "a": marks("1112"), "b": marks("1122"), "c": marks("2212")}
+    found = figures(agents, list("abc"), {"a": 5.0, "b": 1.0, "c": 1.0}, "base").changes
+    assert found.base == "base"
+    assert list(found.accuracy) == ["a", "b", "c"]
+    # base 1000, a 1110: differences 0 1 1 0
+    assert found.accuracy["a"] == Estimate(0.5, pytest.approx(math.sqrt(4 * 0.25 / 3 / 4)))
+    assert found.accuracy["c"].value == 0  # -1 0 1 0
+    assert found.accuracy["c"].standard_error == pytest.approx(math.sqrt(2 / 3 / 4))
+    assert found.vote == found.accuracy["a"]  # 1 1 1 0 less 1 0 0 0
+    assert found.weighted_vote == found.accuracy["a"]
+    assert found.mean.value == pytest.approx((2 / 3 + 2 / 3 + 2 / 3) / 4 - 1 / 4 + 0)
+    assert figures(agents, list("abc")).changes is None

@@ -279,10 +279,23 @@ class TestMajority:
         assert majority_figures([]).right_rate is None
         assert majority_figures([]).accuracy is None
 
-    def test_answers_that_are_right_in_several_forms_may_lose_without_being_hard(self):
-        attempts = [attempt("w", "1/2", correct=True), attempt("x", "0.50", correct=True)]
-        attempts += [attempt("y", "3"), attempt("z", "3")]
-        assert majority_figures([episode(attempts)]) == MajorityFigures(1, 1, 0, 0.5, 0, 0)
+    def test_answers_that_are_right_in_several_forms_are_one(self):
+        right = [attempt("w", "1/2", correct=True), attempt("x", "0.50", correct=True)]
+        wrong = [attempt("y", "3"), attempt("z", "3")]
+        assert majority_figures([episode(right + wrong)]) == MajorityFigures(1, 0, 0, 0.5, 0, 0)
+        assert majority_figures([episode(right + wrong[:1])]) == MajorityFigures(
+            1, 1, 1, pytest.approx(2 / 3), 0, 0
+        )
+
+    def test_wrong_formulas_that_are_equal_are_one(self):
+        problem = Problem.create("x =", "7", "math")
+        attempts = [
+            attempt("w", r"2\sqrt3"),
+            attempt("x", r"\sqrt{12}"),
+            attempt("y", "7", correct=True),
+        ]
+        figures = majority_figures([replace(episode(attempts), problem=problem)])
+        assert figures == MajorityFigures(1, 1, 0, pytest.approx(1 / 3), 1, 1)
 
     def test_the_last_word_counts(self):
         before = [attempt("x", "41"), attempt("y", "41")]
