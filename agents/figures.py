@@ -51,6 +51,25 @@ class Estimate:
         spread = 0.0 if array.min() == array.max() else float(array.std(ddof=1))
         return cls(float(array.mean()), spread / math.sqrt(len(array)))
 
+    def error_text(self) -> str:
+        """Return the error as ``0.044``; nothing where it would read as if the mean were exact."""
+        shown = f"{self.standard_error:.3f}"
+        return shown if math.isfinite(self.standard_error) and float(shown) > 0 else ""
+
+    def text(self, form: str = ".3f", *, short: bool = False) -> str:
+        """Return it as ``0.523 ± 0.044``, or short as ``0.523 ±.044``.
+
+        The error is left out where none can be told; see `error_text`.
+
+        Args:
+            form: How the mean is written; ``+.3f`` for a difference.
+            short: For narrow columns.
+        """
+        error = self.error_text()
+        if not error:
+            return f"{self.value:{form}}"
+        return f"{self.value:{form}} ±" + (error.removeprefix("0") if short else f" {error}")
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:

@@ -23,6 +23,7 @@ from agents.plain_files import write_whole
 from agents.population import LoraPopulation
 from agents.reply_log import ReplyLog
 from evolution.bench_tables import (
+    changes_table,
     comparison,
     forgetting_table,
     heading,
@@ -272,6 +273,9 @@ def _measure(
             raise UsageError(str(error)) from error
     console.print("\n" + heading(result), soft_wrap=True)
     console.print(result_table(result))
+    changes = changes_table(result)
+    if changes is not None:
+        console.print(changes)
     for line in totals_lines(result):
         console.print(line, soft_wrap=True)
     return result

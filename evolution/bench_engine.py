@@ -256,9 +256,10 @@ def table(figures: Sequence[Figure]) -> Table:
         if spread is None:
             made.add_row(figure.what, "", said, figure.reason)
             continue
+        half = (spread.high - spread.low) / 2
         made.add_row(
             figure.what,
-            f"{_number(spread.median)} ±{_number((spread.high - spread.low) / 2)}",
+            _number(spread.median) + (f" ±{_number(half)}" if half > 0 else ""),
             said,
             target.verdict(spread.median) if target else "",
         )

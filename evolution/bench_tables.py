@@ -1,12 +1,12 @@
 """Results of a benchmark as tables that fit 80 columns."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from agents.benchmark import BenchmarkResult
-from agents.figures import Estimate, Mark, difference
+from agents.figures import Changes, Estimate, Mark, difference
 from agents.population import BASE
 
 _SHORT = {
@@ -14,6 +14,7 @@ _SHORT = {
     "gsm8k-flexible": "gsm8k flex.",
 }  # fmt: skip
 _NAME_WIDTH = 20
+_RULES_BESIDE = 2  # most rules of extraction beside which a column of differences fits
 _SPEC_WIDTH = 26
 
 
@@ -26,25 +27,71 @@ def heading(result: BenchmarkResult) -> str:
 
 
 def result_table(result: BenchmarkResult) -> Table:
-    """Return a row for every entrant and for the population's mean, best and votes."""
-    table = Table(caption="accuracy ± s.e.; the best is chosen on these very problems")
+    """Return a row for every entrant and for the population's mean, best and votes.
+
+    Where an agent is measured beside the population, every row says how much better it is, paired
+    by problem, under the main rule; with many rules that is a table of its own, `changes_table`.
+    """
+    changes = None if len(result.figures) > _RULES_BESIDE else result.main.changes
+    caption = "accuracy ± s.e.; the best is chosen on these very problems"
+    table = Table(caption=caption if changes is None else f"{caption}\n{_changes_words(changes)}")
     table.add_column("who", max_width=_NAME_WIDTH, overflow="fold")
     for rule in result.figures:
         table.add_column(_SHORT.get(rule, rule), justify="right", no_wrap=True)
-
-    entries = list(result.figures.values())
-    for entrant in result.entrants:
-        row = [estimate_text(entry.accuracy[entrant.name]) for entry in entries]
-        table.add_row(entrant.name, *row)
-    if sum(not entrant.apart for entrant in result.entrants) > 1:
-        table.add_section()
-        table.add_row("mean", *(estimate_text(entry.mean) for entry in entries))
-        best = [entry.accuracy[result.main.best] for entry in entries]
-        table.add_row(f"best ({result.main.best})", *map(estimate_text, best))
-        table.add_row("majority vote", *(estimate_text(entry.vote) for entry in entries))
-        if result.main.weighted_vote is not None:
-            table.add_row("vote by rating", *(estimate_text(e.weighted_vote) for e in entries))
+    if changes is not None:
+        table.add_column(f"vs {changes.base}", justify="right", no_wrap=True)
+    for name, estimates, change, starts in _rows(result):
+        if starts:
+            table.add_section()
+        beside = [] if changes is None else [_change_text(change)]
+        table.add_row(name, *map(estimate_text, estimates), *beside)
     return table
+
+
+def changes_table(result: BenchmarkResult) -> Table | None:
+    """Return every row's paired difference; None if there is none or `result_table` has it."""
+    changes = result.main.changes
+    if changes is None or len(result.figures) <= _RULES_BESIDE:
+        return None
+    rule = result.preset.extractions[0]
+    table = Table(caption=_changes_words(changes))
+    table.add_column("who", max_width=_NAME_WIDTH, overflow="fold")
+    table.add_column(f"vs {changes.base}, {_SHORT.get(rule, rule)}", justify="right", no_wrap=True)
+    for name, _, change, starts in _rows(result):
+        if starts:
+            table.add_section()
+        if name != changes.base:
+            table.add_row(name, _change_text(change))
+    return table
+
+
+def _rows(
+    result: BenchmarkResult,
+) -> Iterator[tuple[str, list[Estimate | None], Estimate | None, bool]]:
+    """Yield a row's name, estimate under each rule, change, and whether it starts a section."""
+    entries, changes = list(result.figures.values()), result.main.changes
+    single = {} if changes is None else changes.accuracy
+    for entrant in result.entrants:
+        own = [entry.accuracy[entrant.name] for entry in entries]
+        yield entrant.name, [*own], single.get(entrant.name), False
+    if sum(not entrant.apart for entrant in result.entrants) < 2:
+        return
+    best = result.main.best
+    yield "mean", [entry.mean for entry in entries], changes and changes.mean, True
+    leading = [entry.accuracy[best] for entry in entries]
+    yield f"best ({best})", [*leading], single.get(best), False
+    yield "majority vote", [entry.vote for entry in entries], changes and changes.vote, False
+    if result.main.weighted_vote is not None:
+        weighted = [entry.weighted_vote for entry in entries]
+        yield "vote by rating", weighted, changes and changes.weighted_vote, False
+
+
+def _changes_words(changes: Changes) -> str:
+    return f"vs {changes.base}: difference ± s.e., paired by problem"
+
+
+def _change_text(change: Estimate | None) -> str:
+    return "" if change is None else change.text("+.3f", short=True)
 
 
 def totals_lines(result: BenchmarkResult) -> list[str]:
@@ -111,15 +158,11 @@ def forgetting_table(results: Sequence[BenchmarkResult], outside: Collection[str
             trained,
             f"{change['base']:.3f}",
             f"{change['mean']:.3f}",
-            f"{change['change']:+.3f} ± {change['standard_error']:.3f}",
+            Estimate(change["change"], change["standard_error"]).text("+.3f"),
         )
     return table
 
 
 def estimate_text(estimate: Estimate | None) -> str:
     """Return an estimate as ``0.523 ±.044``, without an error where none can be told."""
-    if estimate is None:
-        return ""
-    if estimate.standard_error == 0:  # all values are equal, which is no exactness
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ±{estimate.standard_error:.3f}".replace("±0.", "±.")
+    return "" if estimate is None else estimate.text(short=True)

@@ -18,6 +18,7 @@ from rich.console import Console
 from agents.learners import LearnerConfig, PolicyGradient, Sample
 from agents.linear import Products
 from agents.models import BaseModel, load_base
+from agents.plain_files import write_whole
 from agents.population import LoraPopulation
 from evolution import mutation
 from evolution.distill_measure import DISTILLED, MERGED, figures, measure, plain_bar, table
@@ -273,6 +274,4 @@ def train(
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    work = folder / ".distill.json.tmp"
-    work.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    work.replace(folder / "distill.json")
+    write_whole(folder / "distill.json", json.dumps(record, indent=1) + "\n")

@@ -100,12 +100,13 @@ def table(right: Mapping[str, Sequence[float]], best: str, size: int) -> Table:
     )  # fmt: skip
     for name, who, count in rows:
         row = found[name]
-        change = f"{row['change']:+.3f} ±{row['change_standard_error']:.3f}"
+        change = Estimate(row["change"], row["change_standard_error"])
+        own = Estimate(row["accuracy"], row["standard_error"])
         made.add_row(
             who,
             str(count),
-            f"{row['accuracy']:.3f} ±{row['standard_error']:.3f}",
-            "" if name == BASE else change,
+            own.text(short=True),
+            "" if name == BASE else change.text("+.3f", short=True),
         )
     return made
 

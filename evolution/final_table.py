@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.evaluate import AgentScore, EvaluationResult, evaluate
+from agents.figures import Estimate
 from agents.population import BASE
 from evolution.bars import Bars
 from evolution.checkpoint import RunFolder
@@ -112,7 +113,7 @@ def _table(
         table.add_row(
             name,
             f"{accuracy:.3f}",
-            "" if error is None else f"{error:.3f}",
+            "" if error is None else Estimate(accuracy, error).error_text(),
             "" if name == BASE else f"{accuracy - start:+.3f}",
             standing,
         )
@@ -121,7 +122,7 @@ def _table(
     standings = zip(manager.standing.tolist(), manager.standing_errors.tolist(), strict=True)
     for agent, (standing, error) in zip(manager.population.agents, standings, strict=True):
         score = agents.scores[agent]
-        row(agent, score.accuracy, score.standard_error, f"{standing:.3f} ± {error:.3f}")
+        row(agent, score.accuracy, score.standard_error, Estimate(standing, error).text())
     table.add_section()
     taken = "" if champion.generation == manager.generation else f", gen. {champion.generation}"
     row(f"champion ({champion.agent}{taken})", best.accuracy, best.standard_error)

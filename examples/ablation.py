@@ -295,14 +295,15 @@ def operators(
 
 
 def mean_and_error(values: Sequence[float], form: str = ".3f") -> str:
-    """Mean ± standard error of what is known; a single value has no error."""
+    """Mean ± standard error of what is known; a single value, or equal ones, have no error."""
     known = np.array([value for value in values if np.isfinite(value)])
     if not len(known):
         return ""
     if len(known) == 1:
         return f"{known[0]:{form}}"
     error = known.std(ddof=1) / len(known) ** 0.5
-    return f"{known.mean():{form}} ± {error:.3f}"
+    shown = f"{error:.3f}"
+    return f"{known.mean():{form}}" + (f" ± {shown}" if float(shown) else "")
 
 
 def show(scale: Scale, cells: dict[str, dict[str, Any]], console: Console) -> None:

@@ -194,7 +194,7 @@ def length_drift(
     better = truth is not None and truth.rises
     said = (
         f"replies went from {start:.0f} to {end:.0f} characters ({ratio - 1:+.0%}; "
-        f"{fit.slope:+.2g} ± {per:.2g} per generation)"
+        f"{fit.slope:+.2g}{f' ± {per:.2g}' if per > 0 else ''} per generation)"
     )
     verdict = Verdict.FINE
     if fit.rises and ratio > MUCH_LONGER and not better:
@@ -293,7 +293,7 @@ def _below(gain: Estimate) -> bool:
 
 
 def _estimate(estimate: Estimate) -> str:
-    return f"{estimate.value:+.3f} ± {estimate.standard_error:.3f}"
+    return estimate.text("+.3f")
 
 
 def _sentence(text: str) -> str:

@@ -142,12 +142,13 @@ def add_held_out(
                        hovertemplate="%{y:.3f}")
         )  # fmt: skip
     if held_out is not None and held_out.after:
-        error = held_out.best.standard_error
+        best = held_out.best
+        error = best.standard_error
         figure.add_trace(
             go.Scatter(x=[held_out.after - 1], y=[held_out.best.value], mode="markers",
                        name="held out: best", marker={"color": RED, "size": 11, "symbol": "star"},
                        error_y={"array": [error], "color": RED, "thickness": 1.5},
-                       hovertemplate=f"%{{y:.3f}} ± {error:.3f}")
+                       hovertemplate=best.text())
         )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """The report's sections on a population's members: descent, games, judging, and what they wrote."""
 
+import math
+
 from evolution.reporting.examples import Example
 from evolution.reporting.figures import Chart, judging_chart, matrix_chart
 from evolution.reporting.findings import Findings
@@ -98,6 +100,13 @@ def judges_section(found: Findings, charts: list[Chart]) -> str:
     return section("judges", "Judges", *parts)
 
 
+def _share_error(share: float | None, pairs: int) -> float | None:
+    """Return the standard error of a share of pairs; None where it would be 0, as if exact."""
+    if share is None or pairs < 2:
+        return None
+    return math.sqrt(max(share * (1 - share), 0.0) / (pairs - 1)) or None
+
+
 def _judged(entry: JudgeStatistics) -> dict[str, Cell]:
     share, pairs = entry.agreement, entry.agreement_pairs
     return {
@@ -110,7 +119,7 @@ def _judged(entry: JudgeStatistics) -> dict[str, Cell]:
         "length r, scores": entry.score_length_correlation,
         "own - peers": entry.own_peer_gap,
         "agrees with truth": share,
-        "s.e.": None if share is None else (share * (1 - share) / pairs) ** 0.5,
+        "s.e.": _share_error(share, pairs),
         "pairs with a truth": pairs,
         "score if right": entry.right_score,
         "score if wrong": entry.wrong_score,

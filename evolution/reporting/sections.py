@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agents.figures import Estimate
 from evolution.changes import read_changes
 from evolution.reporting.audits import Audit, Verdict
 from evolution.reporting.data import Series
@@ -151,17 +152,21 @@ def _held_out_words(found: Findings) -> str:
             "unless told --held-out 0."
         )
     clear = abs(held.gain.value) > 2 * held.gain.standard_error
+    said = (
+        f"That is {'more' if clear else 'no more'} than two standard errors from 0."
+        if held.gain.error_text()
+        else "Its standard error cannot be told, as it is the same on every problem."
+    )
     stale = ""
     if held.after is not None and held.after != found.run.generations[-1] + 1:
         stale = f" This was measured after {held.after} generations, before the run went on."
     return (
         f"On {held.problems} held-out problems the best agent by standing"
         + (f" ({held.best_agent})" if held.best_agent else "")
-        + f" solves {held.best.value:.3f} ± {held.best.standard_error:.3f}, the base "
-        f"{held.base.value:.3f} ± {held.base.standard_error:.3f}: a difference of "
-        f"{held.gain.value:+.3f} ± {held.gain.standard_error:.3f}"
+        + f" solves {held.best.text()}, the base {held.base.text()}: a difference of "
+        + held.gain.text("+.3f")
         + (", paired by problem" if held.paired else "")
-        + f". That is {'more' if clear else 'no more'} than two standard errors from 0.{stale}"
+        + f". {said}{stale}"
     )
 
 
@@ -223,7 +228,9 @@ def _numbers(found: Findings) -> str:
     columns = {name: run.mean(name) for name in _CURVES if run.recorded(name) is not None}
     columns |= {n: run.mean(n) for n in ("bonus", "vendi") if run.recorded(n) is not None}
     if found.accuracy_error is not None:
-        columns["s.e. of accuracy"] = found.accuracy_error
+        # 0 where all agents' accuracies are equal, which is no exactness
+        error = found.accuracy_error
+        columns["s.e. of accuracy"] = np.where(error < 0.0005, np.nan, error)
     if found.identical is not None:
         columns["identical"] = found.identical
     rows: list[list[Cell]] = []
@@ -240,9 +247,9 @@ def _measured(found: Findings) -> str:
     if held is None:
         parts.append(paragraph(NOT_RECORDED))
     else:
-        rows: list[list[Cell]] = [["base", held.base.value, held.base.standard_error, None]]
+        rows: list[list[Cell]] = [["base", held.base.value, _error(held.base), None]]
         for name, own in held.agents.items() or [(held.best_agent or "best", held.best)]:
-            rows.append([name, own.value, own.standard_error, _change(own.value, held)])
+            rows.append([name, own.value, _error(own), _change(own.value, held)])
         if held.vote is not None:
             rows.append(["majority vote", held.vote, None, _change(held.vote, held)])
         caption = (
@@ -261,12 +268,17 @@ def _measured(found: Findings) -> str:
         changes = sorted(found.bench.changes, key=lambda change: change.outside)
         rows = [
             [c.task, "no" if c.outside else "yes", c.problems, c.base, c.mean,
-             f"{c.change.value:+.3f}", c.change.standard_error]
+             f"{c.change.value:+.3f}", _error(c.change)]
             for c in changes
         ]  # fmt: skip
         names = ["task", "trained on", "problems", "base", "mean", "change", "s.e."]
         parts.append(table(caption, names, rows))
     return section("measured", "Held-out accuracy", *parts)
+
+
+def _error(estimate: Estimate) -> float | None:
+    """Return a standard error; None where it would be shown as 0."""
+    return estimate.standard_error if estimate.error_text() else None
 
 
 def _change(accuracy: float, held: HeldOut) -> str:

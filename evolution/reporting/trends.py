@@ -56,7 +56,8 @@ class Trend:
         return 1e-9 * (abs(self.start) + abs(self.end) + 1e-3)
 
     def __str__(self) -> str:
-        return f"{self.change:+.3g} ± {self.standard_error:.2g}"
+        error = f" ± {self.standard_error:.2g}" if self.standard_error > self._rounding else ""
+        return f"{self.change:+.3g}{error}"
 
 
 def trend(generations: Sequence[int], values: ArrayLike) -> Trend | None:

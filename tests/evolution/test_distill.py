@@ -304,3 +304,16 @@ def test_scripted_replies_without_a_right_answer_are_refused(saved, capsys, tmp_
     assert main(["distill", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
     assert "none of its replies is known to be right" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_record_follows_no_links(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in (".distill.json.tmp", "distill.json"):
+        (folder / name).symlink_to(victim)
+    distill._write(folder, {"run": "a"})
+    assert victim.read_text() == "mine"
+    assert json.loads((folder / "distill.json").read_text()) == {"run": "a"}
+    assert not (folder / "distill.json").is_symlink()
