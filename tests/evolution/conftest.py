@@ -1,4 +1,4 @@
-"""Many tests here build peers of PEFT, optimisers of TRL or layers of PyTorch."""
+"""Many tests here build peers of PEFT, optimisers of TRL, layers of PyTorch, or add operators."""
 
 import pytest
 
@@ -6,3 +6,22 @@ import pytest
 @pytest.fixture(autouse=True)
 def _seeded(shared_generators):
     """Such libraries draw first weights from the shared generators: every test begins them anew."""
+
+
+@pytest.fixture(autouse=True)
+def _own_operators_are_forgotten(monkeypatch):
+    """What a test adds to a registry is not there for the next one."""
+    from evolution.operators import Operators
+
+    add, added = Operators.add, []
+
+    def noted(self, name, **ranges):
+        added.append((self, name))
+        return add(self, name, **ranges)
+
+    monkeypatch.setattr(Operators, "add", noted)
+    yield
+    for operators, name in added:
+        # A module of ours that the test was the first to import stays registered.
+        if name in operators and not operators[name].__module__.startswith("evolution."):
+            del operators._known[name]

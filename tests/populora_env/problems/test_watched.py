@@ -1,7 +1,8 @@
 """Procedural parameters that would take for ever, or all the memory."""
 
 import os
-import resource
+import subprocess
+import sys
 import threading
 import time
 
@@ -43,7 +44,24 @@ def test_items_without_end_are_refused_in_time(spec):
     assert said.startswith(f"procedural:{spec.split('(')[0]}(")
     assert "must be at most" in said or "make its parameters smaller" in said
     assert "\n" not in said
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.3 * 2**20  # KiB
+
+
+def test_items_without_end_take_little_memory():
+    # In a process of its own, whose only children are those that draw items.
+    code = """
+import resource
+from populora_env import load_problems
+from populora_env.problems import ProblemSpecError
+for spec in ("binary_matrix(min_n=10000,max_n=10000)", "maze(max_grid_size=9999)"):
+    try:
+        load_problems(f"procedural:{spec}")
+    except ProblemSpecError:
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    taken = [int(line) for line in ran.stdout.split()]
+    assert len(taken) == 2, ran.stderr
+    assert max(taken) < 1.3 * 2**20  # KiB
 
 
 def test_a_watched_item_is_the_same_as_one_that_is_not():
