@@ -94,6 +94,7 @@ def test_evaluate_a_population_and_its_base(population):
     assert all(len(score.replies) == 4 for score in result.scores.values())
 
 
+@pytest.mark.slow
 def test_real_model_stays_a_working_model_after_the_spread(smollm):
     from evolution.config import EvolutionConfig
     from evolution.mutation import spread
