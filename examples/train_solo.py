@@ -8,6 +8,7 @@ import re
 import gymnasium
 import numpy as np
 
+from agents.figures import Estimate
 from populora_env import RewardWeights, load_problems
 from populora_env.gym import ENV_ID
 from populora_env.keys import generator
@@ -54,8 +55,9 @@ def play(env, policy, rng):
 def report(title, policy):
     played = [play(fresh, policy, generator(title, episode)) for episode in range(300)]
     both = np.array([(sum(paid.values()), correct) for _, paid, correct in played])
-    (gain, right), (e, f) = both.mean(axis=0), both.std(axis=0) / len(both) ** 0.5
-    print(f"{title}: return {gain:.3f} ± {e:.3f}, accuracy {right:.3f} ± {f:.3f}")
+    (gain, right), (e, f) = both.mean(axis=0), both.std(axis=0, ddof=1) / len(both) ** 0.5
+    gain, right = Estimate(gain, e).text(), Estimate(right, f).text()
+    print(f"{title}: return {gain}, accuracy {right}")
 
 
 spec = "procedural:chain_sum(max_terms=2,max_digits=1)"

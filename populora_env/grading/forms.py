@@ -28,6 +28,7 @@ _OPEN_ENDED = re.compile(
 )
 _DECIMALS = re.compile(r"[0-9]\.([0-9]+)")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+")
+_VARIABLE_LAST = re.compile(r"((?:(?!\\(?:le|ge|ne|approx|to)(?![a-zA-Z]))[^=<>,])+)=\s*([a-zA-Z])")
 _COMMAND = re.compile(r"\\[A-Za-z]+\s?(?:\{[A-Za-z ]*\})?|(?<![A-Za-z])[ei](?![A-Za-z])")
 _LETTER = re.compile(r"[A-Za-z]")
 _BOTH_SIGNS = re.compile(r"\\pm(?![A-Za-z])\s?")
@@ -120,6 +121,14 @@ def sides(expression: str) -> list[str]:
         parts = parts[1:]
     plain = all(part and not _LETTER.search(_COMMAND.sub(" ", part)) for part in parts)
     return parts if len(parts) > 1 and plain else [expression]
+
+
+def variable_first(expression: str) -> str:
+    """Return ``x = 5`` of ``5 = x``; other expressions as they are."""
+    found = _VARIABLE_LAST.fullmatch(expression.strip())
+    if found is None or _VARIABLE.fullmatch(found[1].strip()):
+        return expression
+    return f"{found[2]} = {found[1].strip()}"
 
 
 def members(expression: str) -> list[str] | None:

@@ -26,6 +26,7 @@ from populora_env.grading.forms import (
     members,
     settle,
     sides,
+    variable_first,
     without_estimate,
 )
 from populora_env.grading.notation import to_latex
@@ -198,7 +199,7 @@ class Grader:
         # Of "\\$5" the canonical form has lost what it counts.
         gold, answer = to_latex(gold if known is None else written), to_latex(answer)
         answer = without_estimate(words.without_label(gold, answer))
-        gold, answer = both_signs(gold), both_signs(answer)
+        gold, answer = both_signs(variable_first(gold)), both_signs(variable_first(answer))
         status = self._compare(gold, answer)
         if status is GradeStatus.WRONG:
             hedged = words.is_choice(gold) and len(words.offered(answer)) > 1

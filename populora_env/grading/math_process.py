@@ -75,6 +75,7 @@ def _numbers_agree(left: Any, right: Any, _places: int, _precision: int) -> bool
         return False
     if left.free_symbols or right.free_symbols:
         return False
+    endless = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
     decimals = [isinstance(side, sympy.Float) for side in (left, right)]
     left, right = (
         side.xreplace({part: _exact(part) for part in side.atoms(sympy.Float)}).doit()
@@ -82,6 +83,8 @@ def _numbers_agree(left: Any, right: Any, _places: int, _precision: int) -> bool
     )
     if left == right:
         return True
+    if any(side.has(*endless) for side in (left, right)):
+        return False  # infinity less anything is infinity, which is no small difference
     if left.is_Rational and right.is_Rational and not any(decimals):
         return False
     for decimal, other, written in ((left, right, decimals[0]), (right, left, decimals[1])):
