@@ -45,6 +45,22 @@ def drawn_from(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
     return [name for name, state in after.items() if state != before[name]]
 
 
+def memory_peak() -> int:
+    """The most bytes that this process ever held.
+
+    Not `ru_maxrss`: that begins with what the process held that started this one.
+    """
+    with open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+
+
+def forget_memory_peak() -> int:
+    """Let the peak begin anew, with the bytes held now; return them."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return memory_peak()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def tyro_draws_nothing():
     """Under pytest, and only there, tyro draws whether to check its cache."""

@@ -20,8 +20,7 @@ MOST = 1 << 30  # bytes
 CHILD = """
 import json, resource, sys
 from agents.peft_io import AdapterError, read_adapter
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from tests.conftest import memory_peak as peak
 with open("/proc/self/statm") as file:
     mapped = int(file.read().split()[0]) * resource.getpagesize()
 most = int(sys.argv[1])

@@ -77,7 +77,8 @@ def test_measuring_has_no_influence_and_resuming_writes_nothing_twice(tmp_path, 
     run(tmp_path / "cut", grader, 2)
     file = tmp_path / "cut" / CURVE_FILE
     stale = {"generation": 3, "agent": "agent_0", "accuracy": 9.0, "problems": 3}
-    file.write_text(file.read_text() + json.dumps(stale) + "\n")  # of a life that was cut off
+    # As a life leaves it that is cut off before its third generation is saved.
+    RunFolder(tmp_path / "cut").write(CURVE_FILE, file.read_text() + json.dumps(stale) + "\n")
     rows, *_ = run(tmp_path / "cut", grader, 2, resume=True)
     assert rows == whole
 

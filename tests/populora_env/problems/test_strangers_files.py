@@ -144,7 +144,8 @@ _TOO_LARGE = {
     "bytes.jsonl": b" " * (FILE_LIMIT + 1),
 }
 _MEASURED = """
-import resource, sys, time
+import sys, time
+from tests.conftest import memory_peak
 from populora_env.problems import ProblemSpecError, load_problems
 for name in sys.argv[1:]:
     started = time.process_time()
@@ -155,7 +156,7 @@ for name in sys.argv[1:]:
     else:
         raise AssertionError(name)
     print(name, time.process_time() - started)
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print("peak", memory_peak() / 2**20)
 """
 
 
