@@ -225,6 +225,12 @@ class Comparison:
 class Verdict:
     """A judge's reply to one comparison; ``preference`` None means that it abstained.
 
+    Attributes:
+        preference: Which attempt is better, or None.
+        status: How the reply could be read.
+        failed: How many of those whose votes it stands for failed to give one; not compared, since
+            verdicts that say the same are equal.
+
     Raises:
         ValueError: If ``preference`` is neither None nor one of `Preference` (``"A"`` will do),
             or ``status`` is none of `ReplyStatus`.
@@ -232,6 +238,7 @@ class Verdict:
 
     preference: Preference | None
     status: ReplyStatus = ReplyStatus.OK
+    failed: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -344,7 +351,7 @@ class Transcript:
         seed: With the same problem and replies, ``reset(seed=seed)`` plays the same episode.
         assessments: All scores and critiques.
         revisions: One attempt for each agent after revising, in order; empty if none revised.
-        judge_failures: Number of verdicts that the outside judge failed to give.
+        judge_failures: Number of verdicts that the outside judge, or a member of it, did not give.
         judge_error: What it did wrong first, in one line; None if nothing.
     """
 

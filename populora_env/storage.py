@@ -13,7 +13,7 @@ from numbers import Integral
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from populora_env.records import Grade, Transcript, storable
+from populora_env.records import Grade, Transcript, Verdict, storable
 
 T = TypeVar("T")
 
@@ -23,7 +23,8 @@ def plain(value: Any) -> Any:
 
     Lone surrogates become U+FFFD, floats that are not finite become their names, sets become
     sorted lists, and whatever JSON has no type for becomes its ``str``. The time a grade took is
-    left out: it differs between runs that are otherwise the same.
+    left out: it differs between runs that are otherwise the same. ``Verdict.failed`` is
+    written only where a member of a panel failed.
     """
     if isinstance(value, Enum):
         return value.value
@@ -37,6 +38,8 @@ def plain(value: Any) -> Any:
         return float(value) if value - value == 0 else repr(float(value))
     if is_dataclass(value) and not isinstance(value, type):
         hidden = {"seconds"} if isinstance(value, Grade) else set[str]()
+        if isinstance(value, Verdict) and not value.failed:
+            hidden = {"failed"}
         names = [entry.name for entry in fields(value) if entry.name not in hidden]
         return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):

@@ -104,7 +104,8 @@ class Judgement:
     Attributes:
         verdicts: One for each comparison; abstentions where the judge failed.
         failures: Number of verdicts that were missing, no `Verdict`, or of a judge that failed,
-            such as one whose server is down.
+            such as one whose server is down; those that stand although a member of a panel failed
+            are counted too (``Verdict.failed`` says how many members).
         error: What went wrong first, in one line; None if nothing did.
     """
 
@@ -118,7 +119,8 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
 
     A judge that raises, or returns anything but one entry for each comparison, abstains from all;
     an entry that is no `Verdict` is one abstention. An abstention with `ReplyStatus.FAILED` is a
-    failure too, for the reason that the judge's ``last_error`` gives, if it has one.
+    failure too, for the reason that the judge's ``last_error`` gives, if it has one; so is a
+    verdict of a panel without the vote of a member that failed, but it keeps its preference.
     """
     asked = len(comparisons)
     if not asked:
@@ -136,7 +138,8 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
     for entry in returned:
         if isinstance(entry, Verdict):
             verdicts.append(entry)
-            if entry.preference is None and entry.status is ReplyStatus.FAILED:
+            missing = entry.preference is None and entry.status is ReplyStatus.FAILED
+            if missing or entry.failed:
                 failures += 1
                 said = " ".join(storable(str(getattr(judge, "last_error", None) or "")).split())
                 error = error or f"judge failed: {said[:200] or 'it gave no reason'}"

@@ -318,7 +318,10 @@ def attack_rates(
                 tied=results.count(Preference.TIE),
                 lost=results.count(Preference.B),
                 abstained=results.count(None),
-                failures=sum(verdict.status is ReplyStatus.FAILED for verdict in verdicts),
+                failures=sum(
+                    verdict.status is ReplyStatus.FAILED or verdict.failed > 0
+                    for verdict in verdicts
+                ),
             )
         )
     return AttackReport(tuple(rates), error)

@@ -175,7 +175,10 @@ class PanelJudge:
     """The majority of several judges.
 
     The preference with most votes wins; two with equally many are a tie. Members that abstain or
-    fail have no vote, and if none has one, the panel abstains.
+    fail have no vote, and if none has one, the panel abstains: with `ReplyStatus.FAILED` if all
+    failed. A member that fails stops nobody, but is not silent: ``Verdict.failed`` says how many
+    failed at that comparison (members of a member that is a panel are counted one by one), `ask`
+    counts the verdict among its failures, and ``last_error`` names the member and its reason.
 
     Args:
         judges: The members, at least one.
@@ -195,10 +198,23 @@ class PanelJudge:
                     f"judges must have a method judge, got {type(member).__name__}: wrap a "
                     "function in TextJudge"
                 )
+        self._last_error: str | None = None
+
+    @property
+    def last_error(self) -> str | None:
+        """Which member failed latest and why, in one line; None if none did."""
+        return self._last_error
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Ask every member about all comparisons and count votes."""
-        ballots = [ask(member, comparisons).verdicts for member in self._judges]
+        ballots: list[tuple[Verdict, ...]] = []
+        errors: list[str] = []
+        for place, member in enumerate(self._judges):
+            judgement = ask(member, comparisons)
+            ballots.append(judgement.verdicts)
+            if judgement.error is not None:
+                errors.append(f"member {place} ({type(member).__name__}): {judgement.error}")
+        self._last_error = errors[0] if errors else self._last_error
         return [_elected(votes) for votes in zip(*ballots, strict=True)]
 
 
@@ -216,9 +232,11 @@ def _read(reply: object) -> Verdict:
 
 
 def _elected(votes: Sequence[Verdict]) -> Verdict:
+    failed = sum(max(vote.failed, vote.status is ReplyStatus.FAILED) for vote in votes)
     ranked = Counter(vote.preference for vote in votes if vote.preference is not None).most_common()
     if not ranked:
         said = {vote.status for vote in votes}
-        return Verdict(None, said.pop() if len(said) == 1 else ReplyStatus.UNREADABLE)
+        status = said.pop() if len(said) == 1 else ReplyStatus.UNREADABLE
+        return Verdict(None, status, failed)
     contested = len(ranked) > 1 and ranked[0][1] == ranked[1][1]
-    return Verdict(Preference.TIE if contested else ranked[0][0])
+    return Verdict(Preference.TIE if contested else ranked[0][0], failed=failed)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from populora_env import parallel_env
 from populora_env.grading import Grader
 from populora_env.judges import Judge, ask
 from populora_env.judges.builtin import AnswerJudge, LengthJudge, PanelJudge, TextJudge
@@ -15,6 +16,7 @@ from populora_env.records import (
     ReplyStatus,
     Verdict,
 )
+from populora_env.storage import plain, read_transcript
 
 A, B, TIE = Preference.A, Preference.B, Preference.TIE
 PROBLEM = Problem.create("6 * 7 =", "42")
@@ -163,10 +165,43 @@ class TestPanelJudge:
         panel = PanelJudge([Says(Verdict(vote)) for vote in votes])
         assert preferences(panel, ("x", "y"), ("y", "x")) == [elected, elected]
 
-    def test_a_member_that_fails_has_no_vote(self):
+    def test_a_member_that_fails_has_no_vote_and_is_counted(self):
         members = [Says(OSError("gone")), Says("A"), Says(Verdict(B))]
-        assert preferences(PanelJudge(members), ("x", "y")) == [B]
-        assert preferences(PanelJudge([PanelJudge(members), LengthJudge()]), ("xx", "y")) == [TIE]
+        asked = [Comparison(PROBLEM, "xx", "y"), Comparison(PROBLEM, "y", "xx")]
+        panel = PanelJudge(members)
+        judgement = ask(panel, asked)
+        assert judgement.verdicts == (Verdict(B),) * 2
+        assert [verdict.failed for verdict in judgement.verdicts] == [2, 2]
+        assert judgement.failures == 2
+        assert panel.last_error == "member 0 (Says): judge raised OSError: gone"
+        assert judgement.error == f"judge failed: {panel.last_error}"
+        judgement = ask(PanelJudge([panel, LengthJudge()]), asked)
+        assert [verdict.preference for verdict in judgement.verdicts] == [TIE, B]
+        assert [verdict.failed for verdict in judgement.verdicts] == [2, 2]
+        assert "member 0 (PanelJudge): judge failed: member 0 (Says)" in judgement.error
+
+    def test_a_failed_member_is_in_the_transcript(self):
+        panel = PanelJudge([Says(OSError("gone")), LengthJudge()])
+        arena = parallel_env(
+            problems=[Problem.create("6 * 7 =")], num_agents=2, evaluation="none", judge=panel
+        )
+        arena.reset(seed=0)
+        while arena.agents:
+            arena.step({"agent_0": "42, I say", "agent_1": "41"})
+        transcript = arena.transcript
+        arena.close()
+        assert transcript.judge_failures == 2
+        assert "OSError: gone" in transcript.judge_error
+        stored = plain(transcript)
+        assert [entry["failed"] for entry in stored["evaluations"][-1]["verdicts"]] == [1, 1]
+        read = read_transcript(stored)
+        assert [verdict.failed for verdict in read.evaluations[-1].verdicts] == [1, 1]
+        assert plain(Verdict(B)) == {"preference": "B", "status": "ok"}
+
+    def test_an_abstention_of_all_says_how_many_failed(self):
+        panel = PanelJudge([Says(OSError("gone")), Says(Verdict(None))])
+        (verdict,) = panel.judge([Comparison(PROBLEM, "x", "y")])
+        assert (verdict.preference, verdict.status, verdict.failed) == (None, "unreadable", 1)
 
     def test_an_abstention_says_why_where_all_members_agree(self):
         entry = [Comparison(PROBLEM, "x", "y")]
