@@ -1,6 +1,8 @@
 # The project's environment is .venv; every target makes it first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two processes on two cores, at most four: each holds PyTorch and a few tiny models (2 GB).
+PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
 .PHONY: run test test-all check examples clean
@@ -9,10 +11,10 @@ run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
 
 test: .venv/.installed
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/.installed
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: .venv/.installed
 	$(BIN)/ruff check .

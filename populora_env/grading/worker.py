@@ -96,7 +96,9 @@ class MathWorker:
         deadline = begin + self._timeout
         for _ in range(_TRIES):
             self._leave_to_parent()
-            waited = not self._ready or self._process is None or self._process.poll() is not None
+            if self._process is None or self._process.poll() is not None:
+                self._ready = False  # a child that outlives the program has none to end it in time
+            waited = not self._ready
             self._wait_until_ready()
             if waited:
                 now = time.monotonic()

@@ -107,6 +107,7 @@ HOSTILE = {
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+@pytest.mark.slow
 def test_reading_takes_less_than_a_gibibyte(tmp_path):
     for make in HOSTILE:
         folder = tmp_path / make.__name__

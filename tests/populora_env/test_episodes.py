@@ -29,6 +29,7 @@ from populora_env.judges.builtin import LengthJudge
 from populora_env.keys import derive_seed
 
 EXAMPLES, EPISODES = 11, 20  # for each pair of a judge and rewards
+FEW = 2  # examples, where the slow tests are left out
 
 ANSWERS = {AnswerKind.NUMBER: "4", AnswerKind.MATH: r"\frac{x}{2}", AnswerKind.TEXT: "Blue."}
 PROBLEMS = [
@@ -198,11 +199,12 @@ def test_ten_thousand_episodes_are_played():
     assert len(PAIRS) * EXAMPLES * EPISODES >= 10_000
 
 
+@pytest.mark.parametrize("examples", [FEW, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("judge", "rewards"), PAIRS)
-def test_random_episodes_end_and_add_up(judge, rewards, grader):
+def test_random_episodes_end_and_add_up(judge, rewards, examples, grader):
     played = []
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(arenas(), st.lists(st.text(max_size=60), max_size=4), st.integers(0, 2**32))
     def episodes(arguments, random_texts, seed):
         env = ReasoningArena(
@@ -225,7 +227,7 @@ def test_random_episodes_end_and_add_up(judge, rewards, grader):
             played.append(place)
 
     episodes()
-    assert len(played) >= EXAMPLES * EPISODES
+    assert len(played) >= examples * EPISODES
 
 
 def test_no_control_character_of_an_answer_reaches_the_readers_terminal():

@@ -120,6 +120,7 @@ def test_there_are_sixty():
 
 
 @proc_only
+@pytest.mark.slow
 def test_each_ends_in_time_is_not_right_and_leaves_no_process():
     before = children()
     late, took = [], []

@@ -108,7 +108,7 @@ def test_no_verdict_is_another_requests_whatever_is_killed():
         stop.set()
         for run in running:
             run.result(120)
-    assert kills > 0  # how many fall in the time depends on the machine
+    assert kills >= KILLS // 2  # how many fall in the time depends on the machine
     assert strangers == []
     assert wanted(), seen
 
@@ -123,8 +123,11 @@ def test_a_death_while_idle_is_asked_again():
             if number % 2:
                 time.sleep(0.05)
             assert worker.check("x+1", "2+x") is Outcome.DIFFERENT
-        assert kill(worker._process.pid)  # the program itself: its child is left behind
+        program = worker._process.pid
+        assert kill(program)  # itself, and its child lives on
+        worker._process.wait()
         assert worker.check("x+1", "1+x") is Outcome.EQUAL
+        assert worker._process.pid != program
         os.killpg(worker._process.pid, signal.SIGKILL)
         assert worker.check("x+1", "2+x") is Outcome.DIFFERENT
     finally:

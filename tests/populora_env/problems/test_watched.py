@@ -46,6 +46,7 @@ def test_items_without_end_are_refused_in_time(spec):
     assert "\n" not in said
 
 
+@pytest.mark.slow
 def test_items_without_end_take_little_memory():
     # In a process of its own, whose only children are those that draw items.
     code = """
