@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, Unpack
 
 from populora_env.chat_api import ChatClient, ChatOptions
+from populora_env.no_reply import NoReply
 from populora_env.records import Request
 
 
@@ -15,9 +16,9 @@ class HttpPolicy:
     """A language model on a server that answers requests.
 
     Each request's length limit and seed are passed on; a server that ignores the seed makes
-    episodes that cannot be repeated. A request that fails is an empty reply, which the arena
-    records as `ReplyStatus.EMPTY`; ``failures`` counts them, and `rollout` and `evaluate` warn of
-    them. Copies, pickled ones too, have the same settings and connections of their own.
+    episodes that cannot be repeated. A request that fails is an empty reply, a `NoReply`, which the
+    arena records as `ReplyStatus.FAILED`; ``failures`` counts them, and `rollout` and `evaluate`
+    warn of them. Copies, pickled ones too, have the same settings and connections of their own.
 
     Args:
         model: The model's name on the server.
@@ -59,13 +60,13 @@ class HttpPolicy:
         return self._client.last_error
 
     def act(self, requests: Sequence[Request]) -> list[str]:
-        """Return one reply per request, in order; empty where the server gave none."""
+        """Return one reply per request, in order; `NoReply` where the server gave none."""
         replies = self._client.complete_many(
             [request.prompt for request in requests],
             max_tokens=[request.max_new_tokens for request in requests],
             seeds=None if self._seed is None else [request.seed for request in requests],
         )
-        return [reply or "" for reply in replies]
+        return [NoReply() if reply is None else reply for reply in replies]
 
     def close(self) -> None:
         """Close the connections. May be called twice."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from populora_env.awaiting import settled
 from populora_env.keys import generator
+from populora_env.no_reply import failures_of, marked
 from populora_env.records import Phase, Request
 
 
@@ -20,8 +21,9 @@ from populora_env.records import Phase, Request
 class Policy(Protocol):
     """Anything that answers requests.
 
-    One that may fail to answer, as a server may, returns empty texts then and counts them in
-    ``failures``, with the reason of the latest in ``last_error``; see `failures_said`.
+    One that may fail to answer, as a server may, returns `populora_env.no_reply.NoReply` then and
+    counts them in ``failures``, with the reason of the latest in ``last_error``; see
+    `failures_said`. Of one that counts but returns plain empty texts, these are taken for failures.
     """
 
     def act(self, requests: Sequence[Request]) -> Sequence[str]:
@@ -42,6 +44,7 @@ def ask(policy: Policy, requests: Sequence[Request]) -> list[str]:
     """
     check_policy(policy)
     name = type(policy).__name__
+    before = failures_of(policy)
     returned: Any = settled(policy.act(requests))
     if isinstance(returned, str) or not isinstance(returned, Iterable):
         raise PolicyError(
@@ -59,7 +62,7 @@ def ask(policy: Policy, requests: Sequence[Request]) -> list[str]:
             raise PolicyError(
                 f"{name}.act returned {type(reply).__name__} for {request.agent}; expected a str"
             )
-    return replies
+    return marked(replies, failures_of(policy) - before)
 
 
 def check_policy(policy: Any, name: str = "policy") -> None:
@@ -81,9 +84,9 @@ def failures_said(policy: Policy) -> Generator[None]:
 
     Empty replies earn what wrong ones do, so an unreachable server would pass for a weak model.
     """
-    before = _count(policy)
+    before = failures_of(policy)
     yield
-    if failed := _count(policy) - before:
+    if failed := failures_of(policy) - before:
         reason = getattr(policy, "last_error", None) or "it does not say why"
         warnings.warn(
             f"{type(policy).__name__} failed to answer {failed} "
@@ -92,11 +95,6 @@ def failures_said(policy: Policy) -> Generator[None]:
             RuntimeWarning,
             stacklevel=4,  # the caller of whoever plays
         )
-
-
-def _count(policy: Any) -> int:
-    failures: Any = getattr(policy, "failures", 0)
-    return failures if isinstance(failures, int) else 0
 
 
 class FunctionPolicy:
@@ -176,7 +174,7 @@ class MixedPolicy:
     @property
     def failures(self) -> int:
         """Number of requests that its policies failed to answer, so far, where they count."""
-        return sum(_count(policy) for policy in self._each())
+        return sum(failures_of(policy) for policy in self._each())
 
     @property
     def last_error(self) -> str | None:

@@ -253,7 +253,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         """Take one reply from every agent.
 
         Args:
-            actions: Agent to reply.
+            actions: Agent to reply; `no_reply.NoReply` for one that failed to reply.
 
         Returns:
             Observations, rewards, terminations, truncations and infos of all agents. After the

@@ -14,6 +14,7 @@ from populora_env.judges import Judge
 from populora_env.keys import generator
 from populora_env.labels import Labeller
 from populora_env.matchmaking import WinProbability, assign_attempts, assign_pairs
+from populora_env.no_reply import NoReply
 from populora_env.prompts import (
     compare_prompt,
     critique_prompt,
@@ -197,8 +198,8 @@ class Episode:
         else:
             (author,) = self._task(agent)
             value = None
-            if len(reply) > limit:
-                status = ReplyStatus.TOO_LONG
+            if (unread := self._unread(reply)) is not None:
+                status = unread
             else:
                 read = read_score if self.phase is Phase.SCORE else read_verdict
                 reading = read(text)
@@ -211,8 +212,8 @@ class Episode:
         return Outcome(status, 0.0, {})
 
     def _compare(self, agent: str, reply: str) -> ReplyStatus:
-        if len(reply) > self._rules.max_reply_chars:
-            verdict = Verdict(None, ReplyStatus.TOO_LONG)
+        if (unread := self._unread(reply)) is not None:
+            verdict = Verdict(None, unread)
         else:
             reading = read_preference(reply)
             verdict = Verdict(reading.value, reading.status)
@@ -272,11 +273,19 @@ class Episode:
         """Read and grade an attempt."""
         limit = self._rules.max_reply_chars
         text = storable(reply[:limit])
-        reading = AnswerReading(None, None, ReplyStatus.TOO_LONG)
-        if len(reply) <= limit:
+        unread = self._unread(reply)
+        if unread is not None:
+            reading = AnswerReading(None, None, unread)
+        else:
             reading = read_answer(text, self.problem.answer_kind)
         grade = self._rules.grader.grade_reading(self.problem, reading)
         return Attempt(agent, self.problem.id, text, reading.answer, reading.status, grade)
+
+    def _unread(self, reply: str) -> ReplyStatus | None:
+        """Return why a reply is not read at all; None if it is read."""
+        if isinstance(reply, NoReply):
+            return ReplyStatus.FAILED
+        return ReplyStatus.TOO_LONG if len(reply) > self._rules.max_reply_chars else None
 
     def _add_turn(self, agent: str, text: str, status: ReplyStatus, parts: Parts) -> None:
         prompt = self.prompts[agent]

@@ -16,6 +16,7 @@ from populora_env.awaiting import settled
 from populora_env.judges import Judge
 from populora_env.judges.builtin import Acting
 from populora_env.keys import derive_seed, generator
+from populora_env.no_reply import NoReply, failures_of, marked
 from populora_env.problems import ProblemSource
 from populora_env.prompts import REPLY_TOKENS
 from populora_env.records import Phase, Problem, Request, Transcript, storable
@@ -205,7 +206,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         return {**infos[LEARNER], **failed}
 
     def _peer_replies(self) -> dict[str, str]:
-        """Ask the peers, each object once; whatever goes wrong becomes an empty reply."""
+        """Ask the peers, each object once; whatever goes wrong becomes a `NoReply`."""
         batches: dict[int, tuple[Peer, list[Request]]] = {}
         for agent, peer in self._peers.items():
             batches.setdefault(id(peer), (peer, []))[1].append(self._request(agent))
@@ -218,7 +219,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
                 if reply is not _NO_REPLY:
                     self._fail(request.agent, f"expected a str, got {type(reply).__name__}")
                 self._failures += 1
-                replies[request.agent] = ""
+                replies[request.agent] = NoReply()
         return replies
 
     def _asked(self, peer: Peer, requests: list[Request]) -> list[Any]:
@@ -227,9 +228,9 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         policy: Any = peer
         names = ", ".join(request.agent for request in requests)
         try:
-            failed = _failures(policy)
+            failed = failures_of(policy)
             returned: Any = settled(policy.act(list(requests)))
-            failed = min(_failures(policy) - failed, len(requests))
+            failed = min(failures_of(policy) - failed, len(requests))
             if failed > 0:  # a server's, say, that came back as empty texts
                 self._failures += failed
                 self._fail(names, str(getattr(policy, "last_error", None)))
@@ -242,7 +243,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         if len(replies) != len(requests):
             self._fail(names, f"expected {len(requests)} replies, got {len(replies)}")
             return [_NO_REPLY] * len(requests)
-        return replies
+        return marked(replies, failed)
 
     def _called(self, peer: Any, request: Request) -> Any:
         try:
@@ -269,11 +270,6 @@ def register() -> None:
 
 
 _NO_REPLY = object()  # stands for a reply whose failure has been noted already
-
-
-def _failures(policy: Any) -> int:
-    count: Any = getattr(policy, "failures", 0)
-    return count if isinstance(count, int) else 0
 
 
 def _said(error: Exception) -> str:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+from populora_env.awaiting import settled
 from populora_env.grading.grader import Grader
 from populora_env.judgements import read_preference
 from populora_env.judges.asking import Judge, ask
 from populora_env.keys import derive_seed
+from populora_env.no_reply import NoReply, failures_of, marked
 from populora_env.prompts import compare_prompt
 from populora_env.records import Comparison, Phase, Preference, ReplyStatus, Request, Verdict
 
@@ -119,12 +121,13 @@ class TextJudge:
                 f"respond must be callable or have a method act, got {type(respond).__name__}"
             )
         self._respond: Any = respond
+        self._error: str | None = None
         self._agent, self._max_new_tokens, self._seed = agent, max_new_tokens, seed
 
     @property
     def last_error(self) -> str | None:
-        """Why what answers says that it failed last; None if it does not say."""
-        return getattr(self._respond, "last_error", None)
+        """Why what answers failed last, as it says or raised; None if it does not say."""
+        return getattr(self._respond, "last_error", None) or self._error
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Ask for a reply to each comparison and read it.
@@ -143,9 +146,10 @@ class TextJudge:
         replies: list[object] = []
         for prompt in prompts:
             try:
-                replies.append(self._respond(prompt))
-            except Exception:
+                replies.append(settled(self._respond(prompt)))
+            except Exception as error:
                 replies.append(None)
+                self._error = f"{type(error).__name__}: {error}"
         return replies
 
     def _batch(self, prompts: Sequence[str]) -> list[object]:
@@ -159,16 +163,14 @@ class TextJudge:
             )
             for prompt in prompts
         ]
-        failed = getattr(self._respond, "failures", 0)
-        replies: list[object] = list(self._respond.act(requests))
+        before = failures_of(self._respond)
+        replies: list[object] = list(settled(self._respond.act(requests)))
         if len(replies) != len(requests):
             raise ValueError(
                 f"{type(self._respond).__name__}.act must return {len(requests)} replies, one for "
                 f"each request, got {len(replies)}"
             )
-        if getattr(self._respond, "failures", 0) != failed:  # an empty reply is one that never came
-            return [reply if reply != "" else None for reply in replies]
-        return replies
+        return list(marked(replies, failures_of(self._respond) - before))
 
 
 class PanelJudge:
@@ -225,7 +227,7 @@ def _better(first: Any, second: Any) -> Preference:
 
 
 def _read(reply: object) -> Verdict:
-    if not isinstance(reply, str):
+    if not isinstance(reply, str) or isinstance(reply, NoReply):
         return Verdict(None, ReplyStatus.FAILED)
     reading = read_preference(reply)
     return Verdict(reading.value, reading.status)

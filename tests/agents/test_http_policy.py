@@ -15,7 +15,8 @@ pytest.importorskip("openai")
 from agents import FunctionPolicy, MixedPolicy, Policy, evaluate, rollout
 from agents.http_policy import HttpPolicy
 from populora_env import Problem, ReasoningArena
-from populora_env.records import Phase, ReplyStatus, Request
+from populora_env.no_reply import NoReply
+from populora_env.records import Phase, ReplyStatus, Request, Verdict
 from tests.populora_env.test_chat_api import FakeServer, text_of
 
 
@@ -59,9 +60,51 @@ def test_a_failed_request_is_an_empty_reply(server):
     server.mode = lambda body, count: 400 if text_of(body) == "bad" else "ok"
     requests = [Request("agent_0", Phase.SOLVE, prompt) for prompt in ("a", "bad")]
     with policy_of(server) as policy:
-        assert policy.act(requests) == ["re: a", ""]
+        replies = policy.act(requests)
+    assert replies == ["re: a", ""]
+    assert [isinstance(reply, NoReply) for reply in replies] == [False, True]
     assert policy.failures == 1
     assert "BadRequestError" in policy.last_error
+
+
+@pytest.mark.parametrize("form", ["score", "compare", "critique"])
+def test_a_model_that_says_nothing_did_not_fail_and_one_that_failed_says_so(server, form):
+    server.reply = lambda body: " "
+    server.mode = lambda body, count: 400 if count > 3 else "ok"  # after the solve round
+    problem = Problem.create("1 + 1 =", "2")
+    arena = ReasoningArena([problem], num_agents=3, evaluation=form, seed=0)
+    with policy_of(server) as policy, pytest.warns(RuntimeWarning, match="status 400"):
+        (transcript,) = rollout(policy, [arena], [problem])
+    by_phase = {(turn.phase, turn.status) for turn in transcript.turns}
+    assert by_phase == {(Phase.SOLVE, ReplyStatus.EMPTY), (Phase(form), ReplyStatus.FAILED)}
+    assert all(entry.value is None for entry in transcript.assessments)
+
+
+class Counting:
+    """A policy of one's own that marks nothing, but counts."""
+
+    failures, last_error = 0, "down"
+
+    def act(self, requests):
+        self.failures += 1
+        return ["2" if request.agent == "agent_0" else "" for request in requests]
+
+
+def test_the_empty_texts_of_a_policy_that_counts_its_failures_are_failures():
+    problem = Problem.create("1 + 1 =", "2")
+    arena = ReasoningArena([problem], num_agents=2, evaluation="none", seed=0)
+    with pytest.warns(RuntimeWarning, match="Counting failed to answer 1 request"):
+        (transcript,) = rollout(Counting(), [arena], [problem])
+    assert [turn.status for turn in transcript.turns] == [ReplyStatus.OK, ReplyStatus.FAILED]
+    assert transcript.attempts[1].text == ""
+    assert transcript.attempts[1].grade.correct is False
+
+
+def test_what_never_came_survives_copies():
+    for twin in (copy.deepcopy(NoReply()), pickle.loads(pickle.dumps(NoReply()))):
+        assert isinstance(twin, NoReply)
+        assert twin == ""
+        assert not twin
 
 
 def play(server):
@@ -83,7 +126,10 @@ def test_an_episode_outlives_its_server(server):
     server.mode = lambda body, count: 400
     with pytest.warns(RuntimeWarning, match="status 400"):
         policy, transcript = play(server)
-    assert {turn.status for turn in transcript.turns} == {ReplyStatus.EMPTY}
+    assert {turn.status for turn in transcript.turns} == {ReplyStatus.FAILED}
+    assert {attempt.status for attempt in transcript.attempts} == {ReplyStatus.FAILED}
+    verdicts = [verdict for entry in transcript.evaluations for verdict in entry.verdicts]
+    assert set(verdicts) == {Verdict(None, ReplyStatus.FAILED)}
     assert policy.failures == len(server.bodies) == len(transcript.turns)
 
 

@@ -34,6 +34,29 @@ def test_a_judge_whose_server_is_down_is_counted_and_refused(judge):
         check_judge(judge)
 
 
+def test_a_function_that_raises_says_why():
+    def down(prompt):
+        raise OSError("no route\nto host")
+
+    judgement = ask(TextJudge(down), example_comparisons())
+    assert judgement.failures == len(judgement.verdicts)
+    assert judgement.error == "judge failed: OSError: no route to host"
+
+
+def test_a_text_judge_waits_for_coroutines():
+    async def later(prompt):
+        return "A"
+
+    class Later:
+        async def act(self, requests):
+            return ["A"] * len(requests)
+
+    for respond in (later, Later()):
+        judgement = ask(TextJudge(respond), example_comparisons())
+        assert judgement.error is None
+        assert {verdict.preference for verdict in judgement.verdicts} == {"A"}
+
+
 def test_an_abstention_is_no_failure():
     judge = TextJudge(lambda prompt: "I cannot say")
     assert ask(judge, example_comparisons()).failures == 0

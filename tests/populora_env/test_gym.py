@@ -176,6 +176,8 @@ def test_a_peer_that_fails_says_nothing_is_counted_and_stops_nothing(peers, fail
         assert env.peer_failures == 3 * failures
         empty = [attempt.agent for attempt in env.transcript.attempts if not attempt.text]
         assert len(empty) == failures
+        status = {attempt.agent: attempt.status for attempt in env.transcript.attempts}
+        assert {status[agent] for agent in empty} == {"failed"}
         assert env.transcript.attempts[0].text == "2"
 
 

@@ -181,3 +181,4 @@ def test_a_peer_that_counts_its_failures_is_believed():
     info = solo.step("5")[-1]
     assert info["peer_failures"] == 2
     assert info["peer_error"].endswith("no server")
+    assert [attempt.status for attempt in solo.transcript.attempts[1:]] == ["failed", "failed"]
