@@ -4,6 +4,7 @@ A folder that came from elsewhere may hold a link under the name of a file that 
 written; following it would change a file outside. Nothing here follows one.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -27,6 +28,23 @@ def open_growing(path: Path) -> TextIO:
     except BaseException:
         os.close(handle)
         raise
+
+
+def refuse_links(folder: Path) -> None:
+    """Make sure that what is written into a folder, or one below it, stays there.
+
+    Raises:
+        OSError: If the folder itself or anything below it is a link, or it cannot be read.
+    """
+    linked = [folder] if folder.is_symlink() else []
+    for parent, folders, files in os.walk(folder):
+        linked += [
+            Path(parent, name) for name in folders + files if Path(parent, name).is_symlink()
+        ]
+    if linked:
+        raise OSError(
+            errno.ELOOP, "it is a link, and links are not followed: delete it", str(linked[0])
+        )
 
 
 def truncate(path: Path, length: int) -> None:

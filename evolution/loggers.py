@@ -8,7 +8,6 @@ A logger never stops a run: one that raises is warned of, closed and dropped, an
 """
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from agents.plain_files import open_growing, refuse_links, write_whole
 from evolution.fitness import diversity_words, known
 from populora_env.records import Transcript
 
@@ -149,7 +149,8 @@ class JsonlLogger:
     was killed and resumed has each generation once.
 
     Args:
-        path: The file; its folder is made if need be.
+        path: The file; its folder is made if need be. A link is not followed: logging to one
+            raises OSError.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -169,7 +170,7 @@ class JsonlLogger:
             "born": [i.name for i in result.individuals if i.generation == result.generation],
             **aggregates(result),
         }
-        with self._path.open("a", encoding="utf-8") as file:
+        with open_growing(self._path) as file:
             file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
@@ -178,16 +179,14 @@ class JsonlLogger:
     def _keep_before(self, generation: int) -> None:
         """Leave in the file what is whole and of earlier generations."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._path.exists():
-            return
+        refuse_links(self._path)
+        open_growing(self._path).close()  # a pipe, say, would be read for ever
         kept = [
             line
             for line in self._path.read_text(encoding="utf-8").splitlines()
             if (row := _row(line)) is not None and row["generation"] < generation
         ]
-        aside = self._path.with_name(self._path.name + ".part")
-        aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(aside, self._path)
+        write_whole(self._path, "".join(f"{line}\n" for line in kept))
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -3,14 +3,15 @@
 Needs the package ``tensorboard``, which comes with the extra ``lora``.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agents.plain_files import refuse_links, remove
 from evolution.loggers import aggregates
+from evolution.run_files import CheckpointError
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class TensorBoardLogger:
         first: First generation that will be logged; later ones of an earlier, killed run are
             purged.
         settings: Of the run, by name.
+
+    Raises:
+        CheckpointError: If the folder or anything in it is a link: what it points to stays
+            untouched.
     """
 
     def __init__(
@@ -44,6 +49,10 @@ class TensorBoardLogger:
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        try:
+            refuse_links(Path(folder))
+        except OSError as error:
+            raise CheckpointError(f"{error.filename}: {error.strerror}") from error
         self._folder, self._samples, self._settings = Path(folder), samples, settings
         self._writer: Any = SummaryWriter(str(folder), purge_step=first)
         self._last: dict[str, float] = {}
@@ -68,7 +77,7 @@ class TensorBoardLogger:
     def close(self) -> None:
         """Write the settings with what came of them, if anything was logged, and close the file."""
         if self._settings is not None and self._last:
-            shutil.rmtree(self._folder / _HPARAMS, ignore_errors=True)
+            remove(self._folder / _HPARAMS)
             outcome = {f"final/{name}": value for name, value in self._last.items()}
             plain = {name: _plain(value) for name, value in self._settings.items()}
             self._writer.add_hparams(plain, outcome, run_name=_HPARAMS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from evolution import (
     TensorBoardLogger,
 )
 from evolution.loggers import aggregates
+from evolution.run_files import CheckpointError
 from populora_env import Problem
 from tests.conftest import make_tiny_base
 
@@ -137,6 +139,40 @@ def test_the_console_line_shows_what_is_not_known_as_such():
     assert f"diversity {known.scores.diversity.mean():.3f}" in first
     assert second.startswith("generation   1  return ")
     assert "accuracy    ?  diversity" in second
+
+
+@pytest.mark.parametrize("linked", ["log.jsonl", ".log.jsonl.tmp", "log.jsonl.part"])
+def test_rows_are_not_written_through_a_link(tmp_path, linked):
+    victim = tmp_path / "victim"
+    victim.write_text("precious\n")
+    (tmp_path / linked).symlink_to(victim)
+    manager = make(JsonlLogger(tmp_path / "log.jsonl"))
+    if linked == "log.jsonl":
+        with pytest.warns(RuntimeWarning, match="it is a link, and links are not followed"):
+            manager.run(1)
+    else:
+        manager.run(1)
+        assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+    assert victim.read_text() == "precious\n"
+
+
+def test_a_pipe_is_no_file_for_rows(tmp_path):
+    os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.warns(RuntimeWarning, match="JsonlLogger"):
+        make(JsonlLogger(tmp_path / "log.jsonl")).run(1)
+
+
+@pytest.mark.parametrize("linked", [".", "hparams", "peer_strength_agent_0", "events"])
+def test_tensorboard_does_not_write_through_a_link(tmp_path, linked):
+    victim, logs = tmp_path / "victim", tmp_path / "tensorboard"
+    victim.mkdir()
+    (victim / "precious").write_text("precious")
+    if linked != ".":
+        logs.mkdir()
+    (logs / linked if linked != "." else logs).symlink_to(victim)
+    with pytest.raises(CheckpointError, match=": it is a link, and links are not followed: dele"):
+        TensorBoardLogger(logs, settings=SETTINGS)
+    assert [file.name for file in victim.iterdir()] == ["precious"]
 
 
 def test_tensorboard_has_curves_histograms_and_transcripts(tmp_path):
