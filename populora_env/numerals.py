@@ -32,13 +32,14 @@ _AFTER_NFKC: dict[int, str] = {
     0x66C: ",",
     0x66B: ".",
 }
-_SPACES = re.compile(r"\s+|\\[,!;: ]|~")
+_SPACES = re.compile(r"(?:\s|\\[,!;:> ]|\\q?quad(?![A-Za-z])|~)+")
 _THOUSANDS_MARK = re.compile(r"(?<=[0-9]),\\! ?(?=[0-9]{3})")  # "10,\!080"
 _SPACED_MARKS = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[()\[\]]|\*\*|__|`")
 _WORDED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s?\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"\\frac ?(?:\{([^{}]*)\}|([0-9])) ?(?:\{([^{}]*)\}|([0-9]))")
 _POWER_OF_TEN = re.compile(
-    r"(?<=[0-9]) ?(?:\u00d7|\\times|\\cdot|[*xX·⋅]) ?10 ?(?:\^|\*\*) ?"
+    r"(?<=[0-9]) ?(?:\u00d7|\\times|times|\\cdot|[*xX·⋅]) ?10 ?"
+    r"(?:\^|\*\*|to the(?: power(?: of)?)?) ?"
     r"(?:\{ ?([+-]?[0-9]{1,5}) ?\}|\(([+-]?[0-9]{1,5})\)|([+-]?[0-9]{1,5}))"
 )
 # "10^5" alone; what "2 + " or "2^" stands before is a part of something else, and "10^2" may be
@@ -48,6 +49,7 @@ _BARE_POWER = re.compile(
     r"(?:\{ ?(-[0-9]{1,5}|[3-9]|[0-9]{2,5}) ?\}|(-[0-9]{1,5}|[3-9]|[0-9]{2,5}))"
     r"(?![0-9.]| ?[*^/+\u00d7-])"
 )
+_READ_ON = re.compile(r"\.\.\.|\b10 to the ")
 _PLAIN_ASCII = re.compile(r"[0-9A-Za-z ,.$%:;!?'\"()=+/*-]*")
 
 # Thousands in threes, or as in India: the last three, then twos.
@@ -71,18 +73,30 @@ _SUFFIXED = re.compile(
     r"(?![A-Za-z0-9^])"
 )
 _LETTER_SUFFIX = re.compile(r"((?<![A-Za-z0-9.,_])-?[0-9][0-9.,]*)([kKMB])(?![A-Za-z0-9^/])")
-_ALTERNATIVE = re.compile(r"\b(?:or|vs|versus)\b")
-_REPEATING = re.compile(
-    r"(-?)([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|overbar|dot) ?\{? ?([0-9]+) ?\}?|\(([0-9]+)\))"
+_AND_A_HALF = re.compile(r"(?<![0-9.,/])([0-9]+) and (?:a|one) half\b")
+_AND_A_PART = re.compile(r"(?<![0-9.,/] )(?<![0-9.,/])([0-9]+) and ([0-9]+/[0-9]+)(?![0-9/.,])")
+_COMBINING = re.compile("[\u0304\u0305\u033f\u0307]")
+_OVERLINED = re.compile("((?:[0-9][\u0304\u0305\u033f\u0307])+)")
+_DOTTED = re.compile(
+    r"\\dot ?(?:\{ ?([0-9]) ?\}|([0-9]))(?:([0-9]*)\\dot ?(?:\{ ?([0-9]) ?\}|([0-9])))?"
 )
-_ELLIPSIS = re.compile(r"(-?)([0-9]*)\.([0-9]{3,60}?) ?(?:\\(?:l|c)?dots|\.\.\.+|…)")
+_ALTERNATIVE = re.compile(r"\b(?:or|vs|versus|and an? (?:half|third|quarter))\b")
+_PERIOD = r"\\(?:overline|bar|overbar|dot) ?(?:\{ ?([0-9]+) ?\}|([0-9]))"
+_PERIODIC = re.compile(
+    rf"(?<![0-9.])([0-9]*)\.([0-9]*)"
+    rf"(?:{_PERIOD}(?![0-9])|()()(?: ?\\[lc]?dots(?![A-Za-z])|\.{{3,}}|…))"
+)
+_BRACKETED = re.compile(r"([0-9]*)\.([0-9]*)\(([0-9]+)\)")
+_ENDS_BRACKETED = re.compile(r"[0-9.]\([0-9]+\)[^0-9A-Za-z]*$")
+_PERIODS = re.compile(r"([0-9]*?)(?:([0-9])\2+|([0-9]{2,}?)\3+)")
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 _SCALES = {
     "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
-    "trillion": 10**12,
+    "trillion": 10**12, "quadrillion": 10**15, "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
+SCALE_WORDS = "|".join(_SCALES)
 _SCALED_NUMBER = re.compile(rf"[0-9] ?({'|'.join(_SCALES)})s?(?![A-Za-z])", re.IGNORECASE)
-_MAY_SCALE = re.compile(r"dozen|hundred|thousand|illion|[0-9] ?(?:[kKmMbBtT]|[bt]n)", re.IGNORECASE)
+_MAY_SCALE = re.compile(rf"{SCALE_WORDS}|[0-9] ?(?:[kKmMbBtT]|[bt]n)", re.IGNORECASE)
 _ASKED = r"\b(?:how many|number of|in)(?: [a-z]+)? (?:{})s?\b"
 _SCALE = re.compile(rf" ?({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?:negative|minus) (?=[$€£¥]?[0-9.\\])", re.IGNORECASE)
@@ -112,6 +126,7 @@ def plain_text(text: str) -> str:
     """
     text = text[-WINDOW:]
     if not text.isascii():
+        text = _OVERLINED.sub(lambda match: rf"\overline{{{_COMBINING.sub('', match[1])}}}", text)
         text = _SUPERSCRIPT.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPT_DIGITS)}", text)
         text = text.translate(_BEFORE_NFKC)
         text = unicodedata.normalize("NFKC", text).translate(_AFTER_NFKC)[-WINDOW:]
@@ -123,8 +138,10 @@ def plain_text(text: str) -> str:
         text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
         text = _WORDED.sub(r" \1", _THOUSANDS_MARK.sub(",", text))
         text = _SHORT_FRACTION.sub(_written_out, text)
-    elif _PLAIN_ASCII.fullmatch(text) and "*" not in text:
+    elif _PLAIN_ASCII.fullmatch(text) and "*" not in text and not _READ_ON.search(text):
         return _grouped(" ".join(text.split()))
+    if "." in text:
+        text = without_periods(text)
     if "10" in text:
         text = _POWER_OF_TEN.sub(r"e\1\2\3", _SPACES.sub(" ", text))
         text = _BARE_POWER.sub(r"1e\1\2", text)
@@ -153,11 +170,10 @@ def parse_number(text: str, *, units: bool = True) -> Fraction | None:
     """
     if len(text) > WINDOW:
         return None
+    text = _BRACKETED.sub(_with_period, text) if _ENDS_BRACKETED.search(text) else text
     # "5!" may be a factorial where words may be variables.
     marks = ".!?,;:" if units else ".,;:"
     cleaned = plain_text(text).strip(" \"'*")
-    if (repeating := _repeating(cleaned.strip("$ "))) is not None:
-        return repeating
     cleaned = cleaned.rstrip(marks).strip(" \"'")
     if units:
         if _ALTERNATIVE.search(cleaned):
@@ -182,7 +198,10 @@ def parse_number(text: str, *, units: bool = True) -> Fraction | None:
 
 
 def scaled_letters(text: str) -> str:
-    """Return the text with ``5K`` and ``2.5M`` as ``5 thousand`` and ``2.5 million``."""
+    """Return the text with ``5K`` as ``5 thousand`` and ``2 and a half`` as ``2 1/2``."""
+    if " and " in text:
+        text = _AND_A_HALF.sub(r"\1 1/2", text)
+        text = _AND_A_PART.sub(r"\1 \2", text)
     return _LETTER_SUFFIX.sub(lambda match: f"{match[1]} {_SUFFIXES[match[2].lower()]}", text)
 
 
@@ -233,22 +252,36 @@ def _places(value: Fraction) -> int | None:
     return max(counts) if rest == 1 else None
 
 
-def _repeating(text: str) -> Fraction | None:
-    r"""Return the value of ``0.1\overline{6}``, ``0.(3)`` or ``0.333...``, or None."""
-    match = _REPEATING.fullmatch(text)
-    if match is not None:
-        start, period = match[3], match[4] or match[5]
-    else:
-        match = _ELLIPSIS.fullmatch(text)
-        found = match and re.fullmatch(r"([0-9]*?)(?:([0-9])\2{2,}|([0-9]{2,}?)\3+)", match[3])
-        if match is None or not found:
-            return None
+def without_periods(text: str) -> str:
+    r"""Return the text with ``0.1\overline{6}`` and ``0.166...`` as ``1/6``; ``3.14...`` stays."""
+    text = _DOTTED.sub(
+        lambda match: (
+            rf"\overline{{{match[1] or match[2]}{match[3] or ''}{match[4] or match[5] or ''}}}"
+        ),
+        text,
+    )
+    return _PERIODIC.sub(_with_period, text)
+
+
+def _with_period(match: re.Match[str]) -> str:
+    """Return the fraction that a match of `_PERIODIC` or `_BRACKETED` is."""
+    whole, start, period = (
+        match[1],
+        match[2],
+        match[3] or (match[4] if match.re is _PERIODIC else ""),
+    )
+    if not period:  # dots: the digits have to show what is repeated
+        found = _PERIODS.fullmatch(start)
+        if found is None or not (whole + start) or len(start) > 60:
+            return match[0]
+        if found[2] and len(start) > 4 and not start.endswith(3 * found[2]):
+            return match[0]  # the 88 of "1.41421356237309504880168872420969807856967188..."
         start, period = found[1], found[2] or found[3]
-    if len(match[2]) + len(start) + len(period) > MAX_DIGITS:
-        return None
-    value = Fraction(int(match[2] + start or 0))
-    value = (value + Fraction(int(period), 10 ** len(period) - 1)) / 10 ** len(start)
-    return -value if match[1] else value
+    if len(whole) + len(start) + len(period) > MAX_DIGITS:
+        return match[0]
+    value = Fraction(int(whole + start or 0)) + Fraction(int(period), 10 ** len(period) - 1)
+    value /= 10 ** len(start)
+    return f"{value.numerator}/{value.denominator}" if value.denominator > 1 else str(value)
 
 
 def canonical_number(text: str, *, units: bool = True) -> str | None:

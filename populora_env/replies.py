@@ -67,14 +67,27 @@ class _AnswerRule:
 
 
 _PHRASE = re.compile(
-    r"\banswer\*{0,3}\s{0,2}(?:is\b(?! not\b)|:|=)[\s:*]{0,6}"
+    r"\b(?:answer|(?:correct|right|best) (?:option|choice))\*{0,3}\s{0,2}"
+    r"(?:is\b(?! not\b)|:|=)[\s:*]{0,6}"
     r"|\bfinal answer\*{0,3}\s{0,2}\n[\s:*]{0,6}",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"(?:^|\n)[ *]{0,4}A\*{0,2}:[\s:*]{0,6}")
-# "12; 13" goes on: what comes behind a semicolon may be another answer.
-_SENTENCE_END = re.compile(r"\n|(?<!\\)(?:[.!]|[;?](?!\s?-?[0-9]))(?=[\"'*_`\u201d\u2019]{0,4}\s)")
-_AFTER_BOLD = re.compile(r"\s*(?:$|[.,;:!(\u2013\u2014])|(?: [A-Za-z\u00b0]{1,20}){1,4}[.!]?$")
+# "12; 13" and "12. Or 13." go on: what comes behind may be another answer.
+_NO_OTHER = (
+    r"(?!\s{0,9}(?:[Oo]r|vs\.?|[Mm]aybe|[Pp]erhaps|[Pp]ossibly)\b\W{0,9}"
+    r"(?:(?:maybe|perhaps|possibly|rather|even|is it|it is)\b\W{0,9})?[0-9])"
+)
+_SENTENCE_END = re.compile(
+    rf"\n{_NO_OTHER}"
+    r"|(?<!\\)(?:!|(?:(?<!\b(?:lb|ft|hr))(?<!\b(?:lbs|hrs|min))|(?!\.\s[0-9]))\."
+    r"|[;?](?!\s?(?:-?[0-9]|\(?(?:[B-HJ-Z]|A(?!\s[a-z]))\b(?!'))))"
+    rf"(?=[\"'*_`\u201d\u2019]{{0,4}}\s){_NO_OTHER}"
+)
+_AFTER_BOLD = re.compile(
+    r"\s*(?:$|[.,;:!(\u2013\u2014])"
+    r"|(?: [A-Za-z\u00b0/]{1,20}(?:\^?\{?[23\u00b2\u00b3]\}?)?){1,4}[.!]?$"
+)
 _DISPLAY = re.compile(r"(?:\\\[|\\\(|\$\$)(.*?)(?:\\\]|\\\)|\$\$)", re.DOTALL)
 _INLINE = re.compile(r"\$((?:\\.|[^$\\])+)\$|\\\(((?:(?!\\\)).)+)\\\)")
 _BRACES = re.compile(r"\\boxed\s?\{|\\[{}\\]|[{}]")
@@ -177,7 +190,8 @@ def _hashes(text: str) -> str | None:
 def _phrase(text: str) -> str | None:
     # The tests for plain strings are much faster than the patterns.
     end = -1
-    if "answer" in text.lower():
+    lowered = text.lower()
+    if "answer" in lowered or "option" in lowered or "choice" in lowered:
         for match in _PHRASE.finditer(text):
             end = match.end()
     if "A:" in text or "A*" in text:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from populora_env.numerals import (
     NUMBER_IN_TEXT,
     NUMBER_PATTERN,
+    SCALE_WORDS,
     WINDOW,
     is_undone_division,
     last_number,
@@ -23,6 +24,7 @@ from populora_env.numerals import (
     plain_text,
     scaled_letters,
 )
+from populora_env.units import one_quantity, units_agree
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,24 @@ _HEDGE = re.compile(
 )
 _UNIT = r"(?: ?%| ?(?:USD|EUR|GBP)\b|(?: (?!or\b|and\b|to\b)[A-Za-z]+){0,3}\.?)?"
 _MAYBE = (
-    r"(?:(?:or|and|maybe|perhaps|possibly|even|about|around|else|also|to|rather|it is|[a-z] ?=) ?)*"
+    r"(?:(?:or|and|maybe|perhaps|possibly|even|about|around|else|also|to|rather|it is|it's|no|"
+    r"wait|hmm|actually|sorry|i mean|better|instead|correction|scratch that)\b[,.:]? ?"
+    r"|[a-z] ?= ?)*"
 )
 _GAP = re.compile(
-    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]* ?(?:[,;|&?/] ?{_MAYBE}|"
+    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]* ?"
+    rf"(?:(?:[,;|&?/\u2014]|\.{{2,3}}|\\(?:cup|lor|vee)\b) ?{_MAYBE}|"
     rf"\b(?:or|and/or|and|to|vs\.?|versus)(?!\w) ?{_MAYBE})"
     r"[\"'*_`({$]*",
     re.IGNORECASE,
 )
 _OR_GAP = re.compile(
     rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]*,? ?[(\[]?"
-    rf"\b(?:or|and/or|vs\.?|versus|maybe|perhaps|possibly)(?!\w) ?{_MAYBE}[\"'*_`({{$]*",
+    rf"\b(?:or|and/or|vs\.?|versus|maybe|perhaps|possibly)(?!\w),? ?{_MAYBE}[\"'*_`({{$]*",
     re.IGNORECASE,
+)
+_ASKED_ASIDE = re.compile(
+    rf"[0-9][^()?]{{0,40}}\( ?{_MAYBE}[$]?-?{NUMBER_PATTERN}{_UNIT} ?\?", re.I
 )
 _TAIL = re.compile(rf"{_UNIT}[{re.escape(_MARKS)}]*", re.IGNORECASE)
 _TAIL_UNIT = re.compile(rf"({_UNIT})", re.IGNORECASE)
@@ -99,8 +107,10 @@ _OR_WORD = re.compile(
 # One quantity in two units: neither number is the answer.
 _TWO_UNITS = re.compile(
     r"[0-9] ?(?:(?:feet|foot|ft\.?|')(?:,? and)?,? ?[0-9./ ]+ ?(?:inch(?:es)?|in\b|\"|'')"
-    r"|(?:hours?|hrs?|h)\b(?:,? and)?,? ?[0-9]+ ?(?:min|m\b)"
-    r"|(?:minutes?|mins?)\b(?:,? and)?,? ?[0-9]+ ?(?:s\b|sec)"
+    r"|(?:hours?|hrs?|h)(?![A-Za-z])(?:,? and)?,? ?[0-9]+ ?(?:min|m\b)"
+    r"|(?:minutes?|mins?|m)(?![A-Za-z])(?:,? and)?,? ?[0-9]+ ?(?:s\b|sec)"
+    r"|(?:\u00b0|degrees?\b|deg\b|\^ ?\{? ?\\circ ?\}?) ?(?:and )?[0-9]+ ?(?:'|\u2032|min)"
+    r"|[A-Za-z]+ and (?:a|one) (?:half|third|quarter)\b"
     r"|(?:pounds?|lbs?)\b\.?(?:,? and)?,? ?[0-9]+ ?(?:oz|ounces?)\b"
     r"|(?:days?)\b(?:,? and)?,? ?[0-9]+ ?(?:h\b|hours?|hrs?)"
     r"|(?:weeks?)\b(?:,? and)?,? ?[0-9]+ ?days?"
@@ -108,6 +118,24 @@ _TWO_UNITS = re.compile(
     r"|(?:dollars?)\b(?:,? and)?,? ?[0-9]+ ?cents?"
     r"|(?:gallons?)\b(?:,? and)?,? ?[0-9]+ ?(?:quarts?|pints?|cups?)"
     r"|(?:meters?|metres?|m|km|kilometers?)\b(?:,? and)?,? ?[0-9]+ ?(?:cm|centim|m\b|meters?))",
+    re.IGNORECASE,
+)
+
+
+_MORE = r"(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below|over|under|up|beyond)"
+_LIMIT = (
+    r"(?:at (?:the )?(?:least|most)|(?:no |not )?(?:more|less|fewer|greater|larger|smaller|higher|"
+    r"lower) than|(?:strictly )?(?:over|under|above|below|exceeding)|up to|(?:a )?"
+    r"(?:minimum|maximum) of|[<>]=?|[\u2264\u2265\u2260]|!=|\\(?:l|g)eq?(?:slant)?(?![a-z])|"
+    r"\\neq?(?![a-z]))"
+)
+# "8 or more", "at least 8", "> 8", "8+", "8 \u00b1 1" and "8 \u2260 9" state no number.
+_LIMITED = re.compile(
+    rf"[{re.escape(_MARKS)}]*{_LIMIT} ?[$(]*-?{NUMBER_PATTERN}(?:{_TAIL.pattern})"
+    rf"|[{re.escape(_MARKS)}]*-?{NUMBER_PATTERN}{_UNIT}[\"'*_`)}}$]*,? ?"
+    rf"(?:\+[{re.escape(_MARKS)}]*|(?:or|and) (?:even )?{_MORE}(?:{_TAIL.pattern})"
+    rf"|at (?:least|most)[{re.escape(_MARKS)}]*"
+    r"|(?:\u00b1|\\pm(?![a-z])|\+ ?/ ?-|\u2260|!=|\\neq?(?![a-z])|(?:is )?not equal to).*)",
     re.IGNORECASE,
 )
 
@@ -129,6 +157,8 @@ def read_stated(text: str) -> Statement:
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
     if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
+    if _TWO_UNITS.search(cleaned) or _ASKED_ASIDE.match(cleaned) or _LIMITED.fullmatch(cleaned):
+        return Statement(None, several=True)
     if _UNDONE.fullmatch(cleaned):
         return Statement(None, undone=True)
     first = numbers[0] if numbers else None
@@ -138,9 +168,7 @@ def read_stated(text: str) -> Statement:
         if not _GOES_ON.match(rest) and not _EQUALS.search(clause):
             begun = cleaned[: first.end() + len(clause)].strip("$ ")
             # "2 million of them" is two million: the words that follow may scale the number.
-            scaled = re.match(
-                rf"{re.escape(first[0])} (?:dozen|hundred|thousand|[mbtr]+illion)\b", begun
-            )
+            scaled = re.match(rf"{re.escape(first[0])} (?:{SCALE_WORDS})\b", begun)
             return Statement(scaled[0] if scaled else first[0])
     sides = _EQUALS.split(cleaned)
     if len(sides) > 1:
@@ -171,6 +199,22 @@ def read_last(text: str) -> Statement:
     return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)) or last_number(cleaned))
 
 
+def _scaled(number: re.Match[str]) -> Fraction | None:
+    """Return the value of a number with the word behind it: 60 of ``5 dozen``."""
+    scale = re.match(rf" (?:{SCALE_WORDS})\b", number.string[number.end() :])
+    return parse_number(number[0] + (scale[0] if scale else ""))
+
+
+def _one_thing(values: list[Fraction | None], unit: str, other: str) -> bool:
+    """Return whether ``1800 cents or 18 dollars`` says one thing in two units."""
+    first, second = values
+    return (
+        first is not None
+        and second is not None
+        and one_quantity(first, unit, second, other) is True
+    )
+
+
 def _same_share(left: Fraction | None, right: Fraction | None, gap: str) -> bool:
     """Return whether two numbers are one, as 20% and 0.2 are."""
     if left is None or right is None or not gap.startswith("%"):
@@ -192,11 +236,16 @@ def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
     """
     if _TWO_UNITS.search(text, numbers[0].start()) is not None and "=" not in text:
         return True
-    values = [parse_number(number[0]) for number in numbers]
+    values = [_scaled(number) for number in numbers]
     listed = len(set(values)) > 1 and (
         _HEDGE.fullmatch(text[: numbers[0].start()].strip(_MARKS)) is not None
         and _TAIL.fullmatch(text[numbers[-1].end() :]) is not None
     )
+    compound = _COMPOUND.search(text, numbers[0].start())
+    if compound is not None and "=" not in text:
+        known = one_quantity(Fraction(1), compound[1], Fraction(1), compound[2])
+        if known is not None and units_agree(compound[1], compound[2]) not in (None, 1):
+            return True
     for index, (left, right) in enumerate(pairwise(numbers)):
         gap = text[left.end() : right.start()]
         joined = _OR_GAP.fullmatch(gap)
@@ -206,10 +255,13 @@ def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
             listed = False
         elif values[index] != values[index + 1]:
             unit, after = _unit(joined), _unit(_TAIL_UNIT.match(text, right.end()))
-            if not unit or not after or unit == after:
+            if not unit or not after or not _one_thing(values[index : index + 2], unit, after):
                 return True
             listed = False
     return listed
+
+
+_COMPOUND = re.compile(r"[0-9] ?([A-Za-z]+)(?:\.|\b)(?:,? and)?,? ?[0-9][0-9./]* ?([A-Za-z]+)")
 
 
 def _unit(match: re.Match[str] | None) -> str:

@@ -30,7 +30,8 @@ _KINDS: dict[str, dict[str, str]] = {
     },
     "volume": {
         "1": "l liter liters litre litres", "1/1000": "ml milliliter milliliters",
-        "473176473/125000000": "gallon gallons", "473176473/500000000": "quart quarts",
+        "473176473/125000000": "gal gals gallon gallons",
+        "473176473/500000000": "qt qts quart quarts",
         "473176473/1000000000": "pint pints", "473176473/2000000000": "cup cups",
     },
     "money": {"100": "dollar dollars usd", "1": "cent cents"},
@@ -145,6 +146,14 @@ def units_agree(gold: str, given: str) -> Fraction | None:
     if left[0] != right[0]:
         return None
     return right[1] / left[1]
+
+
+def one_quantity(first: Fraction, unit: str, second: Fraction, other_unit: str) -> bool | None:
+    """Return whether ``18 dollars`` and ``1800 cents`` are one; None for unknown units."""
+    if _measure(unit) is None or _measure(other_unit) is None:
+        return None
+    scale = units_agree(unit, other_unit)
+    return scale is not None and first == second * scale
 
 
 def _has_value(text: str) -> bool:
