@@ -73,7 +73,8 @@ class SharedInput(nn.Module):
         server = None if learning else service.native
         factors = server.factors(self, x) if server is not None else None
         if server is None or factors is None:
-            return self._add(service, which, x, linears[which](x))
+            y = linears[which](x)
+            return self._add(service, which, x, self._by_row(y, service)).view(y.shape)
         output = routing.read(self, x, which)
         if output is None:
             outputs = [linear(x).float().contiguous() for linear in linears]
@@ -93,7 +94,8 @@ class SharedInput(nn.Module):
             outward = outwards[which]
         down = routing.read(self, x, which)
         if down is None:
-            rows = x if service.gather is None else x.index_select(0, service.gather)
+            rows = self._by_row(x, service)
+            rows = rows if service.gather is None else rows.index_select(0, service.gather)
             flat = rows.reshape(service.groups, -1, x.shape[-1]).to(inward.dtype)
             if service.dropout is not None and learning:
                 flat = service.dropout(flat, self.place)
@@ -112,6 +114,23 @@ class SharedInput(nn.Module):
             up = up.view(-1, *y.shape[1:]).index_select(0, service.scatter)
         up = up.view(y.shape).to(y.dtype)
         return y.add(up, alpha=service.alpha) if learning else y.add_(up, alpha=service.alpha)
+
+    @staticmethod
+    def _by_row(x: Tensor, service: Service) -> Tensor:
+        """Return what a layer saw as ``[rows, T, width]``; some layers see all tokens in a line.
+
+        Raises:
+            ValueError: If it saw other than all tokens of all rows, so that whose they are is lost.
+        """
+        if x.dim() > 2 and len(x) == service.rows:
+            return x
+        if x.numel() // x.shape[-1] % service.rows:
+            raise ValueError(
+                f"targets: a layer saw {x.numel() // x.shape[-1]} tokens of a batch of "
+                f"{service.rows} rows, so whose they are is lost; expected layers that see every "
+                "token, such as those of attention"
+            )
+        return x.reshape(service.rows, -1, x.shape[-1])
 
     def _pick(self, service: Service) -> tuple[Tensor, list[Tensor]]:
         """Transposed factors of the agents served, picked once for all steps of a service."""
@@ -139,6 +158,26 @@ class StackedLinear(nn.Module):
         self.training = base.training
         self.group = (group,)  # in a tuple: the group is registered once, in the StackedLora
         self._which = which
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's; some models ask for its type or device."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen layer's."""
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        """Width of what the layer reads."""
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Width of what the layer gives."""
+        return self.base.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Base output plus the update of the agent each row belongs to."""

@@ -99,6 +99,7 @@ class Service:
         self.scale = scale[:, None, None] if values else None
         self.ready: dict[int, tuple[Tensor, list[Tensor]]] = {}  # factors picked, by group
         rows = layout.rows if not aligned else np.repeat(agents, layout.rows_each).tolist()
+        self.rows = len(rows)
         self.native = native.Server.of(rows, scales)
 
     def _lay_out(self, agents: Sequence[int], rows: Sequence[int], device: torch.device) -> None:

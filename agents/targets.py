@@ -6,14 +6,18 @@ a dense block, or of shared experts) then loses its adapter without a word. Adap
 play and learn here, but are not saved.
 """
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 import transformers.conversion_mapping as conversions
-from torch import nn
+from torch import Tensor, nn
 
 # Sibling projections that read the same input and so share one down-projection.
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+_EXPERT = re.compile(r"(^|\.)(local_)?experts\.\d+\.")  # one of several, each with its own tokens
 
 # Names that PEFT takes for experts' by the kind of checkpoint that Transformers converts; the
 # tables of both are compared in the tests.
@@ -57,12 +61,14 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
 
     Args:
         model: A causal language model of Transformers that carries no adapters.
-        targets: ``"all-linear"`` (every linear layer but the output layer), or module paths, whole
+        targets: ``"all-linear"`` (every linear layer but the output layer and those that compute
+            more than a product, as some routers of experts do), or module paths, whole
             or their last parts, several or joined by ``+``: ``q_proj+v_proj``,
             ``("self_attn.q_proj",)``.
 
     Raises:
-        ValueError: If nothing matches, or the model already carries adapters.
+        ValueError: If nothing matches, a layer is one of several experts', or the model already
+            carries adapters.
     """
     head = _output_layer(model)
     linears: dict[str, nn.Linear] = {}
@@ -76,12 +82,20 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
             raise ValueError("model: it already carries stacked adapters; detach them first")
         if hasattr(module, "lora_A"):
             raise ValueError(f"model: {name} carries adapters of PEFT; unload() them first")
-        if isinstance(module, nn.Linear) and module is not head and _is_wanted(name, wanted):
-            linears[name] = module
+        if _is_plain(module) and module is not head and _is_wanted(name, wanted):
+            linears[name] = cast(nn.Linear, module)
     if isinstance(targets, str) and wanted and linears:
         unmet = [w for w in sorted(wanted) if not any(_is_wanted(name, {w}) for name in linears)]
         targets = unmet[0] if unmet else targets
         linears = {} if unmet else linears
+    if inside := [name for name in linears if _EXPERT.search(name)]:
+        lost = {name.rpartition(".")[2] for name in inside}
+        rest = sorted({name.rpartition(".")[2] for name in linears} - lost)
+        raise ValueError(
+            f"targets: got {inside[0]} and {len(inside) - 1} more layers of single experts, which "
+            "see some tokens of a batch without their rows, so that an agent's own cannot be told; "
+            "expected other layers" + f", such as {'+'.join(rest)}" * bool(rest)
+        )
     if not linears:
         few = repr(targets if isinstance(targets, str) else targets[:3])
         more = (
@@ -99,6 +113,27 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
         named = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
         raise ValueError(f"{what}, whose layers are named like {next(named)!r}")
     return linears
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module gives ``W x + b`` and nothing else, as routers of some models do not."""
+    kind = type(module)
+    if not isinstance(module, nn.Linear) or not kind.__module__.startswith("transformers.models."):
+        return isinstance(module, nn.Linear)
+    weight = module.weight
+    x = torch.linspace(-1, 1, 2 * module.in_features, device=weight.device, dtype=weight.dtype)
+    x = x.view(1, 2, -1)
+    with torch.inference_mode():
+        try:
+            given: object = module(x)
+        except Exception:  # it wants another input, and may say so in any way
+            return False
+        plain = nn.functional.linear(x, weight, module.bias)
+        return (
+            isinstance(given, Tensor)
+            and given.shape == plain.shape
+            and bool(torch.allclose(given, plain, rtol=1e-2, atol=1e-2))
+        )
 
 
 def why_no_place(model: nn.Module, layer: str) -> str:

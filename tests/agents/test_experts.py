@@ -9,15 +9,18 @@ import torch
 import transformers.conversion_mapping as conversions
 from peft import LoraConfig, PeftModel
 from peft.utils.transformers_weight_conversion import _convert_peft_config_moe
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from agents.adapters import Layout
-from agents.models import freeze
+from agents.adapters import Layout, RowLayout, StackedLora
+from agents.models import ModelError, freeze
 from agents.peft_io import AdapterError, write_adapter
+from agents.policy import Request
 from agents.population import LoraPopulation
 from agents.targets import rewritten_names
 from evolution.config import EvolutionConfig
 from evolution.manager import EvolutionManager
+from populora_env.records import Phase
 from tests.agents.helpers import randomise
 
 # PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
@@ -117,3 +120,67 @@ def test_the_names_are_those_that_this_peft_rewrites():
         assert gone == rewritten_names(kind), kind
         rewriting += bool(gone)
     assert rewriting >= 20
+
+
+@pytest.mark.parametrize("kind", ["hunyuan_v1_moe", "phimoe", "afmoe", "qwen2_moe"])
+def test_rows_in_any_order_get_their_own_agents(tiny_base, kind):
+    # Their layers see tokens without rows, are asked for the type of their weights, or are routers
+    # that give more than a product.
+    population = LoraPopulation(tiny(kind, tiny_base.tokenizer), 2, 2)
+    randomise(population.lora)
+    ids = torch.arange(27).view(3, 9) * 7 % 250
+    model = population.base.model
+    with torch.no_grad():
+        bare = model(ids).logits
+        with population.lora.active(RowLayout((1, 0, 1))):
+            mixed = model(ids).logits
+        for row, agent in enumerate((1, 0, 1)):
+            with population.lora.active(Layout((agent,), 1)):
+                alone = model(ids[row : row + 1]).logits
+            assert relative_error(mixed[row : row + 1], alone) < 1e-5
+    assert relative_error(bare, mixed) > 1e-2
+    with population.lora.active(Layout((0, 1, 1), 1)):
+        model(ids).logits.log_softmax(-1)[..., 7].sum().backward()
+    assert any(group.A.grad is not None for group in population.lora.groups)
+    population.act([Request(f"agent_{i % 2}", Phase.SOLVE, "x" * (3 + 9 * i)) for i in range(3)])
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
+def test_attention_that_picks_tokens_is_refused_at_once(tiny_base, kind):
+    with pytest.raises(ModelError, match=rf"{kind}.* layers of kind indexed_attention") as caught:
+        tiny(kind, tiny_base.tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+class Sparse(nn.Module):
+    """Each expert sees the tokens that were sent to it, as in models of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(4, 3)
+        self.experts = nn.ModuleList(nn.ModuleDict({"up": nn.Linear(4, 4)}) for _ in range(3))
+
+    def forward(self, x):
+        flat = x.reshape(-1, 4)
+        chosen = self.gate(flat).argmax(-1)
+        out = flat.clone()
+        for number, expert in enumerate(self.experts):
+            out[chosen == number] = expert["up"](flat[chosen == number])
+        return out.view(x.shape)
+
+
+def test_layers_of_single_experts_are_refused():
+    with pytest.raises(ValueError, match=r"experts\.0\.up and 2 more .*, such as gate$") as caught:
+        StackedLora(Sparse(), 2, 2)
+    assert "\n" not in str(caught.value)
+    StackedLora(Sparse(), 2, 2, targets="gate")
+
+
+def test_a_layer_that_sees_some_tokens_says_so():
+    model = Sparse()
+    model.branches = model.experts
+    del model.experts
+    model.forward = lambda x: model.branches[0]["up"](x.reshape(-1, 4)[:5])
+    lora = StackedLora(model, 2, 2, targets="up")
+    with lora.active(Layout((0, 1), 1)), pytest.raises(ValueError, match="saw 5 tokens of a batch"):
+        model(torch.ones(2, 3, 4))
