@@ -122,8 +122,14 @@ def check_output(model: Any, tokenizer: Any, name: str) -> None:
         raise ModelError(f"{what} has no output layer over a backbone; {expected}")
     ids = torch.linspace(0, rows - 1, 7, device=embedding.device).long()[None]
     with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits.float()
-        ours = head(backbone(model)(input_ids=ids, use_cache=False)[0]).float()
+        try:
+            logits = model(input_ids=ids, use_cache=False).logits.float()
+            ours = head(backbone(model)(input_ids=ids, use_cache=False)[0]).float()
+        except Exception as error:  # a model of another kind fails in any way
+            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise ModelError(
+                f"{what} cannot be run on a row of tokens ({said}); {expected}"
+            ) from error
     if ours.shape != logits.shape or (ours - logits).abs().max() > 2e-2 * logits.abs().max():
         raise ModelError(f"{what} does more to its logits than its one output layer; {expected}")
     _check_packing(backbone(model), ids, what, expected)

@@ -9,8 +9,10 @@ Nothing is ever unpickled.
 Not covered here: whether an adapter fits a population (`agents.population`).
 """
 
+import errno
 import json
 import math
+import os
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -57,6 +59,8 @@ _CONVERT = (
 )
 
 _MOST_HEADER = 16 << 20  # bytes; 90,000 factors of a large mixture of experts have 13 million
+_MOST_HOLES = 64 << 20  # bytes of a file that are read whether they are stored or not
+_MOST_PER_BYTE = 16  # bytes that a stored one may stand for: a newborn's B is all zeros
 _MOST_NAME = 500  # characters of a tensor's name
 _SMALLEST = 1e-30  # of an alpha: far inside what float32 holds
 
@@ -229,10 +233,11 @@ def _header_names(path: Path) -> list[str]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If the header is too long, or is none.
+        ValueError: If the header is too long or is none, or the file is mostly holes.
     """
     check_regular(path)
     with path.open("rb") as file:
+        _refuse_holes(file.fileno(), path.name)
         start = file.read(8)
         if len(start) < 8 or struct.unpack("<Q", start)[0] > _MOST_HEADER:
             raise ValueError(f"{WEIGHTS_FILE} has no header of at most {_MOST_HEADER >> 20} MiB")
@@ -243,6 +248,35 @@ def _header_names(path: Path) -> list[str]:
     if not isinstance(header, dict):
         raise ValueError(f"the header of {WEIGHTS_FILE} is no object")
     return [name for name in cast(dict[str, Any], header) if name != "__metadata__"]
+
+
+def _refuse_holes(handle: int, name: str) -> None:
+    """Refuse a file that says it is far larger than what is stored of it.
+
+    A hole costs its author nothing and its reader all the memory that it is read into.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If so.
+    """
+    size = os.fstat(handle).st_size
+    if size <= _MOST_HOLES:
+        return
+    stored = at = 0
+    while at < size and stored * _MOST_PER_BYTE < size:
+        try:
+            begin = os.lseek(handle, at, os.SEEK_DATA)
+            at = os.lseek(handle, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                break
+            return  # a file system that does not tell
+        stored += at - begin
+    os.lseek(handle, 0, os.SEEK_SET)
+    if stored * _MOST_PER_BYTE < size:
+        raise ValueError(
+            f"{name} claims {size:,} bytes, of which {stored:,} are stored and the rest are holes"
+        )
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -211,3 +211,14 @@ def test_models_that_would_be_decoded_wrongly_are_refused(tiny_base, kind, setti
         freeze(model, tiny_base.tokenizer, name="their/model")
     assert "\n" not in str(caught.value)
     assert "their/model" in str(caught.value)
+
+
+def test_a_model_that_cannot_run_on_tokens_alone_is_refused_in_one_line(tiny_base):
+    config = transformers.CamembertConfig(
+        vocab_size=len(tiny_base.tokenizer), hidden_size=32, intermediate_size=48,
+        num_hidden_layers=1, num_attention_heads=2, pad_token_id=None, is_decoder=True,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ModelError, match=r"camembert.* cannot be run on a row of tok") as caught:
+        freeze(model, tiny_base.tokenizer, name="camembert")
+    assert "\n" not in str(caught.value)

@@ -412,6 +412,32 @@ def random_edit(draw, folder):
     (folder / WEIGHTS).write_bytes(size.to_bytes(8, "little") + text + body)
 
 
+@pytest.mark.parametrize("stored", [0, 1 << 20])
+def test_a_file_of_holes_is_not_read(tmp_path, stored):
+    wide = 1 << 28  # of a layer, so that the factors have 16 GiB
+    names = [f"base_model.model.model.layers.0.mlp.up_proj.lora_{letter}.weight" for letter in "AB"]
+    header = json.dumps(
+        {
+            names[0]: {"dtype": "F32", "shape": [8, wide], "data_offsets": [0, 32 * wide]},
+            names[1]: {"dtype": "F32", "shape": [wide, 8], "data_offsets": [32 * wide, 64 * wide]},
+        }
+    ).encode()
+    with (tmp_path / WEIGHTS).open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header + bytes(stored))
+        file.truncate(8 + len(header) + 64 * wide)
+    (tmp_path / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 8}))
+    began = time.monotonic()
+    with pytest.raises(AdapterError, match=r"claims 17,179,869,\d+ bytes, of which [\d,]+ are"):
+        read_adapter(tmp_path)
+    assert time.monotonic() - began < 5
+
+
+def test_zeros_that_are_stored_are_read(tmp_path):
+    A, B = torch.zeros(8, 1 << 18), torch.zeros(1 << 21, 8)  # 72 MiB
+    write_adapter(tmp_path, {"model.up": (A, B)}, alpha=8.0, dropout=0.0, base="b")
+    assert read_adapter(tmp_path).factors["model.up"][1].shape == (1 << 21, 8)
+
+
 def test_random_edits_load_or_end_in_one_line(tiny_base, tmp_path):
     draw = random.Random(5)
     population = LoraPopulation(tiny_base, 1, 4)
