@@ -110,8 +110,12 @@ _TAGS = (
 _KEYS = (*_TAGS, "preferred", "better", "best", "better_attempt", "correct", "is_correct")
 
 
+_UPRIGHT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s?\{([^{}]{0,200})\}")
+
+
 def _wrapped(text: str) -> str | None:
     """Return what the reply marks as its judgement by a box, double brackets, a tag or JSON."""
+    text = _UPRIGHT.sub(r"\1", text)
     boxed = boxes(text)
     if boxed and _VERDICT.search(text, boxed[-1][0]) is None:
         return f"[[{boxed[-1][1]}]]"
@@ -136,7 +140,7 @@ def _after(pattern: re.Pattern[str], text: str) -> str | None:
 # Preferences
 
 _VERDICT = re.compile(
-    r"\b(?:verdict|winner|preference|judge?ment|decision)\*{0,3}\s{0,2}(?:is\b|:|=)\*{0,3}\s{0,3}",
+    r"\b(?:verdict|winner|preference|judge?ment|decision)\*{0,3}(?:\s{0,2}(?:is\b|:|=)|\s[-\u2013\u2014]\s)\*{0,3}\s{0,3}",
     re.IGNORECASE,
 )
 _NAME = r"(?:(?:[Aa]ttempt|[Rr]esponse|[Aa]ssistant|[Ss]olution|[Oo]ption|[Aa]nswer) )?"
@@ -148,9 +152,9 @@ _PREFERRED = re.compile(
     r"outperforms)\b"
 )
 _CHOSEN = re.compile(
-    r"\b(?:(?:prefer|choose|pick|select|favou?r|go with|vote for)|(?:better|best|preferred)"
+    r"\b(?i:(?:prefer|choose|pick|select|favou?r|go with|vote for)|(?:better|best|preferred)"
     r"(?: one| attempt| response)? is|(?:winner|answer|choice|vote|preference|decision|pick)"
-    rf"(?: is|:)|I(?:'d| would) say|I think it is) {_ONE}(?! (?:or|and)\b|/)"
+    rf"(?: is|:)|I(?:'d| would) say|I think it is) [\"'(\[]{{0,2}}{_ONE}(?! (?:or|and)\b|/)"
 )
 _RIGHT = re.compile(rf"{_ONE} (?:is|was) {_VERY}(?:right|correct)\b")
 _TIES = re.compile(
@@ -168,6 +172,8 @@ _BLAME = re.compile(
     re.IGNORECASE,
 )
 _TURNS = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)
+_OR_BEFORE = re.compile(r"\bor\s{1,3}(?:an?\s)?$", re.IGNORECASE)
+_OR_AFTER = re.compile(r"\s{1,3}or\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[.;!?\n,]|\b(?:but|because|since)\b")
 _PREFERENCES = {
     "a": Preference.A,
@@ -223,7 +229,9 @@ def _only_preference(text: str) -> Preference | None:
     if not found:
         for match in _TIES.finditer(text):
             before = _CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
-            if _UNSURE.search(before) or _TURNS.search(text, match.end(), match.end() + 400):
+            turned = _TURNS.search(text, match.end(), match.end() + 400)
+            hedged = _OR_BEFORE.search(before) or _OR_AFTER.match(text, match.end())
+            if _UNSURE.search(before) or turned or hedged:
                 return None
             found.add(Preference.TIE)
     return found.pop() if len(found) == 1 else None
@@ -231,7 +239,8 @@ def _only_preference(text: str) -> Preference | None:
 
 _BEGINS = re.compile(
     r"[\s_(\[{\"']{0,9}(?:(?:Attempt|Response) )?(A|B|[Tt]ie|TIE)[_)\]}\"']{0,9} ?"
-    r"(?:([:])|[.;\n]|,? ?(?:because|since|as)\b|(?: - |\u2014|\u2013|\())"
+    r"(?:([:])|[.;\n]|,? ?(?:because|since|as)\b|, (?:and )?not (?:[Aa]ttempt )?[AB]\b|"
+    r"(?: - |\u2014|\u2013|\())"
 )
 _LABEL = re.compile(r"(?<!\w)[AB]\s?:")
 _BLAMES = re.compile(r"[^.\n]{0,60}(?:\bwrong|incorrect|error|mistake|worse)", re.IGNORECASE)
@@ -244,7 +253,14 @@ def _first_preference(text: str) -> Preference | None:
     # "A: wrong. B: right." lists what each is.
     if match[2] and (_LABEL.search(text, match.end()) or _BLAMES.match(text[match.end() :][:200])):
         return None
-    return _PREFERENCES[match[1].casefold()]
+    value = _PREFERENCES[match[1].casefold()]
+    return None if _says_another(text[match.end() :], value) else value
+
+
+def _says_another(text: str, value: Preference) -> bool:
+    """Whether a line is nothing but another preference than one that was found."""
+    others = (_exact_preference(line) for line in text[:ANSWER_LIMIT].splitlines())
+    return any(other not in (None, value) for other in others)
 
 
 _LEADS = re.compile(
@@ -265,13 +281,17 @@ def _stated_preference(text: str) -> Preference | None:
 
 def _last_preference(text: str) -> Preference | None:
     """Return the preference that stands alone on the last line."""
-    return _exact_preference(text.strip().rpartition("\n")[2])
+    lines, _, last = text.strip().rpartition("\n")
+    value = _exact_preference(last)
+    return None if value is None or _says_another(lines, value) else value
 
 
 # Scores
 
 _SCORE = re.compile(
-    r"\b(?:score|rating|verdict|grade)\*{0,3}\s{0,2}(?:is\b|:|=)\*{0,3}\s{0,3}", re.IGNORECASE
+    r"\b(?:score|rating|verdict|grade)\*{0,3}(?:\s?\([^()\n]{0,40}\))?\*{0,3}"
+    r"\s{0,2}(?:is\b|:|=)\*{0,3}\s{0,3}",
+    re.IGNORECASE,
 )
 # A number's digits must not run into others: of "15/10", "5/10" is no score.
 _OUT_OF_TEN = re.compile(
@@ -362,6 +382,12 @@ _A_PART = re.compile(
     r"|\bstep \d",
     re.IGNORECASE,
 )
+_SENTENCE = re.compile(r"[.!?\n]")
+_RESTRICTS = re.compile(
+    r"\b(?:except|apart from|aside from|other than|but|however|although|though|"
+    r"only (?:if|when|for))\b",
+    re.IGNORECASE,
+)
 _FLAWS = re.compile(
     r"\b(?:wrong|incorrect|error|mistake|but|however)\b",
     re.IGNORECASE,
@@ -391,6 +417,9 @@ def _only_verdict(text: str) -> bool | None:
         if asked or denied > 1 or _DOUBTED.search(clause):
             return None
         value = _WORDS[match[3].casefold()] is not bool(denied)
+        sentence = _SENTENCE.split(text[match.end() : match.end() + 200])[0]
+        if value and _RESTRICTS.search(sentence):
+            return None
         if value and not denied and _A_PART.search(clause):
             partly = True  # a part of it that is right says nothing about the whole
         else:

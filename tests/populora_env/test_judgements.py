@@ -186,3 +186,49 @@ def test_what_surrounds_a_judgement_never_changes_it(thought, before, form, mark
     ):  # fmt: skip
         reading = read(thought + before + form.format(marks.format(stated)) + end)
         assert reading.value == pytest.approx(value) if read is read_score else value
+
+
+@pytest.mark.parametrize(
+    ("text", "preference"),
+    [
+        ("Answer: B", "B"),
+        ("Final answer: (A)", "A"),
+        ("My choice: (A)", "A"),
+        ("Verdict - A", "A"),
+        ("Verdict \u2013 **B**", "B"),
+        ("A, not B", "A"),
+        ("B, and not attempt A.", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        ("A or tie", None),
+        ("A tie or B", None),
+        ("A\nB", None),
+        ("A\n\nB is wrong.\n\nAttempt B", None),
+        ("B\nA is worse at the start.\nB", "B"),
+        ("This needs good decision-making.\nB", "B"),
+    ],
+)
+def test_preferences_in_more_forms_and_those_that_contradict_themselves(text, preference):
+    assert read_preference(text).value == preference
+
+
+@pytest.mark.parametrize(
+    ("text", "correct"),
+    [
+        ("The attempt is correct except for the sign.", None),
+        ("It is right, but it has an error.", None),
+        ("The answer is correct, although step 2 divides by zero.", None),
+        ("The attempt is correct only if x is positive.", None),
+        ("The attempt is incorrect, but well written.", False),
+        ("The attempt is correct. But it is long.", True),
+        ("Verdict - incorrect", False),
+        (r"\boxed{\text{correct}}", True),
+    ],
+)
+def test_a_restricted_finding_finds_nothing(text, correct):
+    assert read_verdict(text).value is correct
+
+
+def test_a_scale_may_stand_behind_the_word():
+    assert read_score("Score (0-10): 7").value == pytest.approx(0.7)
+    assert read_score("**Rating** (out of 10): 9/10").value == pytest.approx(0.9)
+    assert read_score(r"\boxed{\text{8}}").value == pytest.approx(0.8)
