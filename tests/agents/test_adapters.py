@@ -122,6 +122,7 @@ def test_a_bfloat16_base_equals_plain_peft(tiny_base, tmp_path, adapters, cast):
         assert relative_error(ours[1 - agent : 2 - agent], other) > 0.5
 
 
+@pytest.mark.slow
 def test_real_model_forward_equals_plain_peft(smollm, tmp_path):
     population = LoraPopulation(smollm, 2, (4, 2))
     own_factors(population.lora)

@@ -283,7 +283,12 @@ ROOTS = {
 
 
 @pytest.mark.parametrize(
-    ("agents", "vote"), [((0, 1, 2), 1.0), ((0, 1, 2, 3), 0.5), ((0, 1, 2, 3, 4), 0.0)]
+    ("agents", "vote"),
+    [
+        ((0, 1, 2, 3), 0.5),
+        pytest.param((0, 1, 2), 1.0, marks=pytest.mark.slow),
+        pytest.param((0, 1, 2, 3, 4), 0.0, marks=pytest.mark.slow),
+    ],
 )
 def test_answers_equal_in_value_vote_together(agents, vote):
     names = [f"agent_{n}" for n in agents]

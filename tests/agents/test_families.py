@@ -68,7 +68,15 @@ def tiny_model(tokenizer, kind, **settings):
     return model
 
 
-@pytest.fixture(params=FAMILIES)
+QUICK = ("llama", "mistral-window", "gemma3")  # the others are slow tests
+
+
+@pytest.fixture(
+    params=[
+        *QUICK,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES if n not in QUICK),
+    ]
+)
 def family(request, tiny_base):
     kind, settings = FAMILIES[request.param]
     model = tiny_model(tiny_base.tokenizer, kind, **settings)

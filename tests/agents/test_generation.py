@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -143,8 +145,17 @@ def crowd_of(base, agents=3, most=24):
     ]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("rows", [1, 5, 16])
+@pytest.mark.parametrize(
+    ("rows", "temperature"),
+    [
+        (16, 0.9),
+        *(
+            pytest.param(*p, marks=pytest.mark.slow)
+            for p in product((1, 5, 16), (0.0, 0.9))
+            if p != (16, 0.9)
+        ),
+    ],
+)
 def test_waiting_requests_enter_a_running_batch(tiny_base, rows, temperature):
     lora = randomise(StackedLora(tiny_base.model, 3, 2))
     jobs = crowd_of(tiny_base)

@@ -256,7 +256,16 @@ def test_a_cached_library_that_is_not_ours_or_not_whole_is_compiled_again(
 
 
 @needs_kernel
-@pytest.mark.parametrize("command", ["'", "gcc 'x", "/", "no-such-compiler", "gcc -E", "false"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gcc 'x",
+        *(
+            pytest.param(c, marks=pytest.mark.slow)
+            for c in ("'", "/", "no-such-compiler", "gcc -E", "false")
+        ),
+    ],
+)
 def test_an_odd_compiler_raises_nothing(monkeypatch, tmp_path, command):
     monkeypatch.setenv("CC", command)
     monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))

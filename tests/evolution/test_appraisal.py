@@ -15,10 +15,15 @@ from tests.evolution.test_manager import config, make
 @pytest.mark.parametrize(
     "settings",
     [
-        {"diversity_schedule": "target(vendi=3)", "fitness_scale": "rank"},
         {"fitness": "novelty(archive=3)"},
-        {"fitness": "map_elites"},
-        {"fitness": "sharing", "diversity": "token_distributions+answers+strategies"},
+        *(
+            pytest.param(settings, marks=pytest.mark.slow)
+            for settings in (
+                {"diversity_schedule": "target(vendi=3)", "fitness_scale": "rank"},
+                {"fitness": "map_elites"},
+                {"fitness": "sharing", "diversity": "token_distributions+answers+strategies"},
+            )
+        ),
     ],
 )
 def test_resumed_equals_uninterrupted(tmp_path, settings):

@@ -169,6 +169,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, model_folder):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_interrupt_ends_at_once_and_says_how_to_resume(tmp_path, model_folder):
     folder = tmp_path / "run"
     common = ["--model", model_folder, "--generations", "10000", *QUICK]

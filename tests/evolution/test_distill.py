@@ -161,6 +161,7 @@ def test_the_whole_command(saved, capsys, tmp_path, monkeypatch):
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["merge", "base"])
 def test_what_was_learned_becomes_likelier(saved, base, capsys, tmp_path, start):
     more = ["--start", start, "--epochs", "60", "--learning-rate", "0.02"]

@@ -169,6 +169,7 @@ def test_a_kill_between_a_digest_and_its_file_is_no_damage(run):
     check_run(run)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_written_is_not_damaged(tmp_path):
     """Read without a pause while generations are saved, deleted and replaced."""
     manager = make(tmp_path, config(**SETTINGS, keep_generations=1))

@@ -25,6 +25,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
     assert f"{kills}  kills\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_wrongly_is_noticed(tmp_path, monkeypatch):
     """The comparison itself can fail: here every resumed run forgets its standing."""
     from evolution.standing import Standing

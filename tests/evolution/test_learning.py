@@ -127,8 +127,10 @@ class PrefersLater:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"learner": "rejection", "rejection_source": "population"},
-        {"advantage": "grpo", "kl": 0.1},
+        pytest.param(
+            {"learner": "rejection", "rejection_source": "population"}, marks=pytest.mark.slow
+        ),
+        pytest.param({"advantage": "grpo", "kl": 0.1}, marks=pytest.mark.slow),
         {"advantage": "reinforce++", "epochs": 2, "minibatches": 2, "child_optimizer": "inherit"},
     ],
     ids=["rejection", "grpo with kl", "several updates"],
