@@ -137,6 +137,7 @@ def test_each_ends_in_time_is_not_right_and_leaves_no_process():
     assert children() <= before
 
 
+@pytest.mark.slow
 def test_neighbours_keep_their_verdicts():
     ordinary = [
         (MATH, boxed("7+x"), True),

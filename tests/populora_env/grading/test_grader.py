@@ -144,6 +144,7 @@ def test_every_outcome_of_mathematics_has_a_status(grader, gold, answer, status)
     assert grader.grade(problem(gold, AnswerKind.MATH), reply).status is status
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory limit needs /proc")
 def test_a_check_that_takes_too_much_memory_is_not_right_and_the_next_one_works():
     mathematics = worker.MathWorker(timeout=20.0, memory=1 << 26)

@@ -29,9 +29,14 @@ def _started():
         "basic_arithmetic(max_terms=99999)",
         "word_sorting(max_words=-99999)",
         "tower_of_hanoi(min_disks=40,max_disks=41)",
-        "maze(min_grid_size=5000,max_grid_size=9999)",
-        "binary_matrix(min_n=10000,max_n=10000)",
-        "polynomial_multiplication(max_terms=4000,max_polynomials=400)",
+        *(
+            pytest.param(spec, marks=pytest.mark.slow)
+            for spec in (
+                "maze(min_grid_size=5000,max_grid_size=9999)",
+                "binary_matrix(min_n=10000,max_n=10000)",
+                "polynomial_multiplication(max_terms=4000,max_polynomials=400)",
+            )
+        ),
     ],
 )
 def test_items_without_end_are_refused_in_time(spec):
