@@ -271,8 +271,8 @@ def _with_period(match: re.Match[str]) -> str:
         match[3] or (match[4] if match.re is _PERIODIC else ""),
     )
     if not period:  # dots: the digits have to show what is repeated
-        found = _PERIODS.fullmatch(start)
-        if found is None or not (whole + start) or len(start) > 60:
+        found = _PERIODS.fullmatch(start) if len(start) <= 60 else None
+        if found is None:
             return match[0]
         if found[2] and len(start) > 4 and not start.endswith(3 * found[2]):
             return match[0]  # the 88 of "1.41421356237309504880168872420969807856967188..."

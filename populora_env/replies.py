@@ -98,6 +98,7 @@ _BOXES_JOINED = re.compile(
 _WORDED = re.compile(
     r"\s*\$?\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s?\{([^{}]*)\}\.?\$?\s*|\$([^$]+)\$"
 )
+_EMPHASIS = re.compile(r"<(b|i|u|em|strong|mark)>([^<>]*)</\1>")
 _HEADING = re.compile(
     r"\W*(?:(?:step|part|case|section|stage|problem|question|example|exercise|solution|calculat"
     r"\w+)\b[^=]*|.{0,200}:\W*)",
@@ -316,7 +317,10 @@ _WRAPPED_RULES = (
     _AnswerRule(Rule.TAGGED, True, _ALL, str.strip),
     *_FALLBACKS,
 )
-_TAGS = ("answer", "final_answer", "final answer", "finalanswer", "solution")
+_TAGS = (
+    "answer", "final_answer", "final answer", "finalanswer", "final", "solution",
+    "result", "output",
+)  # fmt: skip
 _KEYS = ("answer", "final_answer", "final answer", "finalanswer", "result")
 
 
@@ -400,6 +404,7 @@ def canonical_answer(text: str, kind: AnswerKind) -> str | None:
         folded = unicodedata.normalize("NFKC", text[:ANSWER_LIMIT]).casefold()
         for _ in range(4):  # each may be around the other: **\text{paris}.**
             before = folded
+            folded = _EMPHASIS.sub(r"\2", folded)
             wrapped = _WORDED.fullmatch(folded)
             folded = " ".join((wrapped[1] or wrapped[2] if wrapped else folded).split())
             folded = folded.strip("*_`\"'\u201c\u201d\u2018\u2019 ").rstrip(". ")

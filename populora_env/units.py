@@ -47,7 +47,11 @@ _KINDS: dict[str, dict[str, str]] = {
     "angle": {"1": "degree degrees deg"},
     "radian": {"1": "radian radians rad"},
     "percent": {"1": "percent"},
+    "area": {"1": "hectare hectares", "316160658/781250000": "acre acres"},
 }  # fmt: skip
+# A liter is a thousandth of a cubic meter, a hectare ten thousand square meters.
+_OF_LENGTH = {"volume": ("length", 3, Fraction(1, 1000)), "area": ("length", 2, Fraction(10**4))}
+_DEGREES_OF = frozenset({"angle", "celsius", "fahrenheit"})  # "72^\\circ" may be of any
 _COMPOUND = {"mph": "mi/h", "kph": "km/h"}
 _KNOWN = {
     name: (kind, Fraction(factor) if "/h" not in factor else Fraction(1))
@@ -82,7 +86,7 @@ _DEGREES = re.compile(
 _NO_UNIT = re.compile(
     r"\b(?:or|and|not|more|less|least|most|than|over|under|to|if|for|when|where|approximately|"
     r"about|wrong|incorrect|false|maybe|through|until|mod|base|is|are|but|with|dozen|hundred|"
-    r"thousand|million|billion|trillion|even|odd|pi|i|e|k)\b|[=<>0-9:,(]",
+    r"thousand|million|billion|trillion|quadrillion|lakh|crore|even|odd|pi|i|e|k)\b|[=<>0-9:,(]",
     re.IGNORECASE,
 )
 
@@ -144,7 +148,8 @@ def units_agree(gold: str, given: str) -> Fraction | None:
     if left is None or right is None:
         return Fraction(1)
     if left[0] != right[0]:
-        return None
+        kinds = {left[0][0][0], right[0][0][0]}
+        return Fraction(1) if kinds < _DEGREES_OF and "angle" in kinds else None
     return right[1] / left[1]
 
 
@@ -183,10 +188,9 @@ def _measure(unit: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None:
             return None
         exponent = sign * (int(power) if power else next_power)
         next_power = 1
-        powers[known[0]] = powers.get(known[0], 0) + exponent
-        factor *= known[1] ** exponent
+        base, times, scale = _OF_LENGTH.get(known[0], (known[0], 1, Fraction(1)))
+        powers[base] = powers.get(base, 0) + times * exponent
+        factor *= (known[1] * scale) ** exponent
     if not powers:
-        return None
-    if powers.keys() & {"percent", "angle", "radian"}:
         return None
     return tuple(sorted(powers.items())), factor

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from populora_env.grading import words
 from populora_env.grading.sets import same_set
-from populora_env.numerals import parse_number, same_number
+from populora_env.numerals import SCALE_WORDS, parse_number, same_number
 from populora_env.units import split_unit, units_agree, without_unit
 
 _NAMED = re.compile(
@@ -33,7 +33,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+\s?(?:\{[A-Za-z ]*\})?|(?<![A-Za-z])[ei](?![A
 _LETTER = re.compile(r"[A-Za-z]")
 _BOTH_SIGNS = re.compile(r"\\pm(?![A-Za-z])\s?")
 _SCALED = re.compile(
-    r"(-?[0-9][0-9.,]*)\s?(?:\\text\s?\{\s*)?((?:hundred|thousand|million|billion|trillion)s?|dozen)"
+    rf"(-?[0-9][0-9.,]*)\s?(?:\\text\s?\{{\s*)?((?:{SCALE_WORDS})s?)(?![a-z])"
     r"(?:\s[a-z ]*)?(?:\s*\})?(?:\s?\\text\s?\{[^{}]*\})?"
 )
 
@@ -93,6 +93,8 @@ def elements(expression: str) -> list[str]:
 
 def both_signs(expression: str) -> str:
     r"""Return ``1 + x, 1 - x`` of ``1 \pm x``; inside a tuple or with two such signs it stays."""
+    if "\\pm" not in expression:
+        expression = re.sub(r"\\mp(?![A-Za-z])", r"\\pm", expression)
     if "\\pm" not in expression or "\\mp" in expression:
         return expression
     outer = expression.strip(" .")
@@ -102,7 +104,7 @@ def both_signs(expression: str) -> str:
     parts = list[str]()
     for part in _split(_OR.sub(",", expression)):
         signs = list(_BOTH_SIGNS.finditer(part))
-        if len(signs) != 1 or part[:1] in "([":
+        if len(signs) != 1 or (part[:1] in "([" and _bracketed(part)[0]):
             parts.append(part)
             continue
         before, after = part[: signs[0].start()], part[signs[0].end() :]
@@ -161,7 +163,7 @@ def without_estimate(expression: str) -> str:
 
 
 def _squeezed(expression: str) -> str:
-    return re.sub(r"\s+|\\text\s?\{\s*\}|\.$", "", expression)
+    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])|\\text\s?\{\s*\}|\.$", "", expression)
 
 
 def _number(expression: str) -> Fraction | None:

@@ -15,6 +15,7 @@ itself.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import mmap
@@ -48,6 +49,7 @@ def load() -> Check:
         right = parse(f"${answer}$", latex, "no_fallback", parsing_timeout=None)  # type: ignore[arg-type]
         if not right:
             return "unreadable"
+        right = [_as_known(left, part) for part in right]
         equal = bool(left) and verify(
             left, right, allow_set_relation_comp=True, timeout_seconds=None
         )
@@ -93,7 +95,34 @@ def _numbers_agree(left: Any, right: Any, _places: int, _precision: int) -> bool
     if any(decimals):
         return bool(left == right)
     near, far = sympy.N(left - right, 30, maxn=400), sympy.N(left, 30, maxn=400)
-    return bool(abs(near) <= abs(far) * sympy.Rational(1, 10**25)) if far != 0 else near == 0
+    return bool(abs(near) <= abs(far) * sympy.Rational(1, 10**120)) if far != 0 else near == 0
+
+
+def _as_known(known: list[Any], given: Any) -> Any:
+    """Return an answer whose decimals are written as numbers of the known one that never end.
+
+    ``x + 0.333333`` becomes ``x + 1/3`` where that is in the known answer.
+    """
+    import sympy
+
+    if not isinstance(given, sympy.Basic) or not given.has(sympy.Float) or given.is_Float:
+        return given
+    endless = list[Any]()
+    for part in known:
+        if isinstance(part, sympy.Basic):
+            for inner in itertools.islice(sympy.preorder_traversal(part), 200):
+                if isinstance(inner, sympy.Mul):
+                    inner = inner.as_independent(*inner.free_symbols)[0]
+                if isinstance(inner, sympy.Expr) and inner.is_number and not _ends(inner):
+                    endless.append(inner)
+    exact = dict[Any, Any]()
+    for decimal in given.atoms(sympy.Float):
+        value = _exact(decimal)
+        for number in endless[:50]:
+            if _is_cut_or_rounded(value, number):
+                exact[decimal] = number
+                break
+    return given.xreplace(exact) if exact else given
 
 
 def grader_equal(one: Any, other: Any) -> bool:

@@ -9,6 +9,8 @@ one. It does not parse: text that makes no sense stays senseless.
 import re
 import unicodedata
 
+from populora_env.numerals import without_periods
+
 _SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _SUBSCRIPT = "₀₁₂₃₄₅₆₇₈₉"
 _SYMBOLS = {
@@ -41,6 +43,22 @@ _TYPED = (
     (re.compile(r"(?<![\\A-Za-z])(alpha|beta|gamma|theta|lambda|phi|omega)(?![A-Za-z])"), r"\\\1 "),
     (re.compile(r"^\s*\\text\s?\{[^{}]*(?:\bis|\bare|=|:)\s*\}"), ""),
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\\(?:(?:text)?degree|(?:text)?degrees)(?![A-Za-z])"), r"^{\\circ}"),
+    (re.compile(r"\\(?:[hv]space\*?|underset|overset|tag\*?|label)\s?\{[^{}]*\}|\\(?:thin|en|med|"
+                r"thick)space(?![A-Za-z])|\\(?:checkmark|blacksquare|square|qed|Box|dagger)"
+                r"(?![A-Za-z])\s*$|\\\\\s*$"), " "),
+    (re.compile(r"\\[ns]icefrac(?![A-Za-z])|\\(?:nice|s|x)frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"^\^\s?\{?([0-9]+)\}?\s?/\s?_\s?\{?([0-9]+)\}?$"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\uppi(?![A-Za-z])"), r"\\pi "),
+    (re.compile(r"\{\s?\\rm\s?(?:\\ )?([A-Za-z /]+)\}|\\rm\s?\{(?:\\ )?([A-Za-z /]+)\}"),
+     r"\\text{\1\2}"),
+    (re.compile(r"\\math(?:rm|bf|it|sf)\s+([0-9A-Za-z])(?![A-Za-z])"), r" \1 "),
+    (re.compile(r"\\l(?:g|og\s?_\s?\{\s?10\s?\})(?![A-Za-z])"), r"\\log_{10} "),
+    (re.compile(r"(\\log\s?_\s?)\{?\s?\\(?:text|mathrm)\s?\{\s?e\s?\}\s?\}?"), r"\1{e}"),
+    (re.compile(r"(?<![\\A-Za-z])degrees?\s(celsius|fahrenheit)(?![A-Za-z])", re.IGNORECASE),
+     r"\\text{ \1}"),
+    (re.compile(r"(?<=[0-9A-Za-z)}])\s*\?\s*$"), ""),
+    (re.compile(r"\\equiv(?!.*\\p?mod)"), "="),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"!="), r"\\ne "),
@@ -51,9 +69,15 @@ _TYPED = (
     (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
     (re.compile(r"\\(?:mbox|textrm|textnormal|mathrm|textbf|mathbf|textit|operatorname)\s?\{"),
      r"\\text{"),
-    (re.compile(r"\\(?:text)?color\s?\{[^{}]*\}|\\(?:underline|fbox|boldsymbol|bm|mathit|mathsf|emph|"
-                r"hbox|bf|it|rm|large|Large)(?![A-Za-z])"), " "),
-    (re.compile(r"\\text\s?\{\s*([ei])\s*\}(?=\s?\^)|(?<=[0-9)}])\\text\s?\{([ei])\}"), r" \1\2 "),
+    (re.compile(r"\\(?:text|page)?color(?:box)?\s?(?:\[[a-zA-Z]*\])?\s?\{[^{}]*\}|\\(?:underline|"
+                r"fbox|boldsymbol|bm|mathit|mathsf|mathtt|texttt|textsf|mathcal|emph|ensuremath|"
+                r"hbox|bf|it|rm|tt|sf|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)"
+                r"(?![A-Za-z])"), " "),
+    (re.compile(r"\\text\s?\{([^{}A-Za-z]*[0-9][^{}A-Za-z]*)\}"), r" \1 "),
+    (re.compile(r"\\text\s?\{\s*([ei])\s*\}(?=\s?\^)"
+                r"|(?<=[0-9)}])(?:\\[,!:; ]|\s)?\\text\s?\{([ei])\}"),
+     r" \1\2 "),
+    (re.compile(r"\\mu\s?\\text\s?\{\s?"), r"\\text{micro"),
     (re.compile(rf"\\text\s?\{{\s*({_FUNCTIONS})\s*\}}"), r"\\\1 "),
     (re.compile(r"\\(?:log|text\s?\{\s*log\s*\})\s?_\s?(?:e(?![A-Za-z])|\{\s?e\s?\})"), r"\\ln "),
     (re.compile(r"\\frac\s?\{\s?(\\text\s?\{[^{}]*\})\s?\}\s?"
@@ -69,11 +93,19 @@ _TYPED = (
 _TOKEN = re.compile(r"\s*(\{|\\[A-Za-z]+|[0-9A-Za-z])")
 _BARE_ROOT = re.compile(r"\\sqrt\s?(\\frac\{[^{}]*\}\{[^{}]*\}|\\(?:pi|theta)(?![A-Za-z]))")
 _INFIX = re.compile(r"\\(?:over|choose|atop)(?![A-Za-z])")
+# What `numerals.without_periods` writes, and no other quotient.
+_FRACTION_ALONE = re.compile(r"(?<![0-9A-Za-z./)}\]])([0-9]+)/([0-9]+)(?=\s?\\[a-z])")
+_WITHIN = re.compile(
+    r"\\(?:mathrm|text|textrm|mbox)\s?\{((?:[^{}]|\^\{\s?-?[0-9]\s?\})*[A-Za-z](?:[^{}]|\^\{\s?-?[0-9]\s?\})*)\}"
+)
 _WRAPPERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
 
 
 def to_latex(text: str) -> str:
     """Return the expression with Unicode and typed mathematics as LaTeX and single spaces."""
+    text = _WITHIN.sub(_flat, text) if "\\" in text else text
+    if "." in text:
+        text = _FRACTION_ALONE.sub(r"\\frac{\1}{\2}", without_periods(text))
     if not text.isascii():
         text = _POWER.sub(lambda match: f"^{{{match[1].translate(_SUPERSCRIPT_DIGITS)}}}", text)
         text = _INDEX.sub(lambda match: f"_{{{match[1].translate(_SUBSCRIPT_DIGITS)}}}", text)
@@ -95,6 +127,13 @@ def to_latex(text: str) -> str:
     while text[:1] == "{" and _closing(text, 0) == len(text) - 1 and not _INFIX.search(text):
         text = text[1:-1].strip()  # what is left of "\\color{red}{5}"
     return text
+
+
+def _flat(match: re.Match[str]) -> str:
+    r"""Return ``\text{m s^-1}`` of ``\mathrm{m\,s^{-1}}``: words without commands and braces."""
+    words = re.sub(r"\\[,;: ]|[·⋅*~]|\\cdot(?![a-z])", " ", match[1]).replace("°", "deg ")
+    words = re.sub(r"/\s?\(([^()]*)\)", r"/\1", words)
+    return rf"\text{{{re.sub(r'[{}]', '', words)}}}"
 
 
 def _braced(text: str, depth: int = 0) -> str:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from populora_env.numerals import parse_number
+from populora_env.numerals import parse_number, same_number
 
 _OR = re.compile(r"\\text\s?\{\s?,?\s?or\s?\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor\b|\\vee\b|\u2228")
 _AND = re.compile(
@@ -30,6 +30,16 @@ _REALS = re.compile(
     r"\\mathbb\s?\{?\s?R\s?\}?|\\text\s?\{\s?(?:all )?(?:real numbers|reals)\s?\}"
     r"|all real(?: number)?s|\u211d"
 )
+_HALF = re.compile(
+    r"\\mathbb\s?\{?\s?R\s?\}?\s?(?:_\s?\{?\s?(\\[gl]eq?(?![a-z])|[<>])\s?0\s?\}?)"
+    r"|(?:\\text\s?\{\s?)?(?:all )?(non-?negative|non-?positive|positive|negative) "
+    r"(?:real numbers|reals)(?:\s?\})?"
+)
+_EXCEPT = re.compile(
+    r"(?:\\text\s?\{\s?)?(?:all )?(?:real numbers|reals),? (?:except|other than|but)(?: for)?"
+    r"(?: (?:zero|(-?[0-9.]+)))?\s?\}?\s?(?:[a-z]\s?=\s?)?([^{}A-Za-z=]*)"
+)
+_IN_REALS = re.compile(rf"({_VARIABLE})\s?\\in\s?{_REALS.pattern.split('|')[0]}\s?,\s?(?=.*\1)")
 _WITHOUT = re.compile(
     r"(.*?)(?:\\setminus|\\backslash|(?<=[})R])\s?[-\\]\s?(?=\\\{))\s*\\\{(.*)\\\}"
 )
@@ -75,7 +85,9 @@ def same_set(gold: str, answer: str) -> bool | None:
     if None not in (known.variable, given.variable) and known.variable != given.variable:
         return False
     left, right = _merged(known.parts), _merged(given.parts)
-    return None if left is None or right is None else left == right
+    if left is None or right is None:
+        return None
+    return left == right or (len(left) == len(right) and all(map(_same_interval, left, right)))
 
 
 def as_union(gold: str, answer: str) -> tuple[str, str]:
@@ -101,7 +113,11 @@ def _is_certain(text: str) -> bool:
         plain = (pair[1], pair[3]) in (("(", ")"), ("[", "]"))
         return not plain or "\\infty" in bare or (pair[1], pair[2]) == ("[", ";")
     return bool(
-        _SIGN.search(bare) or "\\cup" in bare or "\\setminus" in bare or _REALS.search(bare)
+        _SIGN.search(bare)
+        or "\\cup" in bare
+        or "\\setminus" in bare
+        or _REALS.search(bare)
+        or _HALF.fullmatch(bare)
     )
 
 
@@ -112,6 +128,17 @@ def _read(text: str, commas: bool = False) -> _Set | None:
         return None
     if _REALS.fullmatch(text):
         return _Set((_Interval("-\\infty", False, "\\infty", False),))
+    half = _HALF.fullmatch(text)
+    if half is not None:
+        below = (half[1] or "")[:2] in ("<", "\\l") or "pos" not in (half[2] or "pos")
+        below = below != ((half[2] or "").startswith("non"))
+        closed = (half[1] or "").startswith("\\") or (half[2] or "").startswith("non")
+        ends = ("-\\infty", False, "0", closed) if below else ("0", closed, "\\infty", False)
+        return _Set((_Interval(*ends),))
+    apart = _EXCEPT.fullmatch(text)
+    if apart is not None:
+        return _less(_read("\\mathbb{R}"), apart[1] or apart[2].strip() or "0")
+    text = _IN_REALS.sub("", text)
     built = _BUILDER.fullmatch(text)
     if built is not None:
         inner = _read(built[2])
@@ -168,7 +195,7 @@ def _relations(text: str) -> _Set | None:
     r"""Return the set of ``x < 2 \text{ or } x > 5``, all of one variable."""
     variables = set[str]()
     union = list[_Interval]()
-    for clause in _OR.split(text):
+    for clause in _OR.split(re.sub(r"\\cup(?![A-Za-z])", " or ", text)):
         bounds, points = list[_Interval](), list[str]()
         pieces = [piece for piece in re.split(r",", _AND.sub(",", clause)) if piece.strip()]
         alternatives = _AND.search(clause) is None and len(pieces) > 1
@@ -187,8 +214,9 @@ def _relations(text: str) -> _Set | None:
                     union.extend(read[1])
             else:
                 bounds.extend(read[1])
-        if not bounds:
+        if not bounds and not points:
             continue
+        bounds = bounds or [_Interval("-\\infty", False, "\\infty", False)]  # x != 2, x != 3
         common = _meet(bounds)
         if common is None:
             return None
@@ -305,6 +333,16 @@ def _number(text: str) -> Fraction | float:
     value = _value(text)
     assert value is not None  # the callers have tried
     return value
+
+
+def _same_interval(left: tuple[object, ...], right: tuple[object, ...]) -> bool:
+    """Return whether two intervals are one, by the policy for decimals."""
+    return all(
+        same_number(one, other)
+        if isinstance(one, Fraction) and isinstance(other, Fraction)
+        else one == other
+        for one, other in zip(left, right, strict=True)
+    )
 
 
 def _merged(parts: tuple[_Interval, ...]) -> tuple[tuple[object, ...], ...] | None:

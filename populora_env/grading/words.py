@@ -26,10 +26,13 @@ _SHORT_WORDS = frozenset(
      "old", "new", "low", "hot", "wet", "dry", "fat", "thin", "sum", "any", "few", "not",
      "neither", "none", "both"]
 )  # fmt: skip
-_CHOICE = re.compile(r"\(?([A-Z])\)?", re.IGNORECASE)
+_ARTICLE = re.compile(
+    r"^(?:(?:the|an)\s|a\s(?=\w{3})|on\s(?:an?\s)?(?=(?:mon|tues|wednes|thurs|fri|satur|sun)day))"
+)
+_CHOICE = re.compile(r"[(\[]?([A-Z])[)\]]?", re.IGNORECASE)
 _CHOSEN = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)\s?(?:is)?\s?:?\s?)?"
-    r"(?:\(\s?([A-Z])\s?\)(?![ ]?[-+*/^]).*|([A-Z])\s?[).:](?:\s.*)?|([A-Z]))",
+    r"(?:\(\s?([A-Z])\s?\)(?![ ]?[-+*/^]).*|\[\s?([A-Z])\s?\]|([A-Z])\s?[).:](?:\s.*)?|([A-Z]))",
     re.IGNORECASE | re.DOTALL,
 )
 _CHOSEN_TEXT = re.compile(
@@ -39,9 +42,12 @@ _CHOSEN_TEXT = re.compile(
 )
 _OPTION_AT_END = re.compile(
     r"(?!.*(?:\b(?:not|wrong|incorrect)\b|n't))"
-    r".*(?:\b(?:option|choice|choose|chose|pick|select|is|it's|with) ?:? ?\(?|\()([a-z])\)?",
+    r".*(?:\b(?:option|choice|choose|chose|pick|select|is|it's|with) ?:? ?\(?|\()([a-z])\)?"
+    r"|(?!.*(?:\b(?:not|wrong|incorrect|neither|or|and|if)\b|n't))"
+    r"(?:.*\W)?\(?([a-z])\)? is (?:the )?(?:correct|right)(?: (?:answer|option|choice|one))?",
     re.DOTALL | re.IGNORECASE,
 )
+_NOT_THIS = re.compile(r",?\s(?:and\s)?not\s\(?[A-Za-z]\)?(?=\s*\}?\s*[.]?$)")
 _LABELLED = re.compile(r"\s*(?:\\text\s?\{\s*)?\(?([A-Z])\)(?:\s*\}\s*|\s+)(?=\S)(?![-+*/^=])")
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})\s?([ap]\.?\s?m\.?)?", re.IGNORECASE)
 _DATE = re.compile(
@@ -49,6 +55,12 @@ _DATE = re.compile(
     r"(?P<day>0?[1-9]|[12][0-9]|3[01])"
     r"|(?P<first>0?[1-9]|[12][0-9]|3[01])(?P<sign>[-/.])(?P<second>0?[1-9]|[12][0-9]|3[01])"
     r"(?P=sign)(?P<last>1[5-9][0-9]{2}|2[01][0-9]{2})"
+)
+_NAMED_DATE = re.compile(
+    r"(?:(?:the )?(?P<before>[0-9]{1,2})(?:st|nd|rd|th)?(?: of)? )?"
+    r"(?P<month>January|February|March|April|May|June|July|August|September|October|November|December)"
+    r"(?(before)| (?:the )?(?P<day>[0-9]{1,2})(?:st|nd|rd|th)?)(?:,? (?P<year>[0-9]{4}))?",
+    re.IGNORECASE,
 )
 _BASED = re.compile(r"([0-9A-Fa-f]+)_ ?\{?(?:\\text ?\{)?([0-9]{1,2}|[a-z]{3,12})\}{0,2}")
 
@@ -104,11 +116,14 @@ def is_letter(gold: str) -> bool:
 
 
 def without_label(gold: str, answer: str) -> str:
-    """Return ``12`` of ``(C) 12`` if the known answer is not the letter itself."""
+    """Return ``12`` of ``(C) 12``, or ``(C)`` of ``(C), not (D)``, as the known answer is."""
+    if is_choice(gold):
+        answer = _NOT_THIS.sub("", answer)
     label = _LABELLED.match(answer)
     if label is None or re.search(rf"(?<![A-Za-z\\]){label[1]}(?![A-Za-z])", gold):
         return answer
-    return answer[label.end() :]
+    rest = answer[label.end() :]
+    return answer if is_choice(rest) or offered(rest) else rest  # "(A)(C)" names two
 
 
 def chosen_text(gold: str, answer: str) -> bool | None:
@@ -125,6 +140,7 @@ def chosen_text(gold: str, answer: str) -> bool | None:
     listed = re.fullmatch(r"\(?([a-z])\)?(?: ?(?:,|/|;|&|\bor\b|\band\b) ?\(?([a-z])\)?)+", answer)
     if len(letters) > 1 or listed is not None:
         return None
+    answer = re.sub(r"^\[([a-z])\]", r"\1", answer.rstrip("?!"))
     answer = re.sub(r"\$|\\(?:text|textbf|mathrm|mathbf) ?\{([^{}]*)\}", r"\1", answer).strip()
     patterns = (_CHOSEN_TEXT, _CHOSEN, _OPTION_AT_END)
     chosen = next((found for found in (one.fullmatch(answer) for one in patterns) if found), None)
@@ -148,6 +164,9 @@ def clocks(gold: str, answer: str) -> bool | None:
 
 def dates(gold: str, answer: str) -> bool | None:
     """Compare dates in digits; one is no subtraction and no fraction."""
+    named = [_named_date(TEXT.sub(r"\1", side).strip(" .")) for side in (gold, answer)]
+    if None not in named:
+        return named[0] == named[1]
     found = [_DATE.fullmatch(TEXT.sub(r"\1", side).strip(" .")) for side in (gold, answer)]
     if found == [None, None]:
         return None
@@ -186,13 +205,21 @@ def _date(match: re.Match[str]) -> tuple[str, ...]:
     return match["first"].lstrip("0"), match["second"].lstrip("0"), match["last"]
 
 
+def _named_date(text: str) -> tuple[str, str, str] | None:
+    """Return month, day and year, perhaps empty, of ``July 4th, 1999`` and ``4 July``."""
+    found = _NAMED_DATE.fullmatch(text)
+    if found is None:
+        return None
+    return found["month"].casefold(), found["day"] or found["before"], found["year"] or ""
+
+
 def _plain_words(expression: str, pattern: re.Pattern[str] = _WORDS) -> str | None:
     """Return the words of an expression that is nothing but words, folded; None otherwise."""
     bare = TEXT.sub(r" \1 ", expression).strip(" .")
     if not pattern.fullmatch(bare):
         return None
     folded = " ".join(bare.casefold().split())
-    return None if folded in _FUNCTIONS else folded.removeprefix("the ")
+    return None if folded in _FUNCTIONS else _ARTICLE.sub("", folded)
 
 
 def _is_word(expression: str) -> bool:
