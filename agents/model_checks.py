@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from agents.prompts import PromptError, chat_ids
+from agents.prompts import PromptError, check_template
 
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 # What models do to the logits that leave their output layer, and the value that does nothing.
@@ -108,7 +108,7 @@ def check_output(model: Any, tokenizer: Any, name: str) -> None:
     rows = embedding.shape[0]
     if tokenizer is not None:
         try:
-            chat_ids(tokenizer, "a")  # a chat template that fails is said now
+            check_template(tokenizer)  # one that fails is said now
         except PromptError as error:
             raise ModelError(f"model: {name!r}: {error}") from error
         highest = max(tokenizer.get_vocab().values(), default=0)

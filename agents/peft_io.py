@@ -214,6 +214,7 @@ def _read(folder: Path) -> PeftAdapter:
             f"{CONFIG_FILE} and {WEIGHTS_FILE}{folder_hint(folder)}"
         ) from error
     factors = _factors(tensors)
+    _check_targets(config, factors)
     scales = _scales(config, {name: A.shape[0] for name, (A, _) in factors.items()})
     # The scale of the whole adapter is the largest, so that no factor grows.
     whole = max(abs(scale) for scale in scales.values()) or 1.0
@@ -226,6 +227,25 @@ def _read(folder: Path) -> PeftAdapter:
     if not _SMALLEST <= alpha <= 1 / _SMALLEST:
         raise AdapterError(f"{CONFIG_FILE}: lora_alpha makes alpha {alpha:g}, which is not usable")
     return PeftAdapter(rank, alpha, str(config.get("base_model_name_or_path") or ""), factors)
+
+
+def _check_targets(config: Mapping[str, Any], layers: Iterable[str]) -> None:
+    """Refuse factors none of which is of a layer that the settings name: PEFT leaves them out.
+
+    A single layer of another name has a line of its own where it is loaded.
+    """
+    named: object = config.get("target_modules")
+    if not isinstance(named, list) or not named:
+        return
+    listed: list[object] = named
+    wanted = {str(name).rpartition(".")[2] for name in listed}
+    found = {layer.rpartition(".")[2]: layer for layer in layers}
+    if not wanted & set(found):
+        raise AdapterError(
+            f"{WEIGHTS_FILE} has factors of {next(iter(found.values()))}, but target_modules of "
+            f"{CONFIG_FILE} are {', '.join(sorted(wanted))[:100]}, so that PEFT leaves them out; "
+            "expected the two files of one adapter"
+        )
 
 
 def _header_names(path: Path) -> list[str]:

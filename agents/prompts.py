@@ -36,6 +36,7 @@ _DATED = (
 _PRIVATE = range(0xE000, 0xF8FF)  # code points that mean nothing by themselves
 _PLAIN = "a"
 _REPLY = "reply"
+_PROBE = "Is 3 < 5 & 7 > 6?  Say \"Yes\" or 'No':\n\tx = {{ y }} \\frac{1}{2}" + " and so on" * 20
 
 
 class PromptError(ValueError):
@@ -58,6 +59,22 @@ def chat_ids(tokenizer: Any, prompt: str) -> list[int]:
         return ids
     mark = encoder.unused_mark(prompt)
     return encoder.encode(_rendered(tokenizer, encoder.marked(prompt, mark)), mark)
+
+
+def check_template(tokenizer: Any) -> None:
+    """Check that a chat template, if there is one, writes what a user says, and as it is.
+
+    Raises:
+        PromptError: If it refuses it, leaves it out, or changes it.
+    """
+    if tokenizer.chat_template:
+        chat_ids(tokenizer, _PLAIN)
+        if _PROBE not in _rendered(tokenizer, _PROBE):
+            raise PromptError(
+                "chat template: does not write what the user says as it is, so that the model "
+                "would not see its problems; expected a template of plain texts; set "
+                "tokenizer.chat_template to one"
+            )
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:

@@ -432,6 +432,24 @@ def test_a_file_of_holes_is_not_read(tmp_path, stored):
     assert time.monotonic() - began < 5
 
 
+def test_factors_that_the_settings_do_not_name_are_refused(tmp_path):
+    factors = {"model.layers.0.self_attn.q_proj": (torch.ones(2, 4), torch.ones(4, 2))}
+    write_adapter(tmp_path, factors, alpha=2.0, dropout=0.0, base="b")
+    settings = json.loads((tmp_path / CONFIG).read_text())
+    for named, fits in (
+        (["o_proj"], False), (["proj"], False), (["q_proj", "x"], True), ([], True),
+        (["self_attn.q_proj"], True), (["model.layers.0.self_attn.q_proj"], True),
+        (["layers.1.mlp.up_proj"], False), ("all-linear", True), (None, True),
+    ):  # fmt: skip
+        (tmp_path / CONFIG).write_text(json.dumps({**settings, "target_modules": named}))
+        if fits:
+            assert list(read_adapter(tmp_path).factors) == list(factors)
+        else:
+            with pytest.raises(AdapterError, match=r"q_proj, but target_modules of") as caught:
+                read_adapter(tmp_path)
+            assert "\n" not in str(caught.value)
+
+
 def test_zeros_that_are_stored_are_read(tmp_path):
     A, B = torch.zeros(8, 1 << 18), torch.zeros(1 << 21, 8)  # 72 MiB
     write_adapter(tmp_path, {"model.up": (A, B)}, alpha=8.0, dropout=0.0, base="b")

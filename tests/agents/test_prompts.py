@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from agents.prompts import PromptError, chat_ids, text_ids, turn_end
+from agents.prompts import PromptError, chat_ids, check_template, text_ids, turn_end
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -143,3 +145,31 @@ def test_a_template_that_fails_is_said_in_one_line(template):
     with pytest.raises(PromptError, match=r"chat template: refuses a user turn") as caught:
         chat_ids(tokenizer, "a")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("shared_generators")  # the base's first weights are drawn there
+@pytest.mark.parametrize(
+    "body",
+    [
+        "hello",
+        "{{ m['content'] | upper }}",
+        "{{ m['content'][:3] }}",
+        "{{ m['content'] | tojson }}",
+        "{{ m['content'] | e }}",
+        "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}",
+    ],
+)
+def test_a_template_that_loses_or_changes_a_prompt_is_refused(tiny_base, body):
+    tokenizer = copy.deepcopy(tiny_base.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}" + body + "{% endfor %}"
+    with pytest.raises(PromptError, match="does not write what the user says as it is") as caught:
+        check_template(tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("shared_generators")  # the base's first weights are drawn there
+@pytest.mark.parametrize("body", ["{{ m['content'] }}", "[{{ m['content'] | trim }}]"])
+def test_a_template_that_writes_a_prompt_is_taken(tiny_base, body):
+    tokenizer = copy.deepcopy(tiny_base.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}" + body + "{% endfor %}"
+    check_template(tokenizer)
