@@ -63,13 +63,17 @@ FORMS = (
     {"evaluation": "compare", "self_judging": True},
 )
 
+NUMBERS = [
+    n if n in (1, 2, 3, 5, 16) else pytest.param(n, marks=pytest.mark.slow) for n in range(1, 17)
+]
+
 
 def form_name(options):
     return "-".join(str(value) for value in options.values())
 
 
 @pytest.mark.parametrize("problems", [[SUM], [OPEN]], ids=["answer", "no answer"])
-@pytest.mark.parametrize("num_agents", range(1, 17))
+@pytest.mark.parametrize("num_agents", NUMBERS)
 @pytest.mark.parametrize("options", FORMS, ids=form_name)
 def test_pettingzoo_tests_pass_without_a_warning_of_substance(
     options, num_agents, problems, capsys
@@ -89,7 +93,7 @@ def test_pettingzoo_tests_pass_without_a_warning_of_substance(
     assert "Passed API test" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("num_agents", range(1, 17))
+@pytest.mark.parametrize("num_agents", NUMBERS)
 @pytest.mark.parametrize("options", FORMS, ids=form_name)
 def test_whole_episodes_repeat_with_the_seed(options, num_agents):
     replies = ("2", "Answer: 3", "A", "tie", "7/10", "Verdict: incorrect", "", "no idea")

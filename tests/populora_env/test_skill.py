@@ -185,7 +185,10 @@ def play(judges, evaluation, *, known=True, episodes=40, sayings=None, **options
     return skills, [np.mean(returns[agent]) for agent in names]
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["truth", "consensus"])
+@pytest.mark.parametrize(
+    "known",
+    [pytest.param(True, id="truth"), pytest.param(False, id="consensus", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("evaluation", ["score", "compare", "critique", "score+compare+critique"])
 @pytest.mark.parametrize("kind", PLANTED)
 def test_planted_judges_earn_less_than_honest_ones(kind, evaluation, known):
@@ -219,7 +222,7 @@ def test_judges_that_favour_themselves_earn_less_and_do_not_raise_their_standing
 
 @pytest.mark.parametrize("rewards", ["ground_truth", "peers_only", "majority_answer"])
 @pytest.mark.parametrize("evaluation", ["score", "compare", "critique"])
-@pytest.mark.parametrize("bloc", [2, 3])
+@pytest.mark.parametrize("bloc", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_bloc_that_praises_its_own_earns_less_than_honest_judges(bloc, evaluation, rewards):
     def partisan(judge, seen, rng):
         return float(int(seen.author[6:]) < bloc)
