@@ -19,6 +19,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
+from populora_env.arguments import at_least_one, check_is_a
 from populora_env.grading import words
 from populora_env.grading.forms import (
     both_signs,
@@ -67,9 +68,9 @@ class Grader:
     """
 
     def __init__(self, workers: int = 1, timeout: float = 2.0) -> None:
-        if not isinstance(workers, int) or workers < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"workers must be an integer >= 1, got {workers!r}")
-        if not (timeout > 0 and math.isfinite(timeout)):
+        workers = at_least_one("workers", workers)
+        number = isinstance(timeout, int | float) and not isinstance(timeout, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not (number and timeout > 0 and math.isfinite(timeout)):
             raise ValueError(f"timeout must be a finite number of seconds > 0, got {timeout!r}")
         self._size = workers
         self._timeout = timeout
@@ -93,9 +94,12 @@ class Grader:
             reply: Any text.
 
         Raises:
+            TypeError: If the problem is no `Problem`, or the reply no string.
             ValueError: If the problem's own answer is not of its kind.
             WorkerError: If a worker process is needed and does not start.
         """
+        check_is_a("problem", problem, Problem, "a Problem (see Problem.create)")
+        check_is_a("reply", reply, str, "a string")
         return self.grade_reading(problem, read_answer(reply, problem.answer_kind))
 
     def grade_reading(self, problem: Problem, reading: AnswerReading) -> Grade:

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from populora_env.grading import Grader, WorkerError, worker
@@ -239,3 +240,27 @@ def test_a_word_that_multiplies_counts_as_a_unit_only_where_the_question_counts_
 def test_a_hedge_is_several_answers(kind, gold, reply):
     with Grader(timeout=20.0) as grader:
         assert grader.grade(Problem.create("?", gold, kind), reply).status is GradeStatus.SEVERAL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": "2"}, "workers must be an integer >= 1, got '2'"),
+        ({"workers": True}, "workers must be an integer >= 1, got True"),
+        ({"timeout": "2"}, "timeout must be a finite number of seconds > 0, got '2'"),
+        ({"timeout": None}, "timeout must be a finite number of seconds > 0, got None"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Grader(**arguments)
+
+
+def test_what_is_no_problem_and_no_text_is_named():
+    problem = Problem.create("2+2?", "4")
+    with Grader(workers=np.int64(1)) as grader:
+        with pytest.raises(TypeError, match="problem must be a Problem"):
+            grader.grade("2+2?", "4")
+        for reply in (None, b"4"):
+            with pytest.raises(TypeError, match="reply must be a string, got"):
+                grader.grade(problem, reply)
