@@ -130,6 +130,11 @@ def check_output(model: Any, tokenizer: Any, name: str) -> None:
             raise ModelError(
                 f"{what} cannot be run on a row of tokens ({said}); {expected}"
             ) from error
+    if logits.isnan().any():
+        raise ModelError(
+            f"{what} gives logits that are not numbers; expected a checkpoint whose weights and "
+            "settings are whole"
+        )
     if ours.shape != logits.shape or (ours - logits).abs().max() > 2e-2 * logits.abs().max():
         raise ModelError(f"{what} does more to its logits than its one output layer; {expected}")
     _check_packing(backbone(model), ids, what, expected)

@@ -6,7 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from agents.models import ModelError, freeze
 from agents.prompts import PromptError, chat_ids, check_template, text_ids, turn_end
+from tests.conftest import make_tiny_base
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -173,3 +175,11 @@ def test_a_template_that_writes_a_prompt_is_taken(tiny_base, body):
     tokenizer = copy.deepcopy(tiny_base.tokenizer)
     tokenizer.chat_template = "{% for m in messages %}" + body + "{% endfor %}"
     check_template(tokenizer)
+
+
+@pytest.mark.usefixtures("shared_generators")
+def test_a_model_whose_weights_are_not_numbers_is_refused():
+    base = make_tiny_base()
+    base.model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(ModelError, match="gives logits that are not numbers; expected"):
+        freeze(base.model, base.tokenizer)
