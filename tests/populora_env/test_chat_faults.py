@@ -157,8 +157,10 @@ def test_a_wrong_address_is_named_with_its_fix(server):
     assert "The model `m` does not exist" in reason
 
 
-@pytest.mark.parametrize("asks", ["50", formatdate(time.time() + 10**6, usegmt=True), "1e9"])
+@pytest.mark.parametrize("asks", ["50", "1e9", "a date"])
 def test_a_long_wait_is_not_waited_for_but_said(server, asks):
+    if asks == "a date":
+        asks = formatdate(time.time() + 10**6, usegmt=True)
     start = time.monotonic()
     mode = answering({"error": {"message": "slow down"}}, 429, Retry_After=asks)
     got, reason = asked(server, mode, timeout=5.0, retries=2)
