@@ -124,7 +124,8 @@ class SharedInput(nn.Module):
         """
         if x.dim() > 2 and len(x) == service.rows:
             return x
-        if x.numel() // x.shape[-1] % service.rows:
+        lined = x.dim() == 2 or len(x) == 1
+        if not lined or x.numel() // x.shape[-1] % service.rows:
             raise ValueError(
                 f"targets: a layer saw {x.numel() // x.shape[-1]} tokens of a batch of "
                 f"{service.rows} rows, so whose they are is lost; expected layers that see every "

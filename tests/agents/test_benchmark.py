@@ -303,6 +303,7 @@ def test_answers_equal_in_value_vote_together(agents, vote):
     assert (measured.vote, measured.votes) == (vote, (vote,))
 
 
+@pytest.mark.slow
 def test_wrong_answers_equal_in_value_vote_together_too():
     problem = Problem.create("x = ?", "7", "math")
     found = benchmark(

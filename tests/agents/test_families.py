@@ -132,6 +132,7 @@ def test_logits_and_gradients_equal_plain_peft(population, tmp_path):
         peft.unload()
 
 
+@pytest.mark.slow
 def test_cached_decoding_equals_plain_peft(population, tmp_path):
     base, limit = population.base, 30
     folders = population.save_adapters(tmp_path)

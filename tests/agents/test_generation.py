@@ -56,6 +56,7 @@ def test_replies_that_end_early_equal_transformers(tiny_base):
     assert [list(r.ids) for r in ours] == [reference(tiny_base, j.prompt_ids, 30) for j in jobs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_reply_is_the_same_alone_and_in_a_crowd(tiny_base, temperature):
     lora = randomise(StackedLora(tiny_base.model, 3, 2))

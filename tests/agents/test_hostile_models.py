@@ -125,6 +125,7 @@ def edited(draw, folder):
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_random_edits_of_a_folder_load_or_end_in_one_line(known, tmp_path):
     draw = random.Random(11)
     ends = []
@@ -135,6 +136,7 @@ def test_random_edits_of_a_folder_load_or_end_in_one_line(known, tmp_path):
     assert 20 < sum(end is not None for end in ends) < 60
 
 
+@pytest.mark.slow
 def test_random_edits_of_a_gguf_file_load_or_end_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "model.gguf"

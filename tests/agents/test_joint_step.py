@@ -154,6 +154,7 @@ def test_gradient_equals_pefts(tmp_path, monkeypatch, learner_type, kl, tokens_p
         assert_close(got[agent], wanted[agent][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_several_clipped_updates_equal_pefts(tmp_path, minibatches):
     base = make_tiny_base()

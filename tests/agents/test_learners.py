@@ -69,6 +69,7 @@ def test_without_samples_nothing_happens(tiny_base):
     assert moved(lora, before) == [False] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner_type", [PolicyGradient, RejectionTuning])
 def test_good_replies_become_likelier(tiny_base, learner_type):
     lora = randomise(StackedLora(tiny_base.model, 2, 4), 0.05)
@@ -241,6 +242,7 @@ def test_divergence_is_zero_at_birth_and_positive_after(tiny_base):
     assert PolicyGradient(tiny_base, lora).step(samples).kl is None
 
 
+@pytest.mark.slow
 def test_divergence_alone_leads_back_to_the_base(tiny_base):
     lora = newborn(tiny_base)
     learner = PolicyGradient(tiny_base, lora, LearnerConfig(learning_rate=0.01, kl=1.0))

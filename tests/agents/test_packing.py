@@ -15,6 +15,7 @@ def distinct_tokens(rows):
     return len({tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(sequences, st.integers(1, 60), st.integers(1, 4), st.integers(0, 2**16))
 @example([[1, 2], [1, 2], [1]], 60, 1, 0)

@@ -26,6 +26,7 @@ def request(agent="agent_0", phase=Phase.SOLVE, prompt="p", seed=0):
     return Request(agent, phase, prompt, seed=seed)
 
 
+@pytest.mark.slow
 def test_policies_without_a_model_import_no_torch():
     code = "import agents, sys; agents.FunctionPolicy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,6 +12,7 @@ from evolution.fitness import diversity_words
 from tests.evolution.test_manager import config, make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -151,6 +151,7 @@ def test_a_run_and_an_adapter_with_the_same_name(saved, capsys, tmp_path):
     assert result["rules"]["default"]["weighted_vote"] is None  # it has no rating
 
 
+@pytest.mark.slow
 def test_forgetting(saved, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("POPULORA_DATA", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -246,12 +247,14 @@ def test_other_settings_in_the_same_folder_are_refused(saved, capsys, tmp_path):
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_prompt_that_does_not_fit_is_one_line(saved, capsys, tmp_path):
     words = ["bench", SUMS, "--model", str(saved / "model"), "--out", str(tmp_path)]
     assert main([*words, "--max-new-tokens", "4000"]) == 2
     assert "exceed the model's context of 2048" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_adapters_that_do_not_fit_are_one_line(saved, capsys, tmp_path):
     folder = tmp_path / "adapter"
     pair = torch.ones(2, 48), torch.ones(48, 2)
@@ -322,6 +325,7 @@ def test_what_counts_as_outside():
     assert not any(task.outside for task in read_tasks("gsm8k", "arena-v1"))
 
 
+@pytest.mark.slow
 def test_generators_have_an_end_here():
     (task,) = read_tasks(SUMS, "arena-v1")
     loaded = load_tasks([task], split="test", seed=0, limit=5, left_out=pytest.fail)

@@ -74,6 +74,7 @@ def run(folder, capsys, tmp_path, *more):
     return json.loads(file.read_text(encoding="utf-8")), capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_generators")  # PEFT draws its first weights from them
 def test_the_whole_command(folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -345,6 +346,7 @@ def measure_large(bench, **options):
     return {figure.key: figure for figure in small.findings.figures}, small.findings
 
 
+@pytest.mark.slow
 def test_a_large_base_is_measured(bench):
     peaks = iter([99.0, 5.0, 98.0, 7.0])
     figures, findings = measure_large(bench, peak=lambda: next(peaks), four_bits=(False,))
@@ -356,6 +358,7 @@ def test_a_large_base_is_measured(bench):
     assert len(findings.rounds["joint_learning_seconds_7b_16"]) == SIZES.rounds
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="memory is measured on a GPU")
 def test_without_a_gpu_memory_is_unknown(bench):
     figures, _ = measure_large(bench, four_bits=(False,))

@@ -72,6 +72,7 @@ def test_what_cannot_change_is_refused_with_the_reason(tmp_path):
         make(settings=config(seed=3)).resume(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_branch_goes_on_as_the_original_did(tmp_path):
     settings = config(keep_generations=9, evolve_every=2)
     make(tmp_path / "run", settings).run(4)
@@ -86,6 +87,7 @@ def test_a_branch_goes_on_as_the_original_did(tmp_path):
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == original
 
 
+@pytest.mark.slow
 def test_a_branch_that_cannot_be(run, tmp_path):
     with pytest.raises(CheckpointError, match="no generation 7 on disk; expected one of: 0, 1, 2"):
         branch(run, 7, tmp_path / "new")
@@ -132,6 +134,7 @@ def test_what_a_resumed_command_refuses(run, more, error, said):
         read_options(["--note", "x"])
 
 
+@pytest.mark.slow
 def test_the_report_shows_changes(run, tmp_path):
     pytest.importorskip("plotly")
     new = branch(run, 1, tmp_path / "new")

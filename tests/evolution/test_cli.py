@@ -92,6 +92,7 @@ def evolve(folder, model_folder, *more):
     return main(["evolve", "--model", model_folder, "--out", str(folder), *QUICK, *more])
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     folder = tmp_path / "run"
     assert evolve(folder, model_folder, "--generations", "2") == 0

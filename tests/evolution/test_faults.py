@@ -152,6 +152,7 @@ def test_a_newer_version_and_another_population(three, tmp_path):
         make(settings=SETTINGS).resume(folder)
 
 
+@pytest.mark.slow
 def test_which_generations_stay(tmp_path):
     settings = config(evolve_every=1, keep_generations=1, keep_every=2)
     manager = make(tmp_path, settings)
@@ -163,6 +164,7 @@ def test_which_generations_stay(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_what_was_killed_before_its_first_generation_begins_anew(tmp_path):
     make(tmp_path / "whole", SETTINGS).run(1)
     folder = tmp_path / "cut"

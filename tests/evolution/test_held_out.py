@@ -68,6 +68,7 @@ def test_rows_for_every_agent_and_once_for_the_base(tmp_path, grader):
     assert found.values[3].tolist() == [row["accuracy"] for row in rows[-2:]]
 
 
+@pytest.mark.slow
 def test_measuring_has_no_influence_and_resuming_writes_nothing_twice(tmp_path, grader):
     whole, *_ = run(tmp_path / "whole", grader, 4)
     run(tmp_path / "plain", grader, 4, every=0)
@@ -83,6 +84,7 @@ def test_measuring_has_no_influence_and_resuming_writes_nothing_twice(tmp_path, 
     assert rows == whole
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_reports(tmp_path, capsys):
     base = make_tiny_base()
     base.model.save_pretrained(tmp_path / "model")

@@ -115,6 +115,7 @@ KINDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_command_names_it_in_one_line(run, whole, tmp_path, capsys, monkeypatch):
     pytest.importorskip("plotly")
     monkeypatch.setattr("evolution.evolve.load_base", lambda *a, **k: make_tiny_base())

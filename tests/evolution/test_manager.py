@@ -127,6 +127,7 @@ def test_transcripts_played_elsewhere_can_be_told():
     assert np.isfinite(result.scores.fitness).all()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_history_and_another_another(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         make(tmp_path / name, config(seed=seed)).run(2)
@@ -134,6 +135,7 @@ def test_the_same_seed_gives_the_same_history_and_another_another(tmp_path):
     assert read[0] == read[1] != read[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", list(Learner))
 def test_resumed_equals_uninterrupted(tmp_path, learner):
     settings = config(learner=learner, evolve_every=2)

@@ -32,6 +32,7 @@ def folder(tmp_path):
     return write_run(tmp_path / "my run", generations=8)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_and_says_what_it_found(folder, capsys):
     assert main(["report", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -215,6 +216,7 @@ def test_a_judgement_about_nobody_is_damage(folder, capsys):
     assert "line 2 is damaged (a judgement about nobody" in error_of(capsys, folder)
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_written_are_one_line(folder, capsys, monkeypatch):
     said = error_of(capsys, folder, "--out", "/proc/nowhere.html")
     assert said.startswith("out: cannot write to /proc/nowhere.html (")
@@ -226,6 +228,7 @@ def test_files_that_cannot_be_written_are_one_line(folder, capsys, monkeypatch):
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_no_model_library_is_imported(folder):
     code = (
         "import sys; from evolution.cli import main; "

@@ -208,6 +208,7 @@ def test_one_generation_and_one_agent(tmp_path):
     assert "No comparisons are kept" in words
 
 
+@pytest.mark.slow
 def test_a_long_run_of_many_agents(tmp_path):
     folder = write_run(tmp_path / "a", generations=200, agents=16, problems=2, born_every=1)
     page = page_of(folder)
@@ -232,6 +233,7 @@ def browse(file: Path, profile: Path):
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("evil", [False, True])
 def test_a_browser_draws_all_charts_without_complaint(tmp_path, evil):
@@ -249,6 +251,7 @@ def test_a_browser_draws_all_charts_without_complaint(tmp_path, evil):
     assert "owned" not in page.words
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_browser_test_would_notice_an_error(tmp_path):
     file = tmp_path / "x.html"

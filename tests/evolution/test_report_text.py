@@ -34,6 +34,7 @@ def test_vectors_have_length_one_and_ignore_digits():
     assert same[0] @ same[2] < 0.99
 
 
+@pytest.mark.slow
 def test_vectors_do_not_depend_on_the_process(tmp_path):
     code = (
         "from evolution.reporting.text import TextSpace;"

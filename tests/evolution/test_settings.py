@@ -162,6 +162,7 @@ def test_types_are_those_of_the_models():
     assert set(_DTYPES) == set(DTYPES)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_them_and_refuses_what_its_past_rests_on(capsys, tmp_path, model_folder):
     out = str(tmp_path / "run")
     flags = ["--alpha", "5", "--targets", "q_proj+v_proj", "--dropout", "0.1", "--top-p", "0.9"]

@@ -165,6 +165,7 @@ def test_bench_asks_what_to_measure(capsys):
     assert "tasks: got none" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "words", ["--help", "evolve --help", "bogus", "validate procedural:chain_sum --limit 2"]

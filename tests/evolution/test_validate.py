@@ -57,6 +57,7 @@ def test_answers_that_do_not_are_listed_one_a_line(capsys, file):
     assert failure.startswith(result["failures"][0]["id"])
 
 
+@pytest.mark.slow
 def test_math_is_stated_in_a_box_as_well(capsys, file):
     file({"prompt": "a", "answer": "1} + {2"})  # braces that a box cannot hold
     assert main(["validate", "x.jsonl(kind=math)"]) == 1
@@ -121,6 +122,7 @@ def test_a_grader_that_does_not_start_is_one_line(capsys, file, monkeypatch):
     assert error_of(capsys, "x.jsonl") == "the math worker did not start"
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_the_hub_is_imported():
     code = (
         "import sys; from evolution.cli import main; main(['validate', 'procedural:gcd',"

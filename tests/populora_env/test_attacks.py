@@ -171,6 +171,7 @@ def test_an_honest_attempt_is_right(answer, kind):
         assert grader.grade(problem, honest_attempt(problem)).correct
 
 
+@pytest.mark.slow
 def test_a_report_adds_up_by_family_and_as_a_table():
     report = AttackReport((
         AttackRate("x", "one", won=1, tied=0, lost=3, abstained=0, failures=0),

@@ -287,6 +287,7 @@ class TestMajority:
             1, 1, 1, pytest.approx(2 / 3), 0, 0
         )
 
+    @pytest.mark.slow
     def test_wrong_formulas_that_are_equal_are_one(self):
         problem = Problem.create("x =", "7", "math")
         attempts = [

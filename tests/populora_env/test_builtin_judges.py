@@ -52,6 +52,7 @@ class TestAnswerJudge:
         with AnswerJudge() as judge:
             assert preferences(judge, *pairs) == [A, B, TIE, TIE, A]
 
+    @pytest.mark.slow
     def test_knows_equal_expressions(self):
         problem = Problem.create("Expand.", "x^2 + 2x + 1", AnswerKind.MATH)
         with AnswerJudge() as judge:
@@ -65,6 +66,7 @@ class TestAnswerJudge:
         )
         assert verdicts == [Verdict(None), Verdict(A)]
 
+    @pytest.mark.slow
     def test_closes_only_a_grader_of_its_own(self):
         problem = Problem.create("Expand.", "x^2", AnswerKind.MATH)
         entry = [Comparison(problem, "\\boxed{x*x}", "\\boxed{x}")]

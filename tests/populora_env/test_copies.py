@@ -114,6 +114,7 @@ def test_copies_are_independent():
         play("parallel", owned, 0, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", COPIES)
 def test_a_copy_has_a_worker_of_its_own(copied):
     game = make("parallel")
@@ -135,6 +136,7 @@ def _play_there(game, pipe):
     game.close()
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_plays_on():
     game = make("parallel")
     start(game)

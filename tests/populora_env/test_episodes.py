@@ -245,6 +245,7 @@ def test_a_transcript_survives_storage_whatever_a_judge_raised():
     assert Transcript.from_dict(env.transcript.to_dict()) == env.transcript
 
 
+@pytest.mark.slow
 def test_a_judge_that_empties_its_list_does_not_stop_the_episode():
     class Emptying:
         def judge(self, comparisons):

@@ -82,6 +82,7 @@ def compass_search(objective, dimensions):
 
 
 class TestBradleyTerry:
+    @pytest.mark.slow
     def test_recovers_planted_strengths_within_its_standard_errors(self):
         planted = dict(zip(AGENTS, (-1.5, -0.7, -0.1, 0.2, 0.8, 1.3), strict=True))
         deviations, ties = [], []

@@ -220,6 +220,7 @@ def test_judges_that_favour_themselves_earn_less_and_do_not_raise_their_standing
     assert returns[0] < np.mean(returns[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rewards", ["ground_truth", "peers_only", "majority_answer"])
 @pytest.mark.parametrize("evaluation", ["score", "compare", "critique"])
 @pytest.mark.parametrize("bloc", [2, pytest.param(3, marks=pytest.mark.slow)])

@@ -185,6 +185,7 @@ def test_answers_may_be_worked_solutions():
         assert reward(completions=["#### 4", "#### 4"], answer=answers) == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_other_columns_and_kinds_of_answers():
     reward = RewardFunction(answer_column="capital", answer_kind="text")
     assert reward(completions=["Answer: paris", "Rome"], capital=["Paris", "Oslo"]) == [1.0, 0.0]
@@ -323,6 +324,7 @@ def test_trls_own_reward_judges():
     assert (judgement.error, judgement.verdicts[0].preference) == (None, Preference.B)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("shared_generators")  # TRL draws from them
 def test_trls_trainer_learns_from_our_grader(tmp_path):

@@ -157,6 +157,7 @@ def test_labels_count_equal_answers_together(grader):
     assert set(tied.values()) == {None}
 
 
+@pytest.mark.slow
 def test_peers_think_of_equal_answers_alike(grader):
     problem = Problem.create("x = ?", None, "math")
     labeller = Labeller(Labels.PEERS, problem, None, grader)

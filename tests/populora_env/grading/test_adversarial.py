@@ -156,6 +156,7 @@ def test_neighbours_keep_their_verdicts():
     assert [grade.correct for grade in grades] == expected
 
 
+@pytest.mark.slow
 def test_main_thread_worker_thread_and_asyncio_agree():
     # Without the few that take their whole timeout.
     pairs = [

@@ -5,6 +5,8 @@ In the file, ``box X`` is the reply ``\\boxed{X}``, and the sign for return a ne
 
 from pathlib import Path
 
+import pytest
+
 from populora_env.grading import Grader
 from populora_env.records import Problem
 
@@ -20,6 +22,7 @@ def pairs():
         yield Problem.create("?", gold, KINDS[kind]), reply, right == "Y"
 
 
+@pytest.mark.slow
 def test_few_are_graded_wrongly():
     missed, paid, right, wrong = [], [], 0, 0
     with Grader(timeout=20.0) as grader:

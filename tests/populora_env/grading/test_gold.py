@@ -31,6 +31,7 @@ def test_gsm8k(name):
                 assert grader.grade(problem, reply).strict is True, (reply, gold)
 
 
+@pytest.mark.slow
 def test_math500():
     with Grader(timeout=20.0) as grader:
         for row in rows("math500"):
@@ -46,6 +47,7 @@ def test_math500():
                 assert grader.grade(problem, reply).correct is True, (reply[-80:], gold)
 
 
+@pytest.mark.slow
 def test_the_answers_of_other_problems_are_wrong():
     golds = sorted({row["answer"] for row in rows("math500")})
     agree = []

@@ -100,6 +100,7 @@ def test_plain_numbers_and_equal_texts_start_no_process(monkeypatch):
             made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}")
 
 
+@pytest.mark.slow
 def test_a_hanging_check_is_killed_and_the_next_one_works():
     with Grader(timeout=1.0) as made:
         assert made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}").correct is True
@@ -176,6 +177,7 @@ def test_threads_get_the_verdicts_that_one_thread_gets(grader):
     assert list(seen.values()) == [expected] * 4
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_may_grade_mathematics():
     script = (
         "print('once')\n"
@@ -226,6 +228,7 @@ def test_a_word_that_multiplies_counts_as_a_unit_only_where_the_question_counts_
         assert grader.grade(Problem.create(prompt, gold), reply).correct is correct
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "gold", "reply"),
     [

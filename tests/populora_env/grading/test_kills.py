@@ -55,6 +55,7 @@ def kill(process: int | None) -> bool:
     return True
 
 
+@pytest.mark.slow
 @needs_proc
 def test_no_verdict_is_another_requests_whatever_is_killed():
     rng = random.Random(11)
@@ -113,6 +114,7 @@ def test_no_verdict_is_another_requests_whatever_is_killed():
     assert wanted(), seen
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_death_while_idle_is_asked_again():
     worker = MathWorker(timeout=PATIENT)
@@ -134,6 +136,7 @@ def test_a_death_while_idle_is_asked_again():
         worker.close()
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_crash_just_before_the_deadline_leaves_the_next_verdicts_right():
     worker = MathWorker(timeout=PATIENT)
@@ -154,6 +157,7 @@ def test_a_crash_just_before_the_deadline_leaves_the_next_verdicts_right():
         worker.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_its_own_worker_and_leaves_the_parents_alone():
     program = """if True:
@@ -192,6 +196,7 @@ def test_a_forked_child_has_its_own_worker_and_leaves_the_parents_alone():
     assert done.stdout == "done\n", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
 def test_a_copied_grader_has_its_own_workers(again):
     problem, reply, _ = case(2)

@@ -144,6 +144,7 @@ def sample():
     return [golds[index * len(golds) // ANSWERS] for index in range(ANSWERS)]
 
 
+@pytest.mark.slow
 def test_rewritten_answers_stay_right():
     missed = []
     with Grader(timeout=20.0) as grader:
@@ -156,6 +157,7 @@ def test_rewritten_answers_stay_right():
     assert len(missed) <= 0.005 * ANSWERS * len(REWRITINGS), missed
 
 
+@pytest.mark.slow
 def test_spoiled_answers_are_wrong():
     with Grader(timeout=20.0) as grader:
         for gold in sample():

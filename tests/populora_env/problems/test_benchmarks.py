@@ -64,6 +64,7 @@ def refused(spec, **arguments):
 needs_copies = pytest.mark.skipif(not SHARED.is_dir(), reason="no local copies of the benchmarks")
 
 
+@pytest.mark.slow
 @needs_copies
 def test_the_real_gsm8k(monkeypatch):
     monkeypatch.setenv(DATA_VARIABLE, str(SHARED))

@@ -265,6 +265,7 @@ def test_files_are_put_together_and_what_both_hold_counts_once(write):
     assert both.spec == "x.jsonl+y.jsonl(prompt=prompt)"
 
 
+@pytest.mark.slow
 def test_with_weights_or_procedural_problems_sources_are_drawn(write):
     write("x.jsonl", lines(*sums(5)))
     mixed = load_problems("3*x.jsonl + procedural:chain_sum+gcd", seed=1)

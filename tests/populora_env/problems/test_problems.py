@@ -38,6 +38,7 @@ def test_generators_that_use_global_random_state_neither_depend_on_it_nor_change
     assert [load_problems(spec)[at] for at in range(10)] == first
 
 
+@pytest.mark.slow
 def test_splits_are_disjoint_whatever_the_seed_and_make_up_the_whole():
     spec = "procedural:chain_sum(min_digits=1,max_digits=1,min_terms=2,max_terms=3)"
     train = load_problems(spec, split="train", seed=1).distinct(400)

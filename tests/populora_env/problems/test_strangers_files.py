@@ -171,6 +171,7 @@ def measured(*names):
     return {name: float(value) for name, value in map(str.split, done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 def test_files_that_are_too_large_are_refused_in_bounded_time_and_memory():
     for name, content in _TOO_LARGE.items():
         write(name, content)
@@ -179,6 +180,7 @@ def test_files_that_are_too_large_are_refused_in_bounded_time_and_memory():
     assert max(found.values()) < 5, found
 
 
+@pytest.mark.slow
 def test_a_small_parquet_file_of_a_huge_table_is_refused():
     arrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet

@@ -78,6 +78,7 @@ def test_a_watched_item_is_the_same_as_one_that_is_not():
     assert not watched.is_cheap("gsm_symbolic", {"difficulty": 1.0})
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_idle_is_replaced():
     parameters = {"max_disks": 4}
     before = watched.draw_watched("tower_of_hanoi", parameters, 1)
