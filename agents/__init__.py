@@ -5,10 +5,12 @@ and what belongs to it are imported when first used.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from agents.evaluate import AgentScore, EvaluationResult, evaluate
 from agents.http_policy import HttpPolicy
+from agents.measuring.evaluate import AgentScore, EvaluationResult, evaluate
+from agents.old_names import NAMES
 from agents.policy import (
     FunctionPolicy,
     MixedPolicy,
@@ -19,25 +21,26 @@ from agents.policy import (
     ScriptedPolicy,
 )
 from agents.rollout import rollout
+from populora_env.moved import OldNames
 
 if TYPE_CHECKING:
-    from agents.adapters import Layout, StackedLora
-    from agents.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
-    from agents.models import BaseModel, ModelError, load_base
+    from agents.engine.adapters import Layout, StackedLora
+    from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
+    from agents.loading.models import BaseModel, ModelError, load_base
     from agents.population import AdapterError, LoraPopulation
 
 _LAZY = {
     "AdapterError": "agents.population",
-    "BaseModel": "agents.models",
-    "Layout": "agents.adapters",
-    "LearnerConfig": "agents.learners",
+    "BaseModel": "agents.loading.models",
+    "Layout": "agents.engine.adapters",
+    "LearnerConfig": "agents.learning.learners",
     "LoraPopulation": "agents.population",
-    "ModelError": "agents.models",
-    "PolicyGradient": "agents.learners",
-    "RejectionTuning": "agents.learners",
-    "Sample": "agents.learners",
-    "StackedLora": "agents.adapters",
-    "load_base": "agents.models",
+    "ModelError": "agents.loading.models",
+    "PolicyGradient": "agents.learning.learners",
+    "RejectionTuning": "agents.learning.learners",
+    "Sample": "agents.learning.learners",
+    "StackedLora": "agents.engine.adapters",
+    "load_base": "agents.loading.models",
 }
 
 __all__ = [
@@ -75,3 +78,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+sys.meta_path.append(OldNames(NAMES))

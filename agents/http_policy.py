@@ -1,14 +1,14 @@
 """A policy behind an OpenAI-compatible server.
 
 What goes over the network, and how failures are kept from the episode, is in
-`populora_env.chat_api`. Not covered: per-agent models; play them with `MixedPolicy`.
+`populora_env.chat.api`. Not covered: per-agent models; play them with `MixedPolicy`.
 """
 
 from collections.abc import Sequence
 from typing import Literal, Unpack
 
-from populora_env.chat_api import ChatClient, ChatOptions
-from populora_env.no_reply import NoReply
+from populora_env.chat.api import ChatClient, ChatOptions
+from populora_env.reading.no_reply import NoReply
 from populora_env.records import Request
 
 

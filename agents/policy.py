@@ -11,9 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-from populora_env.awaiting import settled
+from populora_env.judges.awaiting import settled
 from populora_env.keys import generator
-from populora_env.no_reply import failures_of, marked
+from populora_env.reading.no_reply import failures_of, marked
 from populora_env.records import Phase, Request
 
 
@@ -21,8 +21,8 @@ from populora_env.records import Phase, Request
 class Policy(Protocol):
     """Anything that answers requests.
 
-    One that may fail to answer, as a server may, returns `populora_env.no_reply.NoReply` then and
-    counts them in ``failures``, with the reason of the latest in ``last_error``; see
+    One that may fail to answer, as a server may, returns `populora_env.reading.no_reply.NoReply`
+    then and counts them in ``failures``, with the reason of the latest in ``last_error``; see
     `failures_said`. Of one that counts but returns plain empty texts, these are taken for failures.
     """
 

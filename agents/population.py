@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agents.adapters import StackedLora
-from agents.generation import DecodeStats, Job, generate
-from agents.models import DTYPES, BaseModel, load_base
+from agents.engine.adapters import StackedLora
+from agents.engine.generation import DecodeStats, Job, generate
+from agents.engine.targets import check_names, why_no_place
+from agents.loading.models import DTYPES, BaseModel, load_base
 from agents.peft_config import shown
 from agents.peft_io import (
     CONFIG_FILE,
@@ -28,7 +29,6 @@ from agents.peft_io import (
     write_adapter,
 )
 from agents.policy import Request
-from agents.targets import check_names, why_no_place
 from populora_env.records import Phase
 
 __all__ = [
@@ -84,7 +84,7 @@ class LoraPopulation:
         adapter_dtype: ``float32``, ``bfloat16`` or ``float16``; None for the base's own. Small
             learning steps are lost in bfloat16: float32 keeps them on a bfloat16 base.
         temperature: Sampling temperature; 0 is greedy.
-        max_rows: Rows decoded at once; see `agents.generation.generate`.
+        max_rows: Rows decoded at once; see `agents.engine.generation.generate`.
         top_p: Share of the probability from which tokens are drawn.
 
     Attributes:
@@ -320,7 +320,8 @@ class LoraPopulation:
         """Check that plain PEFT can read what this population saves.
 
         Raises:
-            AdapterError: If it would misread the adapters of these layers; see `agents.targets`.
+            AdapterError: If it would misread the adapters of these layers; see
+                `agents.engine.targets`.
         """
         try:
             check_names(self.base.model, (layer.name for layer in self.lora.layers()))

@@ -4,34 +4,35 @@ Names are imported when first used: commands that need no model do not wait for 
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evolution.branching import branch
-    from evolution.checkpoint import CheckpointError
-    from evolution.config import ConfigError, EvolutionConfig, Learner, RunConfig
-    from evolution.lineage import Individual
-    from evolution.loggers import CallbackLogger, ConsoleLogger, JsonlLogger, Logger
+    from evolution.config import EvolutionConfig, Learner, RunConfig
+    from evolution.errors import CheckpointError, ConfigError
+    from evolution.individuals.lineage import Individual
+    from evolution.loggers.base import CallbackLogger, ConsoleLogger, JsonlLogger, Logger
+    from evolution.loggers.tensorboard import TensorBoardLogger
     from evolution.manager import EvolutionManager
     from evolution.results import EpisodePlan, GenerationResult
-    from evolution.tensorboard import TensorBoardLogger
+    from evolution.runs.branching import branch
 
 _LAZY = {
-    "CallbackLogger": "evolution.loggers",
-    "CheckpointError": "evolution.checkpoint",
-    "ConfigError": "evolution.config",
-    "ConsoleLogger": "evolution.loggers",
+    "CallbackLogger": "evolution.loggers.base",
+    "CheckpointError": "evolution.errors",
+    "ConfigError": "evolution.errors",
+    "ConsoleLogger": "evolution.loggers.base",
     "EpisodePlan": "evolution.results",
     "EvolutionConfig": "evolution.config",
     "EvolutionManager": "evolution.manager",
     "GenerationResult": "evolution.results",
-    "Individual": "evolution.lineage",
-    "JsonlLogger": "evolution.loggers",
+    "Individual": "evolution.individuals.lineage",
+    "JsonlLogger": "evolution.loggers.base",
     "Learner": "evolution.config",
-    "Logger": "evolution.loggers",
+    "Logger": "evolution.loggers.base",
     "RunConfig": "evolution.config",
-    "TensorBoardLogger": "evolution.tensorboard",
-    "branch": "evolution.branching",
+    "TensorBoardLogger": "evolution.loggers.tensorboard",
+    "branch": "evolution.runs.branching",
 }
 
 __all__ = [
@@ -57,3 +58,25 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'evolution' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _OldNames:
+    """`populora_env.moved.OldNames`, which is imported only for a name that needs it."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if not fullname.startswith("evolution."):
+            return None
+        from evolution.old_names import NAMES
+
+        if fullname not in NAMES:
+            return None
+        from populora_env.moved import OldNames
+
+        return OldNames(NAMES).find_spec(fullname, path, target)
+
+
+sys.meta_path.append(_OldNames())  # pyright: ignore[reportArgumentType]

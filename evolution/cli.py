@@ -13,39 +13,44 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from evolution.help_text import asks_for_help, help_text
-from evolution.usage import UsageError, one_line
+from evolution.commands.help_text import asks_for_help, help_text
+from evolution.commands.usage import one_line
+from evolution.errors import UsageError
 
 # What each subcommand is for, the module whose `main(arguments)` runs it, and where its options
-# are: the dataclass and its module.
+# are: the dataclass and its module, both below `evolution`.
 COMMANDS = {
     "evolve": (
         "evolve a population of adapters",
-        "evolution.evolve", "evolution.run_options", "EvolveOptions",
+        "commands.evolve.command", "commands.evolve.options", "EvolveOptions",
     ),
-    "bench": ("measure accuracy", "evolution.bench", "evolution.bench", "BenchOptions"),
+    "bench": (
+        "measure accuracy",
+        "commands.bench.command", "commands.bench.command", "BenchOptions",
+    ),
     "bench-engine": (
         "measure speed and memory beside peers",
-        "evolution.bench_engine", "evolution.bench_engine", "BenchEngineOptions",
+        "engine_benchmark.command", "engine_benchmark.command", "BenchEngineOptions",
     ),
     "export": (
         "make one adapter, or one model, of many",
-        "evolution.export", "evolution.export", "ExportOptions",
+        "commands.export.command", "commands.export.command", "ExportOptions",
     ),
     "distill": (
         "train one adapter on a run's verified replies",
-        "evolution.distill", "evolution.distill", "DistillOptions",
+        "commands.distill.command", "commands.distill.command", "DistillOptions",
     ),
     "play": (
-        "watch an episode, or play in it", "evolution.play", "evolution.play", "PlayOptions"
+        "watch an episode, or play in it",
+        "commands.play.command", "commands.play.command", "PlayOptions",
     ),
     "report": (
         "write a run's report as one HTML page",
-        "evolution.report", "evolution.report", "ReportOptions",
+        "commands.report", "commands.report", "ReportOptions",
     ),
     "validate": (
         "grade every known answer against itself",
-        "evolution.validate", "evolution.validate", "ValidateOptions",
+        "commands.validate", "commands.validate", "ValidateOptions",
     ),
 }  # fmt: skip
 
@@ -100,9 +105,9 @@ def _run(arguments: list[str]) -> int:
             )
         _, module, where, options = COMMANDS[command]
         if asks_for_help(words):
-            print(help_text(f"populora {command}", where, options))
+            print(help_text(f"populora {command}", f"evolution.{where}", options))
             raise SystemExit(0)
-        return importlib.import_module(module).main(words)
+        return importlib.import_module(f"evolution.{module}").main(words)
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise
@@ -113,7 +118,9 @@ def _run(arguments: list[str]) -> int:
         )
         return 2
     except _user_errors() as error:
-        from populora_env.rendering import visible  # whose package takes too long for --help
+        from populora_env.episodes.rendering import (
+            visible,  # whose package takes too long for --help
+        )
 
         print(f"populora: error: {visible(one_line(str(error)))}", file=sys.stderr)
         return 2
@@ -147,9 +154,9 @@ def _user_errors() -> tuple[type[Exception], ...]:
     """Errors that are the user's to mend; anything else is ours and keeps its traceback."""
     errors: list[type[Exception]] = [UsageError]
     for module, name in (
-        ("evolution.config", "ConfigError"),
-        ("evolution.run_files", "CheckpointError"),
-        ("agents.models", "ModelError"),
+        ("evolution.errors", "ConfigError"),
+        ("evolution.errors", "CheckpointError"),
+        ("agents.loading.models", "ModelError"),
         ("agents.population", "AdapterError"),
         ("populora_env.problems", "ProblemSpecError"),
     ):

@@ -8,21 +8,22 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from agents.advantages import ADVANTAGES
-from agents.linear import Products
-from agents.rejection import RejectionSource
-from evolution.attempts import BARS
-from evolution.crossover import CROSSOVERS, Crossover
-from evolution.diversity import MEASURES
-from evolution.mutation import MUTATIONS, Mutation
-from evolution.niches import FITNESSES, make_rule
-from evolution.operators import OperatorError, Use
-from evolution.scaling import SCALES, SCHEDULES
-from evolution.selection import SELECTIONS, Selection
+from agents.learning.advantages import ADVANTAGES
+from agents.learning.rejection import RejectionSource
+from agents.loading.linear import Products
+from evolution.errors import ConfigError, OperatorError
+from evolution.fitness.attempts import BARS
+from evolution.fitness.diversity import MEASURES
+from evolution.fitness.rules import FITNESSES, make_rule
+from evolution.fitness.scaling import SCALES, SCHEDULES
+from evolution.operators.crossover import CROSSOVERS, Crossover
+from evolution.operators.mutation_weights import MUTATIONS, Mutation
+from evolution.operators.selection import SELECTIONS, Selection
+from evolution.registry import Use
 from populora_env.arena import read_forms
-from populora_env.matchmaking import Matchmaking
+from populora_env.episodes.matchmaking import Matchmaking
+from populora_env.episodes.rewards import RewardWeights
 from populora_env.records import Phase
-from populora_env.rewards import RewardWeights
 
 
 class Learner(StrEnum):
@@ -38,10 +39,6 @@ class ChildOptimizer(StrEnum):
 
     RESET = "reset"
     INHERIT = "inherit"
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names it, the value and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ class EvolutionConfig:
         return settings
 
     def operators(self, settings: "Settings | None" = None) -> "BreedingOperators":
-        """Selection, crossover and mutations by name; see `evolution.operators`.
+        """Selection, crossover and mutations by name; see `evolution.registry`.
 
         Args:
             settings: What says how strong mutations are that do not say it themselves.
@@ -340,7 +337,7 @@ class BreedingOperators:
     mutations: tuple[Use[Mutation], ...]
 
 
-_DTYPES = ("float32", "bfloat16", "float16")  # agents.models.DTYPES, without its torch
+_DTYPES = ("float32", "bfloat16", "float16")  # agents.loading.models.DTYPES, without its torch
 _OPEN = frozenset(field.name for field in fields(Settings))
 _COUNTS = {
     "seed": 0, "problems_per_generation": 1, "judged_problems": 0, "solve_tokens": 1,

@@ -5,8 +5,8 @@ Procedural problems are made while the run goes on and are not looked at here.
 
 from collections.abc import Iterable
 
-from agents.models import BaseModel
-from evolution.config import ConfigError
+from agents.loading.models import BaseModel
+from evolution.errors import ConfigError
 from populora_env.problems import ProblemSource, SequenceSource
 from populora_env.prompts import solve_prompt
 from populora_env.records import Problem

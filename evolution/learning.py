@@ -1,22 +1,19 @@
-"""What the agents of a run learn from a generation, and what their children keep of it.
+"""What the agents of a run learn from a generation.
 
-The learners themselves are in `agents.learners`; here episodes become samples.
+The learners themselves are in `agents.learning.learners`; here episodes become samples.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agents.adapters import StackedLora
-from agents.advantages import ADVANTAGES
-from agents.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
+from agents.learning.advantages import ADVANTAGES
+from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
+from agents.learning.rejection import RightReply, rejection_samples
 from agents.population import LoraPopulation
-from agents.rejection import RightReply, rejection_samples
-from evolution.breeding import Child
-from evolution.config import ChildOptimizer, EvolutionConfig, Learner, Settings
+from evolution.config import EvolutionConfig, Learner, Settings
+from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Phase, Transcript, Turn
-from populora_env.rewards import RewardPart
 
 AnyLearner = PolicyGradient | RejectionTuning
 
@@ -59,53 +56,6 @@ def gather_samples(
     if config.learner == Learner.REJECTION:
         return _right_replies(transcripts, population, config)
     return _competing_turns(transcripts, population, config)
-
-
-class Estate:
-    """The optimiser state of a population that is about to have children.
-
-    A child gets the state of the first parent whose rows ``A`` it has bit for bit, as a copy has,
-    or a copy whose ``B`` was mutated; these rows are the coordinates that the state belongs to.
-    Crossover factors a child anew, so that it shares no parent's coordinates: its state begins
-    afresh whatever the setting. Learning rates stay with their slots.
-
-    Args:
-        learner: Whose state it is; None if nobody learns.
-        lora: The population, before the children are made.
-        policy: Whether children inherit at all.
-    """
-
-    def __init__(
-        self, learner: AnyLearner | None, lora: StackedLora, policy: ChildOptimizer
-    ) -> None:
-        self._learner, self._lora = learner, lora
-        inherits = learner is not None and policy == ChildOptimizer.INHERIT
-        self._before = _row_hashes(lora) if inherits else None
-
-    def hand_down(self, born: Sequence[Child]) -> None:
-        """Pass on what children inherit, now that they are made, and forget the rest."""
-        if self._learner is None:
-            return
-        heirs: dict[int, int] = {}
-        if self._before is not None:
-            after = _row_hashes(self._lora)
-            for child in born:
-                slot = child.individual.slot
-                alike = [p for p in child.parent_slots if self._before[p] == after[slot]]
-                if alike:
-                    heirs[slot] = alike[0]
-        self._learner.inherit(heirs)
-        slots = [child.individual.slot for child in born]
-        self._learner.reset([slot for slot in slots if slot not in heirs])
-
-
-def _row_hashes(lora: StackedLora) -> list[str]:
-    """Hash of each member's rows ``A`` of all layers, ``[N]``."""
-    digests = [hashlib.sha256() for _ in range(lora.size)]
-    for layer in lora.layers():
-        for digest, rows in zip(digests, layer.A.float().cpu(), strict=True):
-            digest.update(rows.contiguous().numpy().data)
-    return [digest.hexdigest() for digest in digests]
 
 
 def _competing_turns(

@@ -17,27 +17,28 @@ from typing import Any
 
 import numpy as np
 
-from agents.learners import LearnerStats
+from agents.learning.learners import LearnerStats
 from agents.population import LoraPopulation
 from agents.rollout import rollout
-from evolution import selection
-from evolution.appraisal import Appraiser
-from evolution.breeding import Breeder
-from evolution.changes import find_changes, plain_settings, record
-from evolution.checkpoint import CheckpointError, RunFolder
 from evolution.config import EvolutionConfig
-from evolution.fingerprints import base_digest, check_same, problems_digest
-from evolution.fitness import known
+from evolution.errors import CheckpointError
+from evolution.fitness.evaluator import Appraiser
+from evolution.fitness.task import known
 from evolution.fitting import check_fit
-from evolution.heritage import change_learning_rate, set_learning_rate
-from evolution.learning import Estate, gather_samples, make_learner
-from evolution.lineage import Individual, Lineage
-from evolution.loggers import Callback, Logger, as_logger, close_all, log_all
-from evolution.quarantine import broken_slots, quarantine
+from evolution.individuals.breeding import Breeder
+from evolution.individuals.inheritance import Estate, change_learning_rate, set_learning_rate
+from evolution.individuals.lineage import Individual, Lineage
+from evolution.individuals.non_finite import broken_slots, quarantine
+from evolution.individuals.reevaluation import Champion, Trial, Trials
+from evolution.individuals.standing import Standing
+from evolution.learning import gather_samples, make_learner
+from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_all
+from evolution.operators import selection
+from evolution.operators.selection import Candidates
 from evolution.results import EpisodePlan, GenerationResult, history_rows
-from evolution.selection import Candidates
-from evolution.standing import Standing
-from evolution.trials import Champion, Trial, Trials
+from evolution.runs.changes import find_changes, plain_settings, record
+from evolution.runs.checkpoint import RunFolder
+from evolution.runs.fingerprints import base_digest, check_same, problems_digest
 from populora_env.arena import ReasoningArena
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
@@ -60,7 +61,7 @@ class EvolutionManager:
         config: Settings.
         folder: Where the run is kept; None keeps nothing.
         loggers: Told of every generation, and closed by `close`; functions of the result and the
-            transcripts are loggers too. One that raises is dropped; see `evolution.loggers`.
+            transcripts are loggers too. One that raises is dropped; see `evolution.loggers.base`.
         judge: Decides correctness where no answer is known, or wherever the rewards ask for it.
         grader: Used and left open; None for one of the manager's own.
         exclude: Problems that must never be trained on; meeting one is an error.
@@ -119,7 +120,7 @@ class EvolutionManager:
     def standing(self) -> np.ndarray:
         """How far each individual is above the mean of its generations, ``[N]``; 0 is average.
 
-        See `evolution.standing`.
+        See `evolution.individuals.standing`.
         """
         return self._standing.values
 
@@ -243,7 +244,7 @@ class EvolutionManager:
             )
         self._quarantine()
         scores = self._appraiser.appraise(
-            transcripts, self.population, self._individuals(), plan.generation
+            transcripts, self.population, self._births(), plan.generation
         )
         scores.fitness[broken_slots(self._lineage)] = np.nan
         self._standing.update(scores.fitness, scores.errors, scores.unit)
@@ -304,7 +305,7 @@ class EvolutionManager:
         """Continue a saved run from its latest generation, in the same folder.
 
         Where the settings of this manager differ from those that generation was played with, the
-        changes are recorded in the run; see `evolution.changes`.
+        changes are recorded in the run; see `evolution.runs.changes`.
 
         Args:
             folder: The run's.
@@ -370,6 +371,11 @@ class EvolutionManager:
             self.folder.close()
         if self._owns_grader:
             self._grader.close()
+
+    def _births(self) -> np.ndarray:
+        """Generation and slot of birth of those who live in the slots, ``[N, 2]``."""
+        born = [(i.generation, i.slot) for i in self._individuals()]
+        return np.array(born, dtype=np.int64)
 
     def _individuals(self) -> tuple[Individual, ...]:
         """Who lives in which slot."""

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from agents.learners import LearnerStats
-from evolution.fitness import Scores, known
-from evolution.lineage import Individual
-from evolution.trials import Trial
+from agents.learning.learners import LearnerStats
+from evolution.fitness.task import Scores, known
+from evolution.individuals.lineage import Individual
+from evolution.individuals.reevaluation import Trial
 from populora_env.ratings import BradleyTerry
 from populora_env.records import Problem
 
@@ -43,7 +43,8 @@ class GenerationResult:
         scores: Before learning.
         peers: How the attempts fared in comparison, by Bradley and Terry's model.
         ratings: Means of the ratings across generations.
-        standing: Lead over the population across an individual's life; see `evolution.standing`.
+        standing: Lead over the population across an individual's life; see
+            `evolution.individuals.standing`.
         standing_errors: Standard errors of these.
         best: Agent of highest standing.
         champion: Individual that the champion is a snapshot of; empty before the first trial.

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from populora_env.rendering import visible
+from populora_env.episodes.rendering import visible
 
 
 class PlainConsole(Console):

@@ -31,16 +31,16 @@ from rich.console import Console
 from rich.table import Table
 
 from agents import LoraPopulation
-from agents.evaluate import evaluate
-from agents.models import BaseModel, load_base
+from agents.loading.models import BaseModel, load_base
+from agents.measuring.evaluate import evaluate
 from agents.population import BASE
 from evolution import EvolutionConfig, EvolutionManager
-from evolution.crossover import CROSSOVERS, Mating
-from evolution.diversity import vendi
-from evolution.fitness import solve_replies
-from evolution.genomes import describe_child, read_genome, write_genome
-from evolution.mutation import MUTATIONS, Newborn, mutate
-from evolution.trials import hosting
+from evolution.fitness.diversity import vendi
+from evolution.fitness.task import solve_replies
+from evolution.individuals.reevaluation import hosting
+from evolution.lowrank.genomes import describe_child, read_genome, write_genome
+from evolution.operators.crossover import CROSSOVERS, Mating
+from evolution.operators.mutation_weights import MUTATIONS, Newborn, mutate
 from populora_env import Grader, load_problems
 from populora_env.prompts import solve_prompt
 from populora_env.records import Problem

@@ -4,8 +4,8 @@ import os
 import sys
 
 from agents import LoraPopulation
-from agents.benchmark import Entrant, Sampling, benchmark
-from evolution.mutation import spread
+from agents.measuring.benchmark import Entrant, Sampling, benchmark
+from evolution.operators.mutation_weights import spread
 from populora_env import load_problems
 
 folder = os.environ.setdefault("POPULORA_DATA", "../shared/data")

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from agents import LoraPopulation
-from agents.benchmark import benchmark
+from agents.measuring.benchmark import benchmark
 from populora_env import load_problems
 
 DATA = Path(os.environ.setdefault("POPULORA_DATA", "../shared/data"))

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from agents import LoraPopulation, load_base, rollout
-from evolution.mutation import spread
+from evolution.operators.mutation_weights import spread
 from populora_env import Grader, Phase, ReasoningArena, load_problems
 from populora_env.judges.bias import judge_statistics
 from populora_env.judges.builtin import AnswerJudge

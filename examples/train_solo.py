@@ -8,7 +8,7 @@ import re
 import gymnasium
 import numpy as np
 
-from agents.figures import Estimate
+from agents.measuring.statistics import Estimate
 from populora_env import RewardWeights, load_problems
 from populora_env.gym import ENV_ID
 from populora_env.keys import generator

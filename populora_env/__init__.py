@@ -9,6 +9,7 @@ and ``evolution``.
 """
 
 import inspect
+import sys
 from typing import Any
 
 import pettingzoo
@@ -16,9 +17,12 @@ from pettingzoo.utils.conversions import parallel_to_aec, parallel_to_aec_wrappe
 
 from populora_env import gym
 from populora_env.arena import ArenaError, ReasoningArena
+from populora_env.episodes.matchmaking import Matchmaking
+from populora_env.episodes.rewards import REWARD_PRESETS, Labels, RewardPart, RewardWeights
 from populora_env.grading import Grader
 from populora_env.judges import Judge
-from populora_env.matchmaking import Matchmaking
+from populora_env.moved import OldNames
+from populora_env.moved.names import NAMES
 from populora_env.problems import ProblemSource, ProblemSpecError, check_disjoint, load_problems
 from populora_env.ratings import BradleyTerry, Ratings, bradley_terry
 from populora_env.records import (
@@ -38,7 +42,6 @@ from populora_env.records import (
     Turn,
     Verdict,
 )
-from populora_env.rewards import REWARD_PRESETS, Labels, RewardPart, RewardWeights
 from populora_env.spaces import UnicodeText
 
 __version__ = "0.1.0"
@@ -117,3 +120,6 @@ def _register() -> None:
 
 _register()
 gym.register()
+
+
+sys.meta_path.append(OldNames(NAMES))

@@ -21,18 +21,18 @@ from populora_env.arguments import (
     read_loads,
     read_options,
 )
-from populora_env.episode import Episode, Outcome, Rules
+from populora_env.episodes.episode import Episode, Outcome, Rules
+from populora_env.episodes.matchmaking import Matchmaking, min_agents, most_tasks
+from populora_env.episodes.rendering import print_news, render_episode
+from populora_env.episodes.rewards import Labels, RewardWeights
+from populora_env.episodes.states import read_state, state_space
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.keys import derive_seed
-from populora_env.matchmaking import Matchmaking, min_agents, most_tasks
 from populora_env.problems import ProblemSource, as_source
 from populora_env.ratings import Ratings
 from populora_env.records import Phase, Problem, Transcript
-from populora_env.rendering import print_news, render_episode
-from populora_env.rewards import Labels, RewardWeights
 from populora_env.spaces import UnicodeText
-from populora_env.states import read_state, state_space
 
 Observation = dict[str, Any]
 

@@ -12,14 +12,15 @@ from typing import Any, ClassVar
 import gymnasium
 
 from populora_env.arena import ArenaError, Observation, ReasoningArena
-from populora_env.awaiting import settled
 from populora_env.judges import Judge
+from populora_env.judges.awaiting import settled
 from populora_env.judges.builtin import Acting
 from populora_env.keys import derive_seed, generator
-from populora_env.no_reply import NoReply, failures_of, marked
 from populora_env.problems import ProblemSource
 from populora_env.prompts import REPLY_TOKENS
-from populora_env.records import Phase, Problem, Request, Transcript, storable
+from populora_env.reading.no_reply import NoReply, failures_of, marked
+from populora_env.records import Phase, Problem, Request, Transcript
+from populora_env.storage import storable
 
 ENV_ID = "populora/ReasoningSolo-v0"
 LEARNER = "agent_0"

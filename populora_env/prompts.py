@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from populora_env.records import AnswerKind, Comparison, Phase, Problem, storable
+from populora_env.records import AnswerKind, Comparison, Phase, Problem
+from populora_env.storage import storable
 
 SOLVE_NUMBER = "{problem}\nAnswer with the final number."
 SOLVE_OTHER = "{problem}\nAnswer with the final answer."

@@ -8,22 +8,12 @@ and say what it means; how replies are read, graded, matched and rewarded lives 
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def storable(text: str) -> str:
-    """Return the text with every lone surrogate replaced by U+FFFD.
-
-    Lone surrogates cannot be written as UTF-8, and tokenizers refuse them; everything else,
-    control characters included, is kept.
-    """
-    return _LONE_SURROGATE.sub("\ufffd", text)
+from populora_env.storage import NEVER, UNLESS_EMPTY, plain, read_record
 
 
 class Phase(StrEnum):
@@ -181,7 +171,7 @@ class Grade:
     correct: bool | None
     extracted: str | None
     status: GradeStatus
-    seconds: float = field(default=0.0, compare=False)
+    seconds: float = field(default=0.0, compare=False, metadata=NEVER)
     rule: str | None = None
     strict: bool | None = None
 
@@ -238,7 +228,7 @@ class Verdict:
 
     preference: Preference | None
     status: ReplyStatus = ReplyStatus.OK
-    failed: int = field(default=0, compare=False)
+    failed: int = field(default=0, compare=False, metadata=UNLESS_EMPTY)
 
     def __post_init__(self) -> None:
         try:
@@ -374,17 +364,19 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the transcript as plain JSON types that any JSON writer can store as UTF-8."""
-        from populora_env.storage import plain
-
         return plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Transcript":
-        """Read back what `to_dict` wrote.
+        """Read back what `to_dict` wrote; entries of other names are ignored.
 
         Raises:
-            ValueError: If an entry is missing or an unknown value is found.
+            ValueError: If an entry is missing or not of its type, or an unknown value is found.
         """
-        from populora_env.storage import read_transcript
-
-        return read_transcript(data)
+        try:
+            known = {entry.name: data[entry.name] for entry in fields(cls)}
+            return read_record(cls, known)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"data is not a stored transcript: {type(error).__name__}: {error}"
+            ) from error

@@ -1,9 +1,11 @@
-"""Transcripts to and from plain JSON types.
+"""Records to and from plain JSON types.
 
-Turns the records of `records` into dictionaries that any JSON writer can store as UTF-8, and
-back. Writing files, and keeping old formats readable, is the caller's business.
+Turns dataclasses into dictionaries that any JSON writer can store as UTF-8, and back. A field says
+in its metadata where it is left out: `NEVER` is stored, or `UNLESS_EMPTY`. Writing files, and
+keeping old formats readable, is the caller's business.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,18 +15,27 @@ from numbers import Integral
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from populora_env.records import Grade, Transcript, Verdict, storable
-
 T = TypeVar("T")
+
+NEVER: Mapping[str, bool] = {"stored": False}
+UNLESS_EMPTY: Mapping[str, bool] = {"stored_empty": False}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """Return the text with every lone surrogate replaced by U+FFFD.
+
+    Lone surrogates cannot be written as UTF-8, and tokenizers refuse them; everything else,
+    control characters included, is kept.
+    """
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def plain(value: Any) -> Any:
     """Turn records, enums, mappings and sequences into JSON types.
 
     Lone surrogates become U+FFFD, floats that are not finite become their names, sets become
-    sorted lists, and whatever JSON has no type for becomes its ``str``. The time a grade took is
-    left out: it differs between runs that are otherwise the same. ``Verdict.failed`` is
-    written only where a member of a panel failed.
+    sorted lists, and whatever JSON has no type for becomes its ``str``.
     """
     if isinstance(value, Enum):
         return value.value
@@ -37,11 +48,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if value - value == 0 else repr(float(value))
     if is_dataclass(value) and not isinstance(value, type):
-        hidden = {"seconds"} if isinstance(value, Grade) else set[str]()
-        if isinstance(value, Verdict) and not value.failed:
-            hidden = {"failed"}
-        names = [entry.name for entry in fields(value) if entry.name not in hidden]
-        return {name: plain(getattr(value, name)) for name in names}
+        held = {entry: getattr(value, entry.name) for entry in fields(value)}
+        return {
+            entry.name: plain(content)
+            for entry, content in held.items()
+            if entry.metadata.get("stored", True)
+            and (content or entry.metadata.get("stored_empty", True))
+        }
     if isinstance(value, Mapping):
         return {storable(str(key)): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -49,21 +62,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return [plain(entry) for entry in sorted(value, key=repr)]
     return storable(str(value))
-
-
-def read_transcript(data: Mapping[str, Any]) -> Transcript:
-    """Return the transcript that `plain` wrote as ``data``; entries of other names are ignored.
-
-    Raises:
-        ValueError: If an entry is missing or not of its type, or an unknown value is found.
-    """
-    try:
-        known = {entry.name: data[entry.name] for entry in fields(Transcript)}
-        return read_record(Transcript, known)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"data is not a stored transcript: {type(error).__name__}: {error}"
-        ) from error
 
 
 def read_record(kind: type[T], data: object) -> T:

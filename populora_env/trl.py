@@ -20,16 +20,9 @@ from typing import Any, Protocol, TypeAlias
 from populora_env.grading import Grader
 from populora_env.judges import Judge, ask
 from populora_env.keys import generator
-from populora_env.records import (
-    AnswerKind,
-    Comparison,
-    Preference,
-    Problem,
-    ReplyStatus,
-    Verdict,
-    storable,
-)
-from populora_env.replies import canonical_answer, read_answer
+from populora_env.reading.answers import canonical_answer, read_answer
+from populora_env.records import AnswerKind, Comparison, Preference, Problem, ReplyStatus, Verdict
+from populora_env.storage import storable
 
 Message: TypeAlias = dict[str, Any]
 TextOrChat: TypeAlias = str | Sequence[Message]

@@ -118,7 +118,7 @@ def make_tiny_base(**overrides):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from agents.models import freeze
+    from agents.loading.models import freeze
 
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -147,6 +147,6 @@ def tiny_base():
 @pytest.fixture(scope="session")
 def smollm():
     """The embedded model, loaded once; its user detaches what it attaches."""
-    from agents.models import load_base
+    from agents.loading.models import load_base
 
     return load_base("embedded")

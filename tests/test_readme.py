@@ -82,7 +82,7 @@ def test_something_is_shown_to_be_printed():
 def parse_command(line: str) -> None:
     """Read a command's words as the command itself would, but for presets and saved runs."""
     from evolution.cli import COMMANDS
-    from evolution.usage import parse
+    from evolution.commands.usage import parse
 
     command, *words = shlex.split(line, comments=True)[1:]
     if words == ["--help"]:
@@ -116,8 +116,8 @@ def test_commands_exist():
 @pytest.mark.parametrize("text", [span for span in spans() if span.startswith("--")])
 def test_flags_exist(text):
     from evolution.cli import COMMANDS
-    from evolution.help_text import read_options
-    from evolution.usage import UsageError
+    from evolution.commands.help_text import read_options
+    from evolution.errors import UsageError
 
     flags = [word for word in shlex.split(text) if word.startswith("--")]
     names = {flag.partition("=")[0][2:].replace("-", "_") for flag in flags}
@@ -141,13 +141,13 @@ def test_flags_exist(text):
 @pytest.mark.parametrize(
     ("row", "registry"),
     [
-        ("--selection", "evolution.selection.SELECTIONS"),
-        ("--crossover", "evolution.crossover.CROSSOVERS"),
-        ("--mutations", "evolution.mutation.MUTATIONS"),
-        ("--diversity", "evolution.diversity.MEASURES"),
-        ("--diversity-bar", "evolution.attempts.BARS"),
-        ("--fitness-scale", "evolution.scaling.SCALES"),
-        ("--fitness", "evolution.niches.FITNESSES"),
+        ("--selection", "evolution.operators.selection.SELECTIONS"),
+        ("--crossover", "evolution.operators.crossover.CROSSOVERS"),
+        ("--mutations", "evolution.operators.mutation_weights.MUTATIONS"),
+        ("--diversity", "evolution.fitness.diversity.MEASURES"),
+        ("--diversity-bar", "evolution.fitness.attempts.BARS"),
+        ("--fitness-scale", "evolution.fitness.scaling.SCALES"),
+        ("--fitness", "evolution.fitness.rules.FITNESSES"),
     ],
 )
 def test_every_operator_is_named(row, registry):
@@ -163,7 +163,7 @@ def test_every_operator_is_named(row, registry):
 
 
 def test_every_prompt_is_named():
-    from populora_env.fewshot import PRESETS
+    from populora_env.problems.fewshot import PRESETS
 
     assert set(PRESETS) == {span for span in spans() if re.fullmatch(r"[\w-]+-v\d+", span)}
 
@@ -204,7 +204,7 @@ def test_named_classes_and_checks_exist():
 
 
 def test_an_advantage_of_ones_own_is_a_setting(monkeypatch):
-    from agents.advantages import ADVANTAGES
+    from agents.learning.advantages import ADVANTAGES
     from evolution import ConfigError, EvolutionConfig
 
     with pytest.raises(ConfigError, match="advantage: got 'mine'"):

@@ -6,7 +6,7 @@ How different two texts are is measured in the space of `reporting.text`.
 from collections import Counter
 from dataclasses import dataclass
 
-from evolution.reporting.data import Episode, RunData
+from evolution.reporting.measures.data import Episode, RunData
 from evolution.reporting.text import TextSpace
 from populora_env.records import Attempt, Preference, Problem
 

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from evolution.reporting.audits import (
+from evolution.reporting.examples import Contrast, Example, contrast, fooled
+from evolution.reporting.measures.audits import (
     Audit,
     forgetting,
     length_drift,
     mode_collapse,
     reward_hacking,
 )
-from evolution.reporting.collusion import judge_collusion, peer_opinions
-from evolution.reporting.data import RunData, Series, read_run_data, row_means
-from evolution.reporting.examples import Contrast, Example, contrast, fooled
-from evolution.reporting.family import Family, family
-from evolution.reporting.games import Games, JudgingBin, games, judging_over_time
-from evolution.reporting.measured import (
+from evolution.reporting.measures.collusion import judge_collusion, peer_opinions
+from evolution.reporting.measures.data import RunData, Series, read_run_data, row_means
+from evolution.reporting.measures.family import Family, family
+from evolution.reporting.measures.games import Games, JudgingBin, games, judging_over_time
+from evolution.reporting.measures.measured import (
     Bench,
     HeldOut,
     HeldOutCurve,
@@ -26,9 +26,9 @@ from evolution.reporting.measured import (
     read_curve,
     read_held_out,
 )
-from evolution.reporting.series import accuracy_error, identical_share
+from evolution.reporting.measures.series import accuracy_error, identical_share
+from evolution.reporting.measures.trends import MIN_POINTS
 from evolution.reporting.text import TextMap, text_map
-from evolution.reporting.trends import MIN_POINTS
 from populora_env.judges import JudgeStatistics, judge_statistics, majority_figures
 from populora_env.judges.bias import MajorityFigures
 

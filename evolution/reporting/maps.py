@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from evolution.lineage import Individual
-from evolution.reporting.data import RunData
-from evolution.reporting.family import Family, Life, is_copy, weights_of
-from evolution.reporting.figures import COLOURS, GREY, RED, SKY, SYMBOLS, Chart, hover, layout
+from evolution.individuals.lineage import Individual
+from evolution.reporting.charts import COLOURS, GREY, RED, SKY, SYMBOLS, Chart, hover, layout
+from evolution.reporting.measures.data import RunData
+from evolution.reporting.measures.family import Family, Life, is_copy, weights_of
 from evolution.reporting.text import Point, TextMap
 
 _CROWD = 100  # most births that are drawn large

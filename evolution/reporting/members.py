@@ -2,8 +2,8 @@
 
 import math
 
+from evolution.reporting.charts import Chart, judging_chart, matrix_chart
 from evolution.reporting.examples import Example
-from evolution.reporting.figures import Chart, judging_chart, matrix_chart
 from evolution.reporting.findings import Findings
 from evolution.reporting.maps import family_chart, map_charts
 from evolution.reporting.page import (

@@ -15,8 +15,8 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from evolution.reporting.figures import Chart
-from populora_env.rendering import visible
+from evolution.reporting.charts import Chart
+from populora_env.episodes.rendering import visible
 
 Cell = str | int | float | None
 

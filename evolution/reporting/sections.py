@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agents.figures import Estimate
-from evolution.changes import read_changes
-from evolution.reporting.audits import Audit, Verdict
-from evolution.reporting.data import Series
-from evolution.reporting.figures import (
+from agents.measuring.statistics import Estimate
+from evolution.reporting.charts import (
     Chart,
     add_held_out,
     curve,
 )
 from evolution.reporting.findings import Findings
-from evolution.reporting.measured import HeldOut
+from evolution.reporting.measures.audits import Audit, Verdict
+from evolution.reporting.measures.data import Series
+from evolution.reporting.measures.measured import HeldOut
 from evolution.reporting.members import (
     family_section,
     games_section,
@@ -34,6 +33,7 @@ from evolution.reporting.page import (
     text,
     verdict,
 )
+from evolution.runs.changes import read_changes
 
 _CURVES = {
     "fitness": (

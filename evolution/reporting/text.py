@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from evolution.reporting.data import Episode, RunData, Series
+from evolution.reporting.measures.data import Episode, RunData, Series
 from populora_env.keys import generator
 from populora_env.records import Attempt, Problem
 

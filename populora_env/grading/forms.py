@@ -13,8 +13,8 @@ from fractions import Fraction
 
 from populora_env.grading import words
 from populora_env.grading.sets import same_set
-from populora_env.numerals import SCALE_WORDS, parse_number, same_number
-from populora_env.units import split_unit, units_agree, without_unit
+from populora_env.reading.numerals import SCALE_WORDS, parse_number, same_number
+from populora_env.reading.units import split_unit, units_agree, without_unit
 
 _NAMED = re.compile(
     r"(?P<name>\\text\{[^{}]*\}|\\?[A-Za-z]+'?(?:_\{?\w+\}?)?(?:\(\w\))?)\s?=(?P<value>[^=<>]*)"

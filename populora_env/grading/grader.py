@@ -33,10 +33,10 @@ from populora_env.grading.forms import (
 from populora_env.grading.notation import to_latex
 from populora_env.grading.sets import as_union
 from populora_env.grading.worker import MathWorker, Outcome
-from populora_env.numerals import asks_in, parse_number, same_number
+from populora_env.reading.answers import ANSWER_LIMIT, AnswerReading, canonical_answer, read_answer
+from populora_env.reading.numerals import asks_in, parse_number, same_number
+from populora_env.reading.units import without_unit
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem, ReplyStatus
-from populora_env.replies import ANSWER_LIMIT, AnswerReading, canonical_answer, read_answer
-from populora_env.units import without_unit
 
 _UNANSWERED = {
     ReplyStatus.UNREADABLE: GradeStatus.UNREADABLE,

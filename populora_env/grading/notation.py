@@ -9,7 +9,7 @@ one. It does not parse: text that makes no sense stays senseless.
 import re
 import unicodedata
 
-from populora_env.numerals import without_periods
+from populora_env.reading.numerals import without_periods
 
 _SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _SUBSCRIPT = "₀₁₂₃₄₅₆₇₈₉"

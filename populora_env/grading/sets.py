@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from populora_env.numerals import parse_number, same_number
+from populora_env.reading.numerals import parse_number, same_number
 
 _OR = re.compile(r"\\text\s?\{\s?,?\s?or\s?\}|(?<![\\A-Za-z])or(?![A-Za-z])|\\lor\b|\\vee\b|\u2228")
 _AND = re.compile(

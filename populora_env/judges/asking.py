@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Protocol, runtime_checkable
 
-from populora_env.awaiting import settled
-from populora_env.records import (
-    Attempt,
-    Comparison,
-    Evaluation,
-    Problem,
-    ReplyStatus,
-    Verdict,
-    storable,
-)
+from populora_env.judges.awaiting import settled
+from populora_env.records import Attempt, Comparison, Evaluation, Problem, ReplyStatus, Verdict
+from populora_env.storage import storable
 
 
 @runtime_checkable

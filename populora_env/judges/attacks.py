@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from populora_env.judges.asking import Judge, ask
 from populora_env.prompts import fill
+from populora_env.reading.answers import canonical_answer, read_answer
 from populora_env.records import (
     AnswerKind,
     Comparison,
@@ -26,7 +27,6 @@ from populora_env.records import (
     Problem,
     ReplyStatus,
 )
-from populora_env.replies import canonical_answer, read_answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from populora_env.grading import Grader
+from populora_env.judges.skill import mean
+from populora_env.judges.votes import Opinions, majority
 from populora_env.records import (
     Assessment,
     Attempt,
@@ -23,8 +25,6 @@ from populora_env.records import (
     Preference,
     Transcript,
 )
-from populora_env.skill import mean
-from populora_env.votes import Opinions, majority
 
 OVERALL = "overall"  # all agents' judgements together
 OUTSIDE = "outside"  # those of the judge outside the population, which are not part of OVERALL

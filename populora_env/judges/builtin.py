@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
-from populora_env.awaiting import settled
 from populora_env.grading.grader import Grader
-from populora_env.judgements import read_preference
 from populora_env.judges.asking import Judge, ask
+from populora_env.judges.awaiting import settled
 from populora_env.keys import derive_seed
-from populora_env.no_reply import NoReply, failures_of, marked
 from populora_env.prompts import compare_prompt
+from populora_env.reading.judgements import read_preference
+from populora_env.reading.no_reply import NoReply, failures_of, marked
 from populora_env.records import Comparison, Phase, Preference, ReplyStatus, Request, Verdict
 
 

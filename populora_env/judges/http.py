@@ -6,9 +6,9 @@ What goes over the network, and how failures are kept from the episode, is in `c
 from collections.abc import Sequence
 from typing import Unpack
 
-from populora_env.chat_api import ChatClient, ChatOptions
-from populora_env.judgements import read_preference
+from populora_env.chat.api import ChatClient, ChatOptions
 from populora_env.prompts import ATTEMPT_LIMIT, clip, compare_prompt
+from populora_env.reading.judgements import read_preference
 from populora_env.records import Comparison, ReplyStatus, Verdict
 
 

@@ -1,7 +1,7 @@
 """Where problems come from."""
 
 from populora_env.problems.loading import as_source, load_problems
-from populora_env.problems.source import (
+from populora_env.problems.sources.base import (
     ProblemSource,
     ProblemSpecError,
     SequenceSource,

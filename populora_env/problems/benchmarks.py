@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from populora_env.problems.columns import (
+from populora_env.problems.files.columns import (
     HASHES,
     after_hashes,
     checked_answer,
     last_boxed,
     refuse_repeated,
 )
-from populora_env.problems.files import SUFFIXES, Row, described, read_rows
-from populora_env.problems.hub import hub_rows
-from populora_env.problems.source import ProblemSpecError, Split, check_disjoint
+from populora_env.problems.files.hub import hub_rows
+from populora_env.problems.files.reading import SUFFIXES, Row, described, read_rows
+from populora_env.problems.sources.base import ProblemSpecError, Split, check_disjoint
 from populora_env.records import AnswerKind, Problem
 from populora_env.spelling import did_you_mean
 from populora_env.storage import plain

@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 
 from populora_env.problems.benchmarks import BENCHMARKS, load_benchmark
-from populora_env.problems.columns import problems_of_file, prompt_key
-from populora_env.problems.files import SUFFIXES
-from populora_env.problems.source import (
+from populora_env.problems.files.columns import problems_of_file, prompt_key
+from populora_env.problems.files.reading import SUFFIXES
+from populora_env.problems.sources.base import (
     ProblemSource,
     ProblemSpecError,
     SequenceSource,
@@ -18,7 +18,7 @@ from populora_env.problems.source import (
     check_disjoint,
     split_of,
 )
-from populora_env.problems.spec import SourceSpec, parse_sources
+from populora_env.problems.sources.spec import SourceSpec, parse_sources
 from populora_env.records import Problem
 
 
@@ -85,8 +85,8 @@ def _drawn(
     sources: Sequence[SourceSpec], split: Split | None, spec: str, seed: int, limit: int | None
 ) -> ProblemSource:
     """Return sources that are drawn by weight."""
+    from populora_env.problems.drawing.procedural import ProceduralSource
     from populora_env.problems.mixture import MixtureSource
-    from populora_env.problems.procedural import ProceduralSource
 
     if len(sources) == 1 and sources[0].generators:
         return ProceduralSource(sources[0].generators, split=split, seed=seed, limit=limit)

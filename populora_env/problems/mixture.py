@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 
 from populora_env.keys import derive_seed
-from populora_env.problems.procedural import VIRTUAL_LENGTH
-from populora_env.problems.source import ProblemSource
+from populora_env.problems.drawing.procedural import VIRTUAL_LENGTH
+from populora_env.problems.sources.base import ProblemSource
 from populora_env.records import Problem
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from populora_env.grading import Grader
 from populora_env.keys import generator
 from populora_env.problems import ProblemSource, check_disjoint
+from populora_env.reading.answers import canonical_answer
 from populora_env.records import Problem
-from populora_env.replies import canonical_answer
 from populora_env.testing.conformance import ConformanceError, require, told, unharmed
 
 

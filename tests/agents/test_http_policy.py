@@ -12,12 +12,13 @@ import pytest
 
 pytest.importorskip("openai")
 
-from agents import FunctionPolicy, MixedPolicy, Policy, evaluate, rollout
+from agents import FunctionPolicy, MixedPolicy, Policy, rollout
 from agents.http_policy import HttpPolicy
+from agents.measuring import evaluate
 from populora_env import Problem, ReasoningArena
-from populora_env.no_reply import NoReply
+from populora_env.reading.no_reply import NoReply
 from populora_env.records import Phase, ReplyStatus, Request, Verdict
-from tests.populora_env.test_chat_api import FakeServer, text_of
+from tests.populora_env.chat.test_api import FakeServer, text_of
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from agents.adapters import Layout
+from agents.engine.adapters import Layout
 from agents.peft_io import AdapterError, read_adapter, write_adapter
 from agents.population import LoraPopulation
 from tests.agents.helpers import randomise

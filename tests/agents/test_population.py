@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from agents.evaluate import evaluate
+from agents.measuring.evaluate import evaluate
 from agents.policy import Policy, Request
 from agents.population import LoraPopulation
 from agents.rollout import rollout
@@ -97,7 +97,7 @@ def test_evaluate_a_population_and_its_base(population):
 @pytest.mark.slow
 def test_real_model_stays_a_working_model_after_the_spread(smollm):
     from evolution.config import EvolutionConfig
-    from evolution.mutation import spread
+    from evolution.operators.mutation_weights import spread
 
     population = LoraPopulation(smollm, 3, 8)
     try:

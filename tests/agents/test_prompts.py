@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from agents.models import ModelError, freeze
+from agents.loading.models import ModelError, freeze
 from agents.prompts import PromptError, chat_ids, check_template, text_ids, turn_end
 from tests.conftest import make_tiny_base
 

@@ -9,7 +9,7 @@ import pytest
 import agents
 import populora_env
 from agents import FunctionPolicy, MixedPolicy, PolicyError, rollout
-from agents.advantages import ADVANTAGES
+from agents.learning.advantages import ADVANTAGES
 from populora_env import Problem, ReasoningArena, Verdict
 from populora_env.records import Preference, ReplyStatus
 

@@ -11,7 +11,7 @@ def _seeded(shared_generators):
 @pytest.fixture(autouse=True)
 def _own_operators_are_forgotten(monkeypatch):
     """What a test adds to a registry is not there for the next one."""
-    from evolution.operators import Operators
+    from evolution.registry import Operators
 
     add, added = Operators.add, []
 

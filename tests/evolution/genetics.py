@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from agents.adapters import StackedLora
-from evolution.mating import Mating
+from agents.engine.adapters import StackedLora
+from evolution.operators.crossover_step import Mating
 from tests.conftest import make_tiny_base
 
 RANKS = (4, 4, 2, 3)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from agents.population import LoraPopulation
 from evolution import EvolutionConfig, EvolutionManager
-from evolution.run_files import saved_generations, size_of
+from evolution.runs.files import saved_generations, size_of
 from populora_env.keys import generator
 from tests.conftest import make_tiny_base
 

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from evolution.lineage import Individual, Lineage
-from evolution.reporting.data import read_run_data
+from evolution.individuals.lineage import Individual, Lineage
+from evolution.reporting.measures.data import read_run_data
 from populora_env.records import (
     Assessment,
     Attempt,

@@ -11,8 +11,8 @@ import tomllib
 import pytest
 
 from evolution.cli import main
-from evolution.config_files import presets, read_preset
-from evolution.usage import Interrupts
+from evolution.commands.usage import Interrupts
+from evolution.runs.settings_files import presets, read_preset
 from tests.conftest import make_tiny_base
 
 QUICK = [

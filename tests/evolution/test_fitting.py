@@ -7,7 +7,7 @@ import pytest
 from agents.policy import Request
 from agents.population import LoraPopulation
 from evolution import EvolutionConfig, EvolutionManager
-from evolution.config import ConfigError
+from evolution.errors import ConfigError
 from populora_env.records import Phase, Problem
 from tests.conftest import make_tiny_base
 

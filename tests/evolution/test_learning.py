@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from agents import rollout
+from agents.learning.rejection import RejectionSource
 from agents.population import LoraPopulation
-from agents.rejection import RejectionSource
 from evolution import ConfigError, EvolutionConfig, EvolutionManager, Learner
-from evolution.breeding import Child
 from evolution.config import ChildOptimizer
-from evolution.config_files import read_toml
-from evolution.learning import Estate, gather_samples, make_learner
-from evolution.lineage import Individual
+from evolution.individuals.breeding import Child
+from evolution.individuals.inheritance import Estate
+from evolution.individuals.lineage import Individual
+from evolution.learning import gather_samples, make_learner
+from evolution.runs.settings_files import read_toml
 from populora_env import Preference, Problem, ReasoningArena, Verdict
 from tests.agents.helpers import randomise
 from tests.conftest import make_tiny_base

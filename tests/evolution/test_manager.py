@@ -7,7 +7,7 @@ import pytest
 
 from agents.population import LoraPopulation
 from evolution import CheckpointError, ConfigError, EvolutionConfig, EvolutionManager, Learner
-from evolution.lineage import content_hash
+from evolution.lowrank.genomes import content_hash
 from populora_env import REWARD_PRESETS, Preference, Problem, Verdict, load_problems
 from tests.conftest import make_tiny_base
 

@@ -11,10 +11,11 @@ import pytest
 from rich.table import Table
 
 from evolution.cli import COMMANDS, main
-from evolution.help_text import read_options
-from evolution.play import PlayOptions
+from evolution.commands.help_text import read_options
+from evolution.commands.play.command import PlayOptions
+from evolution.commands.usage import parse
+from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
-from evolution.usage import UsageError, parse
 from populora_env.spelling import did_you_mean
 
 

@@ -15,7 +15,8 @@ from populora_env.prompts import (
     score_prompt,
     solve_prompt,
 )
-from populora_env.records import AnswerKind, Comparison, Problem, storable
+from populora_env.records import AnswerKind, Comparison, Problem
+from populora_env.storage import storable
 
 
 def test_values_are_filled_in_once():

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from populora_env.records import AnswerKind, Grade, GradeStatus, Preference, Problem, storable
-from populora_env.storage import plain
+from populora_env.records import AnswerKind, Grade, GradeStatus, Preference, Problem
+from populora_env.storage import plain, storable
 
 
 def test_the_id_is_a_hash_of_the_content_and_of_nothing_else():

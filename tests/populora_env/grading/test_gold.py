@@ -7,8 +7,8 @@ import pytest
 
 from populora_env.grading import Grader
 from populora_env.grading.notation import to_latex
+from populora_env.reading.units import without_unit
 from populora_env.records import Problem
-from populora_env.units import without_unit
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
 FORMS = ("#### {}", "Answer: {}", r"\boxed{{{}}}", "The answer is ${}$.")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from populora_env.problems import ProblemSpecError, check_disjoint, load_problems, split_of
-from populora_env.problems.columns import last_boxed
+from populora_env.problems.files.columns import last_boxed
 from populora_env.problems.mixture import MixtureSource
 from populora_env.records import AnswerKind
 from populora_env.testing import check_problem_source

@@ -11,9 +11,9 @@ from populora_env.problems import (
     as_source,
     check_disjoint,
     load_problems,
-    procedural,
-    source,
 )
+from populora_env.problems.drawing import procedural
+from populora_env.problems.sources import base as source
 from populora_env.records import AnswerKind, Problem
 
 SMALL = "procedural:products(min_digits=1,max_digits=1)"

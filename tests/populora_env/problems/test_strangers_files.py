@@ -12,9 +12,9 @@ import warnings
 
 import pytest
 
-from populora_env.fewshot import PRESETS
 from populora_env.problems import ProblemSpecError, SequenceSource, load_problems, split_of
-from populora_env.problems.bounds import DEPTH_LIMIT, FILE_LIMIT
+from populora_env.problems.fewshot import PRESETS
+from populora_env.problems.files.bounds import DEPTH_LIMIT, FILE_LIMIT
 from populora_env.records import AnswerKind, Problem
 
 

@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from populora_env.problems import ProblemSpecError, load_problems, watched
-from populora_env.problems.generating import draw
+from populora_env.problems import ProblemSpecError, load_problems
+from populora_env.problems.drawing import watched
+from populora_env.problems.drawing.generating import draw
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,1 @@
+"""N adapters on one frozen base, decoded together."""

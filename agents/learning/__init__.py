@@ -1,0 +1,1 @@
+"""One backward pass for all adapters: learners, advantages, objectives."""

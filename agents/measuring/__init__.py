@@ -1,0 +1,1 @@
+"""Accuracy on problems with known answers, and statistics of it."""

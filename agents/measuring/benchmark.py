@@ -1,0 +1,372 @@
+"""Accuracy of a population on problems, under named prompts and rules of extraction.
+
+`benchmark` asks every agent every problem, keeps each reply in a `ReplyLog` as soon as it is there,
+and computes `Figures` for each rule that the prompt preset names. A log on disk lets a measurement
+that was cut off go on where it stopped.
+
+Not covered here: loading adapters and runs, tables and the command line
+(`evolution.commands.bench.command`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from agents.measuring.reply_log import Key, LoggedReply, ReplyLog, text_hash
+from agents.measuring.statistics import Figures, Mark, figures
+from agents.policy import Policy, Request, ask, failures_said
+from populora_env.grading import Grader
+from populora_env.grading.extraction import EXTRACTIONS
+from populora_env.judges.votes import Opinions
+from populora_env.keys import derive_seed
+from populora_env.problems import ProblemSource
+from populora_env.problems.fewshot import PromptPreset, prompt_preset
+from populora_env.reading.answers import canonical_answer
+from populora_env.records import Phase, Problem
+from populora_env.storage import storable
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A model that can be told how to decode, such as `LoraPopulation`."""
+
+    def decoding(self, *, temperature: float, raw: bool) -> Policy:
+        """Return it as a policy that decodes so."""
+        ...
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A policy that tells each reply as soon as it is there."""
+
+    def act_telling(
+        self, requests: Sequence[Request], done: Callable[[int, str], None] | None
+    ) -> Sequence[str]:
+        """Answer all requests; ``done`` gets a request's place and its reply."""
+        ...
+
+
+_TOGETHER = 8  # replies that are written at once: few are lost in a kill, and writing costs nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How replies are drawn.
+
+    Attributes:
+        temperature: 0 is greedy. A plain policy decodes as it likes and never sees this.
+        samples: Replies of each agent to each problem; more than one needs a temperature.
+        max_new_tokens: Length limit; None for the prompt preset's.
+        seed: Seed of all draws. Every agent, problem and sample has a seed of its own.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    temperature: float = 0.0
+    samples: int = 1
+    max_new_tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature: got {self.temperature!r}, expected 0 to 100")
+        for name in ("samples", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name}: got {value!r}, expected an integer >= 1")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples: got {self.samples} at temperature 0, expected 1: greedy replies are all "
+                "the same; set a temperature"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """An agent in a benchmark.
+
+    Attributes:
+        name: What it is called in results.
+        agent: What the policy calls it; by default the same.
+        apart: Whether it is measured beside the population and has no vote, like the bare base.
+        weight: Its weight in the weighted vote; None for no such vote.
+        content: Hash of its weights, which a log compares when it goes on.
+    """
+
+    name: str
+    agent: str = ""
+    apart: bool = False
+    weight: float | None = None
+    content: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkResult:
+    """What came out.
+
+    Attributes:
+        task: Name of the problems.
+        preset: The prompt preset.
+        sampling: How replies were drawn, with the length limit that was used.
+        problems: What was asked.
+        entrants: Who was asked.
+        figures: Rule of extraction to its figures, the preset's main rule first.
+        replies: Entrant to its replies, [problems][samples].
+    """
+
+    task: str
+    preset: PromptPreset
+    sampling: Sampling
+    problems: tuple[Problem, ...]
+    entrants: tuple[Entrant, ...]
+    figures: Mapping[str, Figures]
+    replies: Mapping[str, Sequence[Sequence[LoggedReply]]]
+
+    @property
+    def main(self) -> Figures:
+        """Figures under the preset's main rule."""
+        return self.figures[self.preset.extractions[0]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but problems and replies, as plain JSON types."""
+        return {
+            "task": self.task,
+            "prompt": self.preset.name,
+            "sampling": asdict(self.sampling),
+            "problems": len(self.problems),
+            "entrants": [asdict(entrant) for entrant in self.entrants],
+            "rules": {rule: entry.to_dict() for rule, entry in self.figures.items()},
+        }
+
+
+def benchmark(
+    policy: Policy | Decodes,
+    problems: Sequence[Problem],
+    entrants: Sequence[Entrant | str] = ("agent_0",),
+    *,
+    preset: PromptPreset | str = "arena-v1",
+    sampling: Sampling | None = None,
+    task: str = "problems",
+    examples: ProblemSource | None = None,
+    log: ReplyLog | None = None,
+    grader: Grader | None = None,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> BenchmarkResult:
+    """Ask agents problems and compute all figures.
+
+    Args:
+        policy: Answers for all entrants. A `LoraPopulation` is told the temperature and whether a
+            prompt is to be completed without a chat template; any other policy gets the prompts.
+        problems: At least one, all different, each with a known answer.
+        entrants: Names, or entrants in full; at least one that is not apart.
+        preset: The prompt, or its name.
+        sampling: How replies are drawn; None for greedy.
+        task: Name of the problems, in results and in the log.
+        examples: Where a few-shot prompt's examples come from; None for its training split.
+        log: Replies to go on from and to add to; None to start anew and keep nothing.
+        grader: Used and left open; None for one that is closed at the end.
+        batch: Requests asked for at once. The log is written after each batch, and within one as
+            replies come, if the policy tells them (`Tells`).
+        progress: Called with the number of replies that are there and that are needed.
+
+    Raises:
+        ValueError: If problems or entrants cannot be used; `PromptError` and `ReplyLogError`
+            are kinds of it.
+        PolicyError: If the policy does not return one text per request.
+    """
+    chosen = prompt_preset(preset) if isinstance(preset, str) else preset
+    drawn = sampling or Sampling()
+    limit = drawn.max_new_tokens or chosen.max_new_tokens
+    drawn = Sampling(drawn.temperature, drawn.samples, limit, drawn.seed)
+    who = tuple(Entrant(e) if isinstance(e, str) else e for e in entrants)
+    _check(problems, who, chosen, batch)
+    prompts = chosen.prompts(problems, examples)
+    if isinstance(policy, Decodes):
+        policy = policy.decoding(temperature=drawn.temperature, raw=chosen.raw)
+    log = ReplyLog() if log is None else log  # an empty one is false
+    rows: dict[Key, LoggedReply] = {}
+    missing: list[tuple[Key, Request, Problem, Entrant]] = []
+    for problem, prompt in zip(problems, prompts, strict=True):
+        for entrant in who:
+            for sample in range(drawn.samples):
+                key = Key(task, chosen.name, entrant.name, problem.id, sample)
+                asked = text_hash(prompt)
+                found = log.find(
+                    key, content=entrant.content, asked=asked, max_new_tokens=limit
+                )  # fmt: skip
+                if found is not None and set(chosen.extractions) <= set(found.marks):
+                    rows[key] = found
+                    continue
+                seed = derive_seed("bench", drawn.seed, entrant.name, problem.id, sample)
+                agent = entrant.agent or entrant.name
+                request = Request(agent, Phase.SOLVE, prompt, limit, seed, chosen.stops)
+                missing.append((key, request, problem, entrant))
+    needed = len(rows) + len(missing)
+    own = None if grader is not None else Grader()
+    used = grader or own
+    assert used is not None
+    try:
+        for start in range(0, len(missing), batch):
+            if progress is not None:
+                progress(len(rows), needed)
+            part = missing[start : start + batch]
+            with failures_said(policy):
+                batch_log = _BatchLog(part, chosen, used, log)
+            try:
+                told = _Telling(policy, batch_log.keep) if isinstance(policy, Tells) else policy
+                for place, reply in enumerate(ask(told, [request for _, request, _, _ in part])):
+                    batch_log.keep(place, reply)
+            finally:
+                batch_log.write()
+            rows.update((row.key, row) for row in batch_log.rows.values())
+        if progress is not None:
+            progress(needed, needed)
+        replies = {
+            entrant.name: [
+                [
+                    rows[Key(task, chosen.name, entrant.name, problem.id, sample)]
+                    for sample in range(drawn.samples)
+                ]
+                for problem in problems
+            ]
+            for entrant in who
+        }
+        found = _figures(problems, chosen, who, replies, used)
+    finally:
+        if own is not None:
+            own.close()
+    return BenchmarkResult(task, chosen, drawn, tuple(problems), who, found, replies)
+
+
+class _Telling:
+    """A policy that tells its replies to someone; a `Policy`."""
+
+    def __init__(self, policy: Tells, done: Callable[[int, str], None]) -> None:
+        self._policy, self._done = policy, done
+
+    def act(self, requests: Sequence[Request]) -> Sequence[str]:
+        return self._policy.act_telling(requests, self._done)
+
+
+class _BatchLog:
+    """Marks replies as they come, in any order, and writes them a few at a time."""
+
+    def __init__(
+        self,
+        asked: Sequence[tuple[Key, Request, Problem, Entrant]],
+        preset: PromptPreset,
+        grader: Grader,
+        log: ReplyLog,
+    ) -> None:
+        self.rows: dict[int, LoggedReply] = {}
+        self._asked, self._preset, self._grader, self._log = asked, preset, grader, log
+        self._waiting: list[int] = []
+
+    def keep(self, place: int, reply: str) -> None:
+        """Take the reply to a request; one that was told before is not taken again."""
+        if place in self.rows:
+            return
+        key, request, problem, entrant = self._asked[place]
+        text = storable(self._preset.cut(reply))
+        marks = mark(problem, text, self._preset.extractions, self._grader)
+        asked = text_hash(request.prompt)
+        self.rows[place] = LoggedReply(
+            key, entrant.content, asked, request.max_new_tokens, text, marks
+        )
+        self._waiting.append(place)
+        if len(self._waiting) >= _TOGETHER:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not yet in the log, in the order of the requests."""
+        if self._waiting:
+            self._log.add(self.rows[place] for place in sorted(self._waiting))
+            self._waiting = []
+
+
+def mark(
+    problem: Problem, reply: str, rules: Sequence[str], grader: Grader
+) -> dict[str, tuple[str | None, bool]]:
+    """Return what each rule of extraction reads from a reply, and whether it is right."""
+    marks: dict[str, tuple[str | None, bool]] = {}
+    for name in rules:
+        rule = EXTRACTIONS[name]
+        answer = rule.extract(reply, problem)
+        right = answer is not None and rule.correct(reply, problem, grader)
+        # The harness's rules leave 1,000 and 1000. as they are, which are one opinion.
+        known = None if answer is None else canonical_answer(answer, problem.answer_kind)
+        marks[name] = (known or answer, right)
+    return marks
+
+
+def _figures(
+    problems: Sequence[Problem],
+    preset: PromptPreset,
+    entrants: Sequence[Entrant],
+    replies: Mapping[str, Sequence[Sequence[LoggedReply]]],
+    grader: Grader,
+) -> dict[str, Figures]:
+    members = [entrant for entrant in entrants if not entrant.apart]
+    weights = {e.name: e.weight for e in members if e.weight is not None}
+    beside = next((entrant.name for entrant in entrants if entrant.apart), None)
+    opinions = Opinions(grader)
+    names = [entrant.name for entrant in members]
+    return {
+        rule: figures(
+            _marks(problems, rule, replies, names, opinions), names, weights or None, beside
+        )
+        for rule in preset.extractions
+    }
+
+
+def _marks(
+    problems: Sequence[Problem],
+    rule: str,
+    replies: Mapping[str, Sequence[Sequence[LoggedReply]]],
+    voters: Sequence[str],
+    opinions: Opinions,
+) -> dict[str, list[list[Mark]]]:
+    """Return all marks under a rule; voters' answers that are equal in value get one text."""
+    marks = {
+        name: [[Mark(*row.marks[rule]) for row in own] for own in rows]
+        for name, rows in replies.items()
+    }
+    for at, problem in enumerate(problems):
+        said = [mark for name in voters for mark in marks[name][at]]
+        stands = opinions.group(
+            [mark.answer for mark in said], problem.answer_kind, [mark.correct for mark in said]
+        )
+        for name in voters:
+            marks[name][at] = [
+                mark if mark.answer is None else Mark(stands[mark.answer], mark.correct)
+                for mark in marks[name][at]
+            ]
+    return marks
+
+
+def _check(
+    problems: Sequence[Problem], entrants: Sequence[Entrant], preset: PromptPreset, batch: int
+) -> None:
+    if not problems:
+        raise ValueError("problems: got none, expected at least one")
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.answer is None:
+            raise ValueError(f"problems: {problem.id} has no known answer, so nothing is right")
+        if problem.id in seen:
+            raise ValueError(f"problems: {problem.id} is there twice; use distinct() of a source")
+        seen.add(problem.id)
+    names = [entrant.name for entrant in entrants]
+    if len(set(names)) != len(names):
+        raise ValueError(f"entrants: got {', '.join(names)}; expected different names")
+    if all(entrant.apart for entrant in entrants):
+        raise ValueError("entrants: expected at least one that is not apart from the population")
+    if unknown := [rule for rule in preset.extractions if rule not in EXTRACTIONS]:
+        raise ValueError(
+            f"preset: {preset.name} names the extraction {unknown[0]!r}, expected one of "
+            f"{', '.join(EXTRACTIONS)}"
+        )
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, expected at least 1")

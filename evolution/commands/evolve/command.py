@@ -1,0 +1,209 @@
+"""``populora evolve``: run an evolution, show its progress, and measure what came of it."""
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from agents.loading.models import BaseModel, load_base
+from agents.population import LoraPopulation
+from evolution.commands.evolve.final_table import measure
+from evolution.commands.evolve.judging_table import (
+    judging_figures,
+    judging_summary,
+    judging_table,
+    majority_line,
+)
+from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
+from evolution.commands.progress import Bars
+from evolution.commands.usage import Interrupts
+from evolution.config import Learner, RunConfig
+from evolution.errors import UsageError
+from evolution.fitting import check_fit
+from evolution.loggers.base import ConsoleLogger
+from evolution.loggers.held_out import HeldOutLogger
+from evolution.loggers.tensorboard import TensorBoardLogger
+from evolution.manager import EvolutionManager
+from evolution.results import GenerationResult
+from evolution.runs.branching import branch, split_branch
+from evolution.runs.changes import plain_settings, read_changes
+from evolution.runs.checkpoint import RunFolder
+from evolution.terminal import PlainConsole
+from populora_env.grading import Grader
+from populora_env.problems import load_problems
+from populora_env.records import Problem
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = read_options(arguments)
+    console = PlainConsole()
+    started = time.monotonic()
+    train = load_problems(options.problems, split="train", seed=options.seed)
+    held_out: list[Problem] = []
+    if options.held_out:
+        test = load_problems(options.problems, split="test", seed=options.seed)
+        held_out = test.distinct(options.held_out)
+    folder = _open_folder(options)
+    goes_on = bool(folder.generations())
+    base = load_base(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        products=options.products,
+        load_in_4bit=options.load_in_4bit,
+    )
+    console.print(f"base model {options.model}, problems {options.problems}", soft_wrap=True)
+    population = _newborn(base, options)
+    command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
+    with Grader() as grader:
+        manager = EvolutionManager(
+            population, train, options, folder=folder.path, grader=grader, exclude=held_out
+        )
+        if goes_on:
+            _go_on(manager, options, folder, console)
+        else:
+            for problems in (train, held_out):
+                check_fit(base, problems, options.solve_tokens)
+            folder.write("run.toml", run_toml(options))
+        manager.loggers += [
+            ConsoleLogger(console, options.generations),
+            TensorBoardLogger(
+                folder.path / "tensorboard",
+                first=manager.generation,
+                settings=plain_settings(options),
+            ),
+        ]
+        if held_out and (every := options.held_out_every):
+            tokens = options.solve_tokens
+            manager.loggers.append(
+                HeldOutLogger(folder, population, held_out, every, tokens, grader)
+            )
+        try:
+            with Interrupts() as interrupts:
+                results = _evolve(manager, options, console, started, interrupts)
+            manager.confirm()
+            manager.keep_best()
+            summary: dict[str, Any] = {"generations": manager.generation}
+            if folder.generations():
+                summary["arena"] = _show_judging(folder, console)
+            if held_out and manager.champion is not None:
+                summary["held_out"] = measure(manager, options, held_out, grader, console, folder)
+            if overlong := population.stats.overlong:
+                summary["overlong_prompts"] = overlong
+                console.print(
+                    f"{overlong} prompts did not fit the model's context and got empty replies",
+                    soft_wrap=True,
+                )
+            summary["seconds"] = round(time.monotonic() - started, 1)
+            folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
+        except KeyboardInterrupt:
+            done = folder.generations()
+            console.print(
+                f"\nInterrupted; {len(done) and done[-1] + 1} generations are complete. "
+                + (f"Continue with: {command}" if done else "Nothing was saved yet."),
+                soft_wrap=True,
+            )
+            return 130
+        finally:
+            manager.close()
+            folder.close()
+    console.print(f"Run folder: {folder.path}", soft_wrap=True)
+    if results or goes_on:
+        more = manager.generation + max(options.generations, 1)
+        console.print(f"Continue with: {command} --generations {more}", soft_wrap=True)
+    return 0
+
+
+def _newborn(base: BaseModel, options: RunConfig) -> LoraPopulation:
+    """The population that the settings ask for.
+
+    Raises:
+        UsageError: If its targets match nothing.
+    """
+    try:
+        population = LoraPopulation(
+            base,
+            options.size,
+            options.rank,
+            alpha=options.alpha,
+            targets=options.targets,
+            dropout=options.dropout,
+            adapter_dtype=options.adapter_dtype,
+            max_rows=options.max_rows,
+            top_p=options.top_p,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if options.gradient_checkpointing and options.learner != Learner.NONE:
+        population.lora.gradient_checkpointing()
+    return population
+
+
+def _open_folder(options: EvolveOptions) -> RunFolder:
+    """The folder of the run to go on with, or one that is ready for a new run.
+
+    A run that was killed before its first generation was saved begins anew.
+    """
+    if options.branch:
+        return RunFolder(branch(*split_branch(options.branch), options.out))
+    folder = RunFolder(options.resume or options.out or new_folder())
+    if not options.resume or not folder.generations():
+        folder.begin()
+    return folder
+
+
+def _go_on(
+    manager: EvolutionManager, options: EvolveOptions, folder: RunFolder, console: Console
+) -> None:
+    """Resume a run and say which settings change with that."""
+    manager.resume(folder.path, note=options.note)
+    for change in read_changes(folder.path):
+        if change.generation == manager.generation:
+            console.print(
+                f"{change.option}: {change.before} until now, {change.after} from generation "
+                f"{change.generation + 1} on",
+                soft_wrap=True,
+            )
+
+
+def _evolve(
+    manager: EvolutionManager,
+    options: RunConfig,
+    console: Console,
+    started: float,
+    interrupts: Interrupts,
+) -> list[GenerationResult]:
+    bars = Bars(console, manager.population.stats)
+    limit = options.max_minutes * 60
+
+    def is_over() -> bool:
+        interrupts.check()
+        return bool(limit) and time.monotonic() - started > limit
+
+    with bars.progress:
+        total = bars.progress.add_task("generations", total=options.generations, rate="")
+        bars.progress.update(total, completed=manager.generation)
+
+        def tell(result: GenerationResult) -> None:
+            bars.progress.update(total, completed=result.generation + 1)
+
+        return manager.run(
+            max(options.generations - manager.generation, 0),
+            until=is_over,
+            on_generation=tell,
+            progress=bars.stage,
+        )
+
+
+def _show_judging(folder: RunFolder, console: Console) -> dict[str, Any]:
+    """Print how the agents judged and how good the majority was; return the figures."""
+    statistics, majority = judging_figures(folder)
+    table = judging_table(statistics)
+    if table is not None:
+        console.print(table)
+    console.print(majority_line(majority), soft_wrap=True)
+    return judging_summary(statistics, majority)

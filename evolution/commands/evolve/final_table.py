@@ -1,0 +1,132 @@
+"""What an evolution came to: accuracy of all agents and the champion on held-out problems."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agents.measuring.evaluate import AgentScore, EvaluationResult, evaluate
+from agents.measuring.statistics import Estimate
+from agents.population import BASE
+from evolution.commands.progress import Bars
+from evolution.config import RunConfig
+from evolution.individuals.reevaluation import Champion, hosting
+from evolution.lowrank.genomes import content_hash
+from evolution.manager import EvolutionManager
+from evolution.runs.checkpoint import RunFolder
+from populora_env.grading import Grader
+from populora_env.records import Problem
+
+
+def measure(
+    manager: EvolutionManager,
+    options: RunConfig,
+    held_out: Sequence[Problem],
+    grader: Grader,
+    console: Console,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    """Held-out accuracy of the base and all agents: table, replies, best adapter."""
+    population = manager.population
+    bars = Bars(console, manager.population.stats)
+    with bars.progress:
+        base, agents = (
+            evaluate(
+                population.greedy(),
+                held_out,
+                agents=names,
+                grader=grader,
+                max_new_tokens=options.solve_tokens,
+                progress=lambda done: bars.stage("measuring", done),
+            )
+            for names in ((BASE,), population.agents)
+        )
+    champion = manager.champion
+    if champion is None:
+        raise ValueError("measure: no individual was ever confirmed")
+    best = _score_of(champion, agents, manager, options, held_out, grader)
+    console.print(_table(base, agents, champion, best, manager))
+    console.print(f"Champion ({champion.individual}): {manager.keep_best()}", soft_wrap=True)
+    folder.write(
+        "held_out.jsonl",
+        "".join(
+            json.dumps({"agent": agent, "problem": problem.prompt, "answer": problem.answer,
+                        "reply": reply, "extracted": grade.extracted, "correct": grade.correct})
+            + "\n"
+            for agent, score in {**base.scores, **agents.scores, "champion": best}.items()
+            for problem, reply, grade in zip(held_out, score.replies, score.grades, strict=True)
+        ),
+    )  # fmt: skip
+    return {
+        "problems": len(held_out),
+        "base": base.scores[BASE].accuracy,
+        "best": best.accuracy,
+        "mean": agents.mean,
+        "vote": agents.vote if agents.vote is not None else agents.mean,
+        "standard_error": best.standard_error,
+    }
+
+
+def _score_of(
+    champion: Champion,
+    agents: EvaluationResult,
+    manager: EvolutionManager,
+    options: RunConfig,
+    held_out: Sequence[Problem],
+    grader: Grader,
+) -> AgentScore:
+    """Held-out score of the champion: that of the agent that still is what it was, or its own."""
+    population = manager.population
+    slot = population.agents.index(champion.agent)
+    if content_hash(population.lora, slot) == champion.content_hash:
+        return agents.scores[champion.agent]
+    with hosting(population.lora, slot, champion.genome):
+        measured = evaluate(
+            population.greedy(),
+            held_out,
+            agents=(champion.agent,),
+            grader=grader,
+            max_new_tokens=options.solve_tokens,
+        )
+    return measured.scores[champion.agent]
+
+
+def _table(
+    base: EvaluationResult,
+    agents: EvaluationResult,
+    champion: Champion,
+    best: AgentScore,
+    manager: EvolutionManager,
+) -> Table:
+    table = Table(
+        title=f"Accuracy on {len(base.problems)} held-out problems, greedy "
+        f"({manager.generation} generations)"
+    )
+    table.add_column("who")
+    for name in ("accuracy", "± s.e.", "vs base", "standing"):
+        table.add_column(name, justify="right")
+    start = base.scores[BASE].accuracy
+
+    def row(name: str, accuracy: float, error: float | None, standing: str = "") -> None:
+        table.add_row(
+            name,
+            f"{accuracy:.3f}",
+            "" if error is None else Estimate(accuracy, error).error_text(),
+            "" if name == BASE else f"{accuracy - start:+.3f}",
+            standing,
+        )
+
+    row(BASE, start, base.scores[BASE].standard_error)
+    standings = zip(manager.standing.tolist(), manager.standing_errors.tolist(), strict=True)
+    for agent, (standing, error) in zip(manager.population.agents, standings, strict=True):
+        score = agents.scores[agent]
+        row(agent, score.accuracy, score.standard_error, Estimate(standing, error).text())
+    table.add_section()
+    taken = "" if champion.generation == manager.generation else f", gen. {champion.generation}"
+    row(f"champion ({champion.agent}{taken})", best.accuracy, best.standard_error)
+    row("population mean", agents.mean, None)
+    if agents.vote is not None:
+        row("majority vote", agents.vote, None)
+    return table

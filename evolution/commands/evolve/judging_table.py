@@ -1,0 +1,80 @@
+"""How a run's agents judged, and how good their majority was as a label: a table and figures."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from evolution.runs.checkpoint import RunFolder
+from populora_env.judges import JudgeStatistics, judge_statistics, majority_figures
+from populora_env.judges.bias import MajorityFigures
+from populora_env.records import Transcript
+
+_COLUMNS = (
+    ("unread", "abstention_rate"),
+    ("flips", "flip_rate"),
+    ("says A", "first_rate"),
+    ("ties", "tie_rate"),
+    ("length r", "pair_length_correlation"),
+    ("truth", "agreement"),
+)
+
+
+def read_transcripts(folder: RunFolder) -> Iterator[Transcript]:
+    """Yield all episodes that a run has stored, in order.
+
+    Raises:
+        ValueError: If one cannot be read.
+    """
+    with (folder.path / "transcripts.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Transcript.from_dict(json.loads(line))
+
+
+def judging_figures(folder: RunFolder) -> tuple[Mapping[str, JudgeStatistics], MajorityFigures]:
+    """Return each judge's statistics and the majority's, over a whole run."""
+    episodes = list(read_transcripts(folder))
+    return judge_statistics(episodes), majority_figures(episodes)
+
+
+def judging_table(statistics: Mapping[str, JudgeStatistics]) -> Table | None:
+    """Return how each agent judged; None if nobody judged anything."""
+    if not any(entry.comparisons + entry.assessments for entry in statistics.values()):
+        return None
+    table = Table(
+        title="How the agents judged, over the whole run",
+        caption="shares of their judgements; length r: correlation with length; truth: agreement",
+    )
+    table.add_column("judge")
+    table.add_column("judged", justify="right")
+    for name, _ in _COLUMNS:
+        table.add_column(name, justify="right")
+    for name, entry in statistics.items():
+        values = [getattr(entry, attribute) for _, attribute in _COLUMNS]
+        table.add_row(
+            name,
+            str(entry.comparisons + entry.assessments),
+            *("" if value is None else f"{value:.2f}" for value in values),
+        )
+    return table
+
+
+def majority_line(figures: MajorityFigures) -> str:
+    """Return in one line how often the majority was right."""
+    if figures.right_rate is None or figures.accuracy is None:
+        return "Majority answers: none where the right answer is known."
+    return (
+        f"Majority answers: right in {figures.right} of {figures.decided} episodes that had one "
+        f"({figures.right_rate:.2f}; a single attempt {figures.accuracy:.2f}); wrong in "
+        f"{figures.misled} of {figures.hard} episodes in which most attempts were wrong."
+    )
+
+
+def judging_summary(
+    statistics: Mapping[str, JudgeStatistics], figures: MajorityFigures
+) -> dict[str, Any]:
+    """Return the same as plain JSON types."""
+    judges = {name: asdict(entry) for name, entry in statistics.items()}
+    return {"judges": judges, "majority": {**asdict(figures), "right_rate": figures.right_rate}}

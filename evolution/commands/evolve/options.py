@@ -1,0 +1,144 @@
+"""What ``populora evolve`` is asked to do: a new run, one to go on with, or a branch."""
+
+import importlib.metadata
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from evolution.commands.usage import parse
+from evolution.config import RunConfig
+from evolution.errors import CheckpointError, UsageError
+from evolution.runs.branching import split_branch
+from evolution.runs.changes import find_changes, plain_settings, read_changes, with_changes
+from evolution.runs.integrity import check_resumable
+from evolution.runs.settings_files import from_mapping, presets, read_preset, read_toml
+
+_PACKAGES = ("populora-env", "torch", "transformers", "numpy", "reasoning-gym")
+_SOURCES = ("preset", "config", "resume", "branch")
+
+
+@dataclass(frozen=True)
+class EvolveOptions(RunConfig):
+    """Evolve a population of LoRA adapters on one frozen base model.
+
+    Flags override the TOML file, which overrides the preset.
+    """
+
+    preset: str = ""
+    """Settings that ship with the package, by name."""
+    config: str = ""
+    """TOML file with settings."""
+    resume: str = ""
+    """Run folder to continue; flags change its settings from here on, which is recorded."""
+    branch: str = ""
+    """RUN@GENERATION: start a new run (--out) from a saved generation of another one."""
+    note: str = ""
+    """What to record with settings that a continued run changes."""
+
+
+def read_options(arguments: Sequence[str]) -> EvolveOptions:
+    """Defaults, then preset, then file or saved run, then flags.
+
+    Raises:
+        UsageError: If the words do not fit, or exclude each other.
+        CheckpointError: If a saved run cannot be read, or a setting cannot change in it.
+        ConfigError: If a value is out of range.
+    """
+    named = {name: _value_of(arguments, f"--{name}") for name in _SOURCES}
+    given = [name for name in _SOURCES if named[name]]
+    if len(given) > 1 and given != ["preset", "config"]:
+        raise UsageError(
+            f"--{given[0]} and --{given[-1]}: expected one of them; options change one by one"
+        )
+    settings, saved = RunConfig(), None
+    if named["resume"]:
+        settings = saved = saved_settings(Path(named["resume"]))
+    elif named["branch"]:
+        origin, generation = split_branch(named["branch"])
+        settings = saved = saved_settings(origin, generation, "branch")
+    elif named["config"]:
+        settings = read_toml(named["config"])
+    elif named["preset"]:
+        settings = read_preset(named["preset"])
+    default = EvolveOptions(**asdict(settings))
+    options: EvolveOptions = parse(
+        EvolveOptions, arguments, default=default, prog="populora evolve"
+    )
+    if saved is not None:
+        find_changes(plain_settings(saved), options, 0)  # refuses before a model is loaded
+    if options.resume and options.out != settings.out:
+        raise CheckpointError(
+            f"out: got {options.out!r}, but a run goes on in its own folder; for a new one say "
+            f"--branch {options.resume}@GENERATION"
+        )
+    if options.note and saved is None:
+        raise UsageError("--note: only with --resume or --branch; a new run changes no settings")
+    if options.branch and options.out == settings.out and not _value_of(arguments, "--out"):
+        return replace(options, out=new_folder())
+    return options
+
+
+def saved_settings(
+    folder: Path, generation: int | None = None, option: str = "resume"
+) -> RunConfig:
+    """The settings that a saved run goes on with.
+
+    Args:
+        folder: The run's.
+        generation: The last whose changes count; None for all.
+        option: To be named in errors.
+
+    Raises:
+        CheckpointError: If it is no run folder or is damaged.
+        ConfigError: If it holds settings that do not exist here.
+    """
+    file = folder / "run.toml"
+    if generation is None:  # before a model is loaded
+        check_resumable(folder)
+    try:
+        data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        config = dict(data["config"])
+    except OSError as error:
+        raise CheckpointError(
+            f"{option}: {folder} is no run folder (run.toml: {error.strerror})"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{option}: {file} is damaged ({error})") from error
+    changes = [
+        change
+        for change in read_changes(folder)
+        if generation is None or change.generation <= generation
+    ]
+    return with_changes(from_mapping(config, str(file)), changes, str(folder))
+
+
+def run_toml(options: RunConfig) -> str:
+    """The ``run.toml`` of a new run: settings and versions."""
+    versions: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    config = {k: v for k, v in plain_settings(options).items() if v is not None}
+    return tomli_w.dumps({"config": config, "versions": versions, "presets": presets()})
+
+
+def new_folder() -> str:
+    """A run folder named by date and time."""
+    return f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _value_of(arguments: Sequence[str], flag: str) -> str:
+    """Value of a flag that decides on the others' defaults."""
+    for i, word in enumerate(arguments):
+        if word == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return ""

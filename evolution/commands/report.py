@@ -1,0 +1,81 @@
+"""``populora report``: a run as one HTML page that needs no network.
+
+What the page says is worked out in `reporting.findings` and written down in `reporting.sections`.
+No model is loaded and the run is not changed.
+"""
+
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import tyro
+
+from agents.plain_files import write_whole
+from evolution.commands.usage import parse
+from evolution.errors import UsageError
+from evolution.reporting.findings import Findings, find
+from populora_env.episodes.rendering import visible
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write a report of a run: one HTML page, readable without a network."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder."""
+    out: str = ""
+    """File to write; by default report.html in the run folder."""
+    open: bool = False
+    """Whether to open the page in a browser."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options: ReportOptions = parse(
+        ReportOptions,
+        arguments,
+        default=ReportOptions(run=tyro.MISSING),
+        prog="populora report",
+    )
+    file, found = write_report(options.run, options.out or None)
+    for audit in found.audits:
+        print(visible(f"{audit.name}: {audit.verdict}. {audit.reason}"))
+    print(visible(f"Report: {file}"))
+    if options.open:
+        webbrowser.open(file.resolve().as_uri())
+    return 0
+
+
+def write_report(run: str | Path, out: str | Path | None = None) -> tuple[Path, Findings]:
+    """Write a run's report, whole or not at all.
+
+    Args:
+        run: Its folder.
+        out: File to write; None for ``report.html`` in the folder.
+
+    Returns:
+        The file, and what it says.
+
+    Raises:
+        UsageError: If plotly is missing, the run cannot be used, or the file cannot be written.
+    """
+    if find_spec("plotly") is None:
+        raise UsageError(
+            'report: needs plotly, which is not installed; say pip install "populora-env[report]"'
+        )
+    from evolution.reporting.sections import render
+
+    found = find(run)
+    file = Path(out).expanduser() if out else found.run.path / "report.html"
+    if file.is_dir():
+        raise UsageError(f"out: {file} is a folder; expected a file, such as {file}/report.html")
+    page = render(found)
+    try:
+        write_whole(file, page)
+    except OSError as error:
+        raise UsageError(
+            f"out: cannot write to {file} ({error.strerror}); choose another file"
+        ) from error
+    return file, found

@@ -1,0 +1,110 @@
+"""Reading a command line, and saying in one line what is wrong with it."""
+
+import contextlib
+import io
+import re
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from evolution.errors import UsageError
+
+
+def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) -> Any:
+    """Read options with tyro.
+
+    Args:
+        options: The dataclass type.
+        arguments: Command-line words.
+        default: Values of options that are not given.
+        prog: How the command is called.
+
+    Raises:
+        UsageError: If the words do not fit the dataclass; in one line.
+        SystemExit: After ``--help``.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                options,
+                args=_with_switches(options, arguments),
+                default=default,
+                prog=prog,
+                config=(tyro.conf.EnumChoicesFromValues,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+        # The box's upper edge holds a title, which the words in it repeat.
+        plain = re.sub(r"^\u256d.*$", "", plain, flags=re.MULTILINE)
+        words = re.sub(r"[\u2500-\u257f]+|-{3,}", " ", plain)
+        words = one_line(words).partition(" For full helptext")[0]
+        raise UsageError(f"{words} (see {prog} --help)") from None
+
+
+def _with_switches(options: Any, arguments: Sequence[str]) -> list[str]:
+    """The words with ``--revise True`` said as the switch that tyro knows, ``--revise``."""
+    switches = {f.name.replace("_", "-") for f in fields(options) if f.type in (bool, "bool")}
+    words: list[str] = []
+    for word in arguments:
+        flag, _, value = word.partition("=")
+        if not value and words and word.lower() in ("true", "false"):
+            flag, value = words[-1], word
+        name = flag.removeprefix("--").replace("_", "-")
+        if flag.startswith("--") and name in switches and value.lower() in ("true", "false"):
+            if value is word:
+                words.pop()
+            words.append(f"--{'no-' * (value.lower() == 'false')}{name}")
+        else:
+            words.append(word)
+    return words
+
+
+class Interrupts:
+    """Remembers Ctrl-C, which Python drops when it comes during a clean-up of its own.
+
+    SIGTERM, with which schedulers and service managers end a process, counts as Ctrl-C.
+
+    A context manager. Elsewhere than in the main thread it does nothing, and neither does it where
+    Ctrl-C is ignored, as in a background job.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before: Any = None
+        self._terminates = False
+
+    def __enter__(self) -> "Interrupts":
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._note)
+            self._terminates = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if self._terminates:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if it came before and was dropped."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def _note(self, *_: object) -> None:
+        self._came = True
+        raise KeyboardInterrupt
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space made one space."""
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""The command `populora bench-engine`: speed and memory beside peers. Nobody imports this room."""

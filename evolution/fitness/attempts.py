@@ -1,0 +1,154 @@
+"""The attempts of a generation, as measures of diversity see them, and which of them count.
+
+Being wrong is an easy way to be different, so diversity is only counted among attempts above a
+quality bar. A bar is a function from transcripts to who is above it, registered in `BARS` in the
+manner of `evolution.registry`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.population import LoraPopulation
+from evolution.errors import OperatorError
+from evolution.fitness.task import solve_replies
+from evolution.registry import Operators, Use
+from populora_env.episodes.rewards import RewardPart
+from populora_env.records import Phase, Transcript
+
+Bar = Callable[..., np.ndarray]
+BARS = Operators[Bar]("diversity_bar")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempts:
+    """First attempts of all agents at all problems of a generation.
+
+    Attributes:
+        texts: Replies, ``[problems][N]``.
+        answers: Their final answers in canonical form, ``[problems][N]``; None where there is none.
+        counted: Which are above the quality bar, ``[problems, N]``.
+        features: Mean last hidden state over each reply, ``[problems, N, width]``; NaN where not
+            known, as of an empty reply or one that was played elsewhere.
+        distributions: Mean token distribution of each reply, ``[vocabulary]``, in
+            ``[problems][N]``; None where not known or not asked for.
+    """
+
+    texts: Sequence[Sequence[str]]
+    answers: Sequence[Sequence[str | None]]
+    counted: np.ndarray
+    features: np.ndarray
+    distributions: Sequence[Sequence[np.ndarray | None]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Problems and agents."""
+        problems, agents = self.counted.shape
+        return problems, agents
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean of each agent over its attempts that count.
+
+        Args:
+            values: Of each attempt, ``[problems, N]`` or ``[problems, N, width]``.
+
+        Returns:
+            ``[N]`` or ``[N, width]``; NaN of an agent of whose attempts none counts.
+        """
+        lead = self.counted if values.ndim == 2 else self.counted[..., None]
+        known = lead & np.isfinite(values)
+        count = known.sum(0)
+        total = np.where(known, values, 0.0).sum(0)
+        return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def gather(
+    transcripts: Sequence[Transcript], population: LoraPopulation, bar: Use[Bar] | None = None
+) -> Attempts:
+    """What is known of the attempts in a generation's episodes.
+
+    Args:
+        transcripts: Of the population's agents.
+        population: Recalls hidden states, and distributions if it was asked to keep them.
+        bar: Which attempts count; None for all.
+
+    Raises:
+        OperatorError: If the bar returns anything but a truth value for each attempt.
+    """
+    problems, size = len(transcripts), population.size
+    width = population.base.model.get_input_embeddings().weight.shape[1]
+    features = np.full((problems, size, width), np.nan)
+    distributions: list[list[np.ndarray | None]] = [[None] * size for _ in transcripts]
+    for row, transcript in enumerate(transcripts):
+        for agent, (prompt, reply) in solve_replies(transcript).items():
+            known = population.recall(agent, prompt, reply)
+            if known is None or len(known.reply_ids) < 2:
+                continue
+            column = population.agents.index(agent)
+            features[row, column] = known.feature.numpy()
+            if known.distribution is not None:
+                distributions[row][column] = known.distribution.numpy()
+    counted = np.ones((problems, size), dtype=bool)
+    if bar is not None:
+        counted = np.asarray(bar.function(transcripts, **bar.parameters))
+        if counted.shape != (problems, size) or counted.dtype != bool:
+            raise OperatorError(
+                f"diversity_bar: {bar.name} returned {counted.dtype} {list(counted.shape)}, "
+                f"expected bool {[problems, size]}"
+            )
+    return Attempts(
+        [[attempt.text for attempt in t.attempts] for t in transcripts],
+        [[_answer(attempt.answer) for attempt in t.attempts] for t in transcripts],
+        counted,
+        features,
+        distributions,
+    )
+
+
+@BARS.add("right")
+def right(transcripts: Sequence[Transcript]) -> np.ndarray:
+    """Attempts that whoever labels them for the reward calls right.
+
+    That is the known answer if there is one, else the majority, the peers or the judge.
+
+    Returns:
+        ``[problems, N]``.
+    """
+    marks: list[list[bool]] = []
+    for transcript in transcripts:
+        labels = {
+            turn.agent: turn.parts.get(RewardPart.CORRECTNESS.value)
+            for turn in transcript.turns
+            if turn.phase is Phase.SOLVE
+        }
+        marks.append(
+            [
+                labels.get(attempt.agent) == 1
+                if attempt.grade is None or attempt.grade.correct is None
+                else attempt.grade.correct
+                for attempt in transcript.attempts
+            ]
+        )
+    return np.array(marks)
+
+
+@BARS.add("above_median")
+def above_median(transcripts: Sequence[Transcript]) -> np.ndarray:
+    """Attempts whose episode earned at least the median of all agents' at the problem."""
+    rewards = _rewards(transcripts)
+    return rewards >= np.median(rewards, axis=1, keepdims=True)
+
+
+@BARS.add("rewarded", least=(-1e6, 1e6))
+def rewarded(transcripts: Sequence[Transcript], *, least: float = 0.5) -> np.ndarray:
+    """Attempts whose episode earned at least so much."""
+    return _rewards(transcripts) >= least
+
+
+def _rewards(transcripts: Sequence[Transcript]) -> np.ndarray:
+    return np.array([[t.rewards[agent] for agent in t.agents] for t in transcripts])
+
+
+def _answer(answer: str | None) -> str | None:
+    return answer if answer is not None and answer.strip() else None

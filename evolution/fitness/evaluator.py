@@ -1,0 +1,186 @@
+"""Appraisal: from a generation's episodes to fitness.
+
+The one place where task return and diversity meet: attempts are gathered, their similarity is
+measured, the weight of diversity is set, and a rule says what that adds to the return. Everything
+that goes into fitness stays visible in `Scores`.
+"""
+
+import importlib.util
+import math
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.population import LoraPopulation
+from evolution.errors import ConfigError, OperatorError
+from evolution.fitness import diversity
+from evolution.fitness.attempts import BARS, gather
+from evolution.fitness.rules import FITNESSES, Measured, make_rule
+from evolution.fitness.scaling import SCALES, SCHEDULES, Progress, scaled
+from evolution.fitness.task import Scores, score
+from populora_env.records import Transcript
+
+_PREFIX = "fitness."
+
+
+class FitnessSettings(Protocol):
+    """What a run's settings say of fitness; `evolution.config.EvolutionConfig` says it."""
+
+    @property
+    def diversity(self) -> str:
+        """Similarity kernels."""
+        ...
+
+    @property
+    def diversity_bar(self) -> str:
+        """Whose attempts count as diverse."""
+        ...
+
+    @property
+    def diversity_schedule(self) -> str:
+        """How the weight goes on."""
+        ...
+
+    @property
+    def diversity_weight(self) -> float:
+        """What a unit of diversity is worth at first."""
+        ...
+
+    @property
+    def fitness(self) -> str:
+        """The rule."""
+        ...
+
+    @property
+    def fitness_scale(self) -> str:
+        """How returns are scaled."""
+        ...
+
+
+class Appraiser:
+    """Scores the agents of a run, generation by generation.
+
+    Args:
+        config: Settings of the run.
+
+    Attributes:
+        weight: What a unit of diversity was worth in the last generation.
+
+    Raises:
+        ConfigError: If a setting names what does not exist, or an optional package is missing.
+    """
+
+    def __init__(self, config: FitnessSettings) -> None:
+        self._config = config
+        self.weight = float(config.diversity_weight)
+        try:
+            self._measures = diversity.MEASURES.read_several(config.diversity)
+            self._bar = BARS.read_one(config.diversity_bar)
+            self._schedule = SCHEDULES.read(config.diversity_schedule)
+            self._scale = SCALES.read_one(config.fitness_scale)
+            rule = FITNESSES.read(config.fitness)
+            self._rule = make_rule(rule)
+            for use in self._measures:
+                if use.name == "embeddings":
+                    diversity.embedder(use.parameters.get("model", diversity.EMBEDDING_MODEL))
+        except OperatorError as error:
+            raise ConfigError(str(error)) from error
+        if rule.name == "map_elites" and importlib.util.find_spec("ribs") is None:
+            raise ConfigError("fitness: map_elites needs pyribs: pip install 'populora-env[qd]'")
+
+    @contextmanager
+    def watching(self, population: LoraPopulation) -> Generator[None, None, None]:
+        """Let a population keep what the measures need of what it generates inside the block."""
+        population.keeps_distributions = any(
+            use.name in diversity.NEED_DISTRIBUTIONS for use in self._measures
+        )
+        try:
+            yield
+        finally:
+            population.keeps_distributions = False
+
+    def appraise(
+        self,
+        transcripts: Sequence[Transcript],
+        population: LoraPopulation,
+        births: np.ndarray,
+        generation: int,
+    ) -> Scores:
+        """Score a generation; call it once for each, in order.
+
+        Args:
+            transcripts: At least one, of the population's agents.
+            population: Recalls what it generated.
+            births: Of those who live in the slots, ``[N, 2]``: generation and slot of birth.
+            generation: Its number, from 0.
+        """
+        attempts = gather(transcripts, population, self._bar)
+        similarity = diversity.kernel(self._measures, attempts)
+        vendi = _mean(diversity.vendi(similarity))
+        start = float(self._config.diversity_weight)
+        progress = Progress(start, generation, self.weight, vendi)
+        self.weight = float(self._schedule.function(progress, **self._schedule.parameters))
+        if not math.isfinite(self.weight):
+            raise OperatorError(
+                f"diversity_schedule: {self._schedule} returned {self.weight}, expected a finite "
+                "number"
+            )
+        distances = diversity.distances(similarity)
+        plain = score(transcripts)
+        values, unit = scaled(self._scale, plain.returns)
+        bonus = self._rule.bonus(
+            Measured(
+                attempts, similarity, distances, plain.returns, values, births, self.weight
+            )
+        )  # fmt: skip
+        return Scores(
+            plain.returns,
+            plain.accuracy,
+            plain.length,
+            np.array([_mean(column) for column in distances.T]),
+            np.isfinite(np.diagonal(similarity, axis1=1, axis2=2)).mean(0),
+            bonus,
+            values + bonus,
+            unit * plain.errors,
+            vendi,
+            self.weight,
+            unit,
+            self._rule.figures(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is remembered, as JSON types; `tensors` is the rest of it."""
+        return {"weight": self.weight}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The rule's archive by name, for `load`."""
+        return {
+            f"{_PREFIX}{name}": torch.from_numpy(np.ascontiguousarray(array))
+            for name, array in self._rule.state().items()
+        }
+
+    def load(self, saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Read back what `to_dict` and `tensors` wrote, among tensors of others.
+
+        Raises:
+            KeyError: If the weight is missing.
+            ValueError: If the archive does not fit the rule.
+        """
+        self.weight = float(saved["weight"])
+        self._rule.load(
+            {
+                name.removeprefix(_PREFIX): tensor.numpy()
+                for name, tensor in tensors.items()
+                if name.startswith(_PREFIX)
+            }
+        )
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is known; NaN if nothing is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan

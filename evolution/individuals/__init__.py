@@ -1,0 +1,1 @@
+"""Who lives in a population: births, standing, re-evaluation, inheritance, broken ones."""

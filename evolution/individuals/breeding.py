@@ -1,0 +1,239 @@
+"""Making individuals: the first population, children of the fittest, and migrants.
+
+Only weights, lineage and what is inherited with them are looked after here. What else belongs to an
+individual (standing, rating, optimiser state) is the manager's to reset.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from agents.engine.adapters import StackedLora
+from evolution.config import EvolutionConfig, Learner, Settings
+from evolution.individuals.lineage import Individual, Lineage
+from evolution.lowrank.genomes import (
+    Genome,
+    clear,
+    content_hashes,
+    factors_hash,
+    read_genome,
+    view_genome,
+    write_genome,
+)
+from evolution.operators import mutation_weights as mutation
+from evolution.operators.crossover import Mating, clone
+from evolution.operators.mutation import Form
+from evolution.operators.mutation_weights import Newborn
+from evolution.operators.selection import Candidates, Turnover, draw, merits, ranking, turnover
+from populora_env.keys import generator
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A newborn.
+
+    Attributes:
+        individual: Its record.
+        parent_slots: Slots its parents had when it was made, from best to worst.
+        is_copy: Whether it is the first of them, number by number.
+    """
+
+    individual: Individual
+    parent_slots: tuple[int, ...]
+    is_copy: bool
+
+
+class Breeder:
+    """Writes individuals into the slots of a population and records them.
+
+    Args:
+        lora: The population's adapters, changed in place.
+        config: Settings of the run.
+        settings: What they come to for this population.
+        lineage: Where individuals are recorded.
+    """
+
+    def __init__(
+        self, lora: StackedLora, config: EvolutionConfig, settings: Settings, lineage: Lineage
+    ) -> None:
+        self._lora, self._config, self._settings = lora, config, settings
+        self._operators = config.operators(settings)
+        self.lineage = lineage
+
+    def found(self) -> tuple[Individual, ...]:
+        """Record the first population, and spread it if its adapters are all zero."""
+        lora, config = self._lora, self._config
+        if any(bool(layer.A.any()) or bool(layer.B.any()) for layer in lora.layers()):
+            operator, parameters = "given", {}
+        else:
+            mutation.spread(lora, config.spread, config.seed)
+            operator, parameters = "spread", {"strength": config.spread}
+        own = {} if config.learner is Learner.NONE else {"learning_rate": config.learning_rate}
+        born = [
+            Individual(f"g0-{slot}", slot, 0, operator, (), dict(parameters), "", 1.0, dict(own))
+            for slot in range(lora.size)
+        ]
+        return self._record(born)
+
+    def breed(self, generation: int, candidates: Candidates) -> tuple[Child, ...]:
+        """Replace the least fit by children of the fittest and, where it is time, by migrants.
+
+        Args:
+            generation: Number of the generation they are born in.
+            candidates: What is known of the individuals.
+        """
+        config, settings = self._config, self._settings
+        merit = merits(self._operators.selection, candidates)
+        step = generation // settings.evolve_every
+        plan = turnover(
+            ranking(merit, candidates.fitness),
+            config.islands,
+            settings.offspring,
+            config.migrants if step % config.migrate_every == 0 else 0,
+        )
+        before = self.lineage.living
+        born: list[tuple[Individual, np.ndarray]] = []
+        if plan.children:
+            born += self._cross(generation, plan, merit, candidates.fitness, before)
+        born += self._migrate(generation, plan.migrants, before)
+        recorded = self._record([individual for individual, _ in born])
+        return tuple(
+            Child(
+                individual,
+                tuple(parents.tolist()),
+                individual.content_hash == individual.parameters.get("parent_hash"),
+            )
+            for individual, (_, parents) in zip(recorded, born, strict=True)
+        )
+
+    def _cross(
+        self,
+        generation: int,
+        plan: Turnover,
+        merit: np.ndarray,
+        fitness: np.ndarray,
+        before: Mapping[int, Individual],
+    ) -> list[tuple[Individual, np.ndarray]]:
+        """Make the children; their records lack the content hash."""
+        config, lora, operators = self._config, self._lora, self._operators
+        key = (config.seed, generation)
+        slots = np.array(list(plan.children))
+        parents = np.stack(
+            [
+                draw(
+                    operators.selection,
+                    merit,
+                    fitness,
+                    members,
+                    config.parents,
+                    generator("breed", *key, slot),
+                )
+                for slot, members in plan.children.items()
+            ]
+        )
+        known = merit[np.isfinite(merit)]
+        spread = float(known.std()) if len(known) else 0.0
+        mating = Mating(slots, parents, merit[parents], spread, key)
+        spare = self._spare(mating)
+        crossover = operators.crossover
+        notes = crossover.function(lora, mating, **crossover.parameters)
+        form = Form.CANONICAL if mating.is_canonical else Form.ANY
+        members = [
+            Newborn(
+                int(slot),
+                float(np.exp(np.mean([np.log(before[p].mutation_strength) for p in own]))),
+                dict(before[own[0]].hyperparameters),
+                form,
+            )
+            for slot, own in zip(slots, parents.tolist(), strict=True)
+        ]
+        undergone = mutation.mutate(lora, operators.mutations, members, *key)
+        failed = self._mend(mating, spare)
+        born: list[tuple[Individual, np.ndarray]] = []
+        for i, member in enumerate(members):
+            operator = crossover.name
+            parameters = {**crossover.parameters, **notes[i], "mutations": undergone[i]}
+            if member.slot in failed:
+                operator, parameters = failed[member.slot]
+                parameters["failed"] = f"{crossover} and {undergone[i]}: not finite"
+            individual = Individual(
+                f"g{generation}-{member.slot}",
+                member.slot,
+                generation,
+                operator,
+                tuple(before[parent].name for parent in parents[i].tolist()),
+                parameters,
+                "",
+                round(member.strength, 9),
+                member.hyperparameters,
+            )
+            born.append((individual, parents[i]))
+        return born
+
+    def _spare(self, mating: Mating) -> dict[int, Genome]:
+        """The best parents, by slot, to fall back on; copies of those that will be overwritten."""
+        lost = set(mating.slots.tolist())
+        best = set(mating.parents[:, 0].tolist())
+        read = {True: read_genome, False: view_genome}
+        return {parent: read[parent in lost](self._lora, parent) for parent in sorted(best)}
+
+    def _mend(
+        self, mating: Mating, spare: Mapping[int, Genome]
+    ) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Replace children that are not finite by their best parents, or by the base itself.
+
+        Returns:
+            For the slots of these children: operator and parameters.
+        """
+        lora = self._lora
+        sound = lora.finite().tolist()
+        mended: dict[int, tuple[str, dict[str, Any]]] = {}
+        for slot, parent in zip(mating.slots.tolist(), mating.parents[:, 0].tolist(), strict=True):
+            if sound[slot]:
+                continue
+            genome = spare[parent]
+            if genome.is_finite:
+                write_genome(lora, slot, genome)
+                known = factors_hash(genome.alpha, genome.factors)
+                mended[slot] = "clone", {"parent_hash": known}
+            else:
+                clear(lora, slot)
+                mended[slot] = "base", {}
+        return mended
+
+    def _migrate(
+        self, generation: int, migrants: Mapping[int, int], before: Mapping[int, Individual]
+    ) -> list[tuple[Individual, np.ndarray]]:
+        """Copy the migrants; their records lack the content hash."""
+        if not migrants:
+            return []
+        slots, sources = np.array(list(migrants)), np.array(list(migrants.values()))
+        nothing = np.full((len(slots), 1), np.nan)
+        key = (self._config.seed, generation)
+        notes = clone(self._lora, Mating(slots, sources[:, None], nothing, 0.0, key))
+        return [
+            (
+                replace(
+                    before[source],
+                    name=f"g{generation}-{slot}",
+                    slot=slot,
+                    generation=generation,
+                    operator="migration",
+                    parents=(before[source].name,),
+                    parameters=note,
+                    fitness=None,
+                ),
+                np.array([source]),
+            )
+            for slot, source, note in zip(slots.tolist(), sources.tolist(), notes, strict=True)
+        ]
+
+    def _record(self, born: Sequence[Individual]) -> tuple[Individual, ...]:
+        """Put newborns into the lineage, with the hash of what is now in their slots."""
+        hashes = content_hashes(self._lora, [individual.slot for individual in born])
+        known = [replace(i, content_hash=h) for i, h in zip(born, hashes, strict=True)]
+        for individual in known:
+            self.lineage.add(individual)
+        return tuple(known)

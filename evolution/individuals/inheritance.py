@@ -1,0 +1,101 @@
+"""What children inherit besides weights: optimiser state and learning rates."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from agents.engine.adapters import StackedLora
+from evolution.config import ChildOptimizer
+from evolution.individuals.breeding import Child
+from evolution.individuals.lineage import Individual, Lineage
+
+
+class HeirLearner(Protocol):
+    """A learner that keeps state of its own for each agent."""
+
+    def inherit(self, parents: Mapping[int, int]) -> None:
+        """Copy to each child the state of its parent."""
+        ...
+
+    def reset(self, agents: Sequence[int]) -> None:
+        """Forget what is known of these agents."""
+        ...
+
+
+class Estate:
+    """The optimiser state of a population that is about to have children.
+
+    A child gets the state of the first parent whose rows ``A`` it has bit for bit, as a copy has,
+    or a copy whose ``B`` was mutated; these rows are the coordinates that the state belongs to.
+    Crossover factors a child anew, so that it shares no parent's coordinates: its state begins
+    afresh whatever the setting. Learning rates stay with their slots.
+
+    Args:
+        learner: Whose state it is; None if nobody learns.
+        lora: The population, before the children are made.
+        policy: Whether children inherit at all.
+    """
+
+    def __init__(
+        self, learner: HeirLearner | None, lora: StackedLora, policy: ChildOptimizer
+    ) -> None:
+        self._learner, self._lora = learner, lora
+        inherits = learner is not None and policy == ChildOptimizer.INHERIT
+        self._before = _row_hashes(lora) if inherits else None
+
+    def hand_down(self, born: Sequence[Child]) -> None:
+        """Pass on what children inherit, now that they are made, and forget the rest."""
+        if self._learner is None:
+            return
+        heirs: dict[int, int] = {}
+        if self._before is not None:
+            after = _row_hashes(self._lora)
+            for child in born:
+                slot = child.individual.slot
+                alike = [p for p in child.parent_slots if self._before[p] == after[slot]]
+                if alike:
+                    heirs[slot] = alike[0]
+        self._learner.inherit(heirs)
+        slots = [child.individual.slot for child in born]
+        self._learner.reset([slot for slot in slots if slot not in heirs])
+
+
+def _row_hashes(lora: StackedLora) -> list[str]:
+    """Hash of each member's rows ``A`` of all layers, ``[N]``."""
+    digests = [hashlib.sha256() for _ in range(lora.size)]
+    for layer in lora.layers():
+        for digest, rows in zip(digests, layer.A.float().cpu(), strict=True):
+            digest.update(rows.contiguous().numpy().data)
+    return [digest.hexdigest() for digest in digests]
+
+
+def change_learning_rate(learner: object, lineage: Lineage, before: float, after: float) -> None:
+    """Follow a change of the run's learning rate: every living individual's changes in proportion.
+
+    Args:
+        learner: One with ``learning_rates [N]`` is written to.
+        lineage: Whose living pass the new rates on.
+        before: The run's rate until now.
+        after: From now on.
+    """
+    rates: Any = getattr(learner, "learning_rates", None)
+    for slot, individual in lineage.living.items():
+        own = individual.hyperparameters
+        if "learning_rate" in own:
+            old = own["learning_rate"]
+            new = after if old == before or not before else old * after / before
+            lineage.amend(slot, hyperparameters={**own, "learning_rate": new})
+            if rates is not None:
+                rates[slot] = new
+
+
+def set_learning_rate(learner: object, individual: Individual) -> None:
+    """Give a newborn's own learning rate to a learner that keeps one for each agent.
+
+    Args:
+        learner: Any; one with ``learning_rates [N]`` is written to.
+        individual: The newborn.
+    """
+    rates = getattr(learner, "learning_rates", None)
+    if rates is not None and "learning_rate" in individual.hyperparameters:
+        rates[individual.slot] = individual.hyperparameters["learning_rate"]

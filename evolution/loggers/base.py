@@ -1,0 +1,235 @@
+"""Where a run tells what it does: the protocol, and loggers to functions, JSON lines and a console.
+
+A logger is told of every generation once it is complete and saved. `history.jsonl` and the
+transcripts are not loggers: they are part of the run's state and are written by the manager.
+`evolution.loggers.tensorboard` has the logger for TensorBoard, `evolution.loggers.held_out` one
+that measures.
+
+A logger never stops a run: one that raises is warned of, closed and dropped, and the run goes on.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from agents.plain_files import open_growing, refuse_links, write_whole
+from evolution.fitness.task import diversity_words, known
+from populora_env.records import Transcript
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evolution.results import GenerationResult
+
+Callback = Callable[["GenerationResult", Sequence[Transcript]], object]
+"""A function that is told of every complete generation."""
+
+_SCORES = ("returns", "accuracy", "length", "diversity", "bonus", "fitness")
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Is told of every complete generation."""
+
+    def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
+        """Take note of a generation."""
+        ...
+
+    def close(self) -> None:
+        """Flush and release what the logger holds."""
+        ...
+
+
+def as_logger(given: Logger | Callback) -> Logger:
+    """A logger as it is, and a function as a `CallbackLogger`.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if not isinstance(given, type):
+        if isinstance(given, Logger):
+            return given
+        if callable(given):
+            return CallbackLogger(given)
+    raise TypeError(
+        f"loggers: got {given!r}, expected an object with log(result, transcripts) and close(), or "
+        "a function of result and transcripts"
+    )
+
+
+def log_all(
+    loggers: list[Logger], result: "GenerationResult", transcripts: Sequence[Transcript]
+) -> None:
+    """Tell loggers of a generation; those that raise are warned of, closed and taken off the list.
+
+    Args:
+        loggers: Changed in place.
+        result: The generation.
+        transcripts: Its episodes.
+    """
+    for logger in list(loggers):
+        try:
+            logger.log(result, transcripts)
+        except Exception as error:
+            loggers.remove(logger)
+            _warn(logger, f"failed in generation {result.generation} and is dropped", error)
+            close_all([logger])
+
+
+def close_all(loggers: Sequence[Logger]) -> None:
+    """Close loggers; one that raises is warned of and keeps no other from being closed."""
+    for logger in loggers:
+        try:
+            logger.close()
+        except Exception as error:
+            _warn(logger, "could not be closed", error)
+
+
+def _warn(logger: Logger, what: str, error: Exception) -> None:
+    warnings.warn(
+        f"loggers: {type(logger).__name__} {what} ({type(error).__name__}: {error}); the run is "
+        "not affected",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def aggregates(result: "GenerationResult") -> dict[str, float | None]:
+    """What a generation comes to: mean and maximum over the agents, and what learning did.
+
+    Returns:
+        Names, as in ``returns/mean``, to values; None where nothing is known.
+    """
+    found: dict[str, float | None] = {}
+    for name in _SCORES:
+        values = np.asarray(getattr(result.scores, name))
+        some = values[np.isfinite(values)]
+        found[f"{name}/mean"] = float(some.mean()) if len(some) else None
+        found[f"{name}/max"] = float(some.max()) if len(some) else None
+    scores = result.scores
+    whole = {"vendi": scores.vendi, "weight": scores.diversity_weight, **scores.archive}
+    found |= {f"diversity/{name}": known(value) for name, value in whole.items()}
+    found["time/seconds"] = result.seconds
+    if (learning := result.learning) is not None:
+        norms, divergences = np.array(learning.grad_norms), np.array(learning.kl or [])
+        some = divergences[np.isfinite(divergences)]
+        found["learning/grad_norm"] = known(float(norms.mean()))
+        found["learning/tokens"] = learning.tokens
+        found["learning/clipped"] = known(learning.clipped)
+        found["learning/kl"] = float(some.mean()) if len(some) else None
+    return found
+
+
+class CallbackLogger:
+    """Calls a function with every generation; a `Logger`.
+
+    Args:
+        function: Takes a `GenerationResult` and the generation's transcripts.
+    """
+
+    def __init__(self, function: Callback) -> None:
+        self._function = function
+
+    def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
+        """Call the function."""
+        self._function(result, transcripts)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class JsonlLogger:
+    """A row per generation in a file of JSON lines; a `Logger`.
+
+    A row has the generation, the best agent, the champion, who was born, and the `aggregates`; what
+    is not known is null. In a file that exists, rows of earlier generations are kept: a run that
+    was killed and resumed has each generation once.
+
+    Args:
+        path: The file; its folder is made if need be. A link is not followed: logging to one
+            raises OSError.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._begun = False
+
+    def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
+        """Append a row."""
+        del transcripts
+        if not self._begun:
+            self._keep_before(result.generation)
+            self._begun = True
+        row = {
+            "generation": result.generation,
+            "best": result.best,
+            "champion": result.champion or None,
+            "born": [i.name for i in result.individuals if i.generation == result.generation],
+            **aggregates(result),
+        }
+        with open_growing(self._path) as file:
+            file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _keep_before(self, generation: int) -> None:
+        """Leave in the file what is whole and of earlier generations."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_links(self._path)
+        open_growing(self._path).close()  # a pipe, say, would be read for ever
+        kept = [
+            line
+            for line in self._path.read_text(encoding="utf-8").splitlines()
+            if (row := _row(line)) is not None and row["generation"] < generation
+        ]
+        write_whole(self._path, "".join(f"{line}\n" for line in kept))
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A row of a `JsonlLogger`; None if the line was cut off."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("generation"), int) else None
+
+
+class ConsoleLogger:
+    """Prints a line per generation, as `populora evolve` does; a `Logger`.
+
+    Args:
+        console: Where to; by default standard output.
+        generations: In total, for the line; 0 if it is open.
+    """
+
+    def __init__(self, console: "Console | None" = None, generations: int = 0) -> None:
+        from evolution.terminal import PlainConsole
+
+        self._console = console or PlainConsole()
+        self._of = f"/{generations}" if generations else ""
+
+    def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
+        """Print the line; ``?`` is what is not known."""
+        del transcripts
+        found = aggregates(result)
+
+        def shown(name: str, form: str) -> str:
+            value = found[name]
+            width = int(form[0])
+            return "?".rjust(width) if value is None else f"{value:{form}}"
+
+        self._console.print(
+            f"generation {result.generation + 1:3d}{self._of}  "
+            f"return {shown('returns/mean', '5.2f')} (best {shown('returns/max', '5.2f')})  "
+            f"accuracy {shown('accuracy/mean', '4.2f')}  "
+            f"{diversity_words(result.scores)}  {result.seconds:4.1f} s",
+            soft_wrap=True,
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""

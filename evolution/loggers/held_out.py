@@ -1,0 +1,80 @@
+"""Accuracy on held-out problems while a run goes on."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from agents.measuring.evaluate import evaluate
+from agents.population import BASE, LoraPopulation
+from evolution.runs.checkpoint import RunFolder
+from evolution.runs.files import CURVE_FILE
+from populora_env.grading import Grader
+from populora_env.records import Problem, Transcript
+
+if TYPE_CHECKING:
+    from evolution.results import GenerationResult
+
+
+class HeldOutLogger:
+    """Measures all agents, greedily, every few generations; a `Logger`.
+
+    Writes a row per agent and measured generation to `CURVE_FILE`; the first time, also one for
+    the bare base. Nothing that is measured has an influence on the run.
+
+    Args:
+        folder: The run's.
+        population: Whom to measure.
+        problems: What on, each with a known answer; never trained on.
+        every: Generations from one measurement to the next, at least 1.
+        max_new_tokens: Length limit of a reply.
+        grader: Used and left open.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        population: LoraPopulation,
+        problems: Sequence[Problem],
+        every: int,
+        max_new_tokens: int,
+        grader: Grader,
+    ) -> None:
+        self._folder, self._population, self._problems = folder, population, tuple(problems)
+        self._every, self._max_new_tokens, self._grader = every, max_new_tokens, grader
+
+    def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
+        """Measure, if it is time to."""
+        del transcripts
+        if (result.generation + 1) % self._every:
+            return
+        # A run that was killed and resumed measures its last generations again.
+        rows = [row for row in self._rows() if row["generation"] < result.generation]
+        first = not any(row["agent"] == BASE for row in rows)
+        measured = evaluate(
+            self._population.greedy(),
+            self._problems,
+            agents=((BASE,) if first else ()) + self._population.agents,
+            grader=self._grader,
+            max_new_tokens=self._max_new_tokens,
+        )
+        self._population.forget()
+        rows += [
+            {
+                "generation": result.generation,
+                "agent": agent,
+                "accuracy": score.accuracy,
+                "standard_error": score.standard_error,
+                "problems": len(self._problems),
+            }
+            for agent, score in measured.scores.items()
+        ]
+        self._folder.write(CURVE_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _rows(self) -> list[dict[str, Any]]:
+        file = self._folder.path / CURVE_FILE
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]

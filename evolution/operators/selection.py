@@ -1,0 +1,199 @@
+"""Selection: who stays, who breeds, who moves to another island.
+
+Individuals are ranked by merit: their fitness, unless the selection has another. Ties are broken by
+fitness and then by slot, so selection is reproducible. Merit that is not finite ranks below every
+other and never breeds while another exists. Merit may be negative: nothing but differences counts.
+
+A selection is a function from the merits of all who may breed, from best to worst, to the chance of
+each to be a parent; `draw` does the rest. To add one, see `evolution.registry`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evolution.errors import OperatorError
+from evolution.registry import Operators, Use
+
+Selection = Callable[..., np.ndarray]
+SELECTIONS = Operators[Selection]("selection")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What is known of the individuals of a population.
+
+    Attributes:
+        fitness: ``[N]``.
+        mu: Means of their ratings ``[N]``.
+        sigma: Standard deviations of their ratings ``[N]``.
+    """
+
+    fitness: np.ndarray
+    mu: np.ndarray
+    sigma: np.ndarray
+
+    @classmethod
+    def of(cls, fitness: np.ndarray) -> "Candidates":
+        """Candidates without ratings."""
+        return cls(fitness, np.zeros(len(fitness)), np.ones(len(fitness)))
+
+
+def ranking(merit: np.ndarray, fitness: np.ndarray | None = None) -> np.ndarray:
+    """Slots from best to worst, ``[N]``; values that are not finite come last.
+
+    Args:
+        merit: ``[N]``.
+        fitness: Decides between equal merits ``[N]``.
+    """
+    keys = [merit if fitness is None else fitness, merit]
+    return np.lexsort([-np.where(np.isfinite(key), key, -np.inf) for key in keys])
+
+
+@SELECTIONS.add("tournament", size=(1, 1_000_000))
+def tournament(merit: np.ndarray, *, size: int = 3) -> np.ndarray:
+    """The best of a random group of this size.
+
+    Returns:
+        Chances ``[n]``: of all groups, the share in which each one is the best.
+    """
+    n = len(merit)
+    size = min(size, n)
+    return np.array([math.comb(n - 1 - i, size - 1) / math.comb(n, size) for i in range(n)])
+
+
+@SELECTIONS.add("truncation", share=(0, 1))
+def truncation(merit: np.ndarray, *, share: float = 0.5) -> np.ndarray:
+    """Any of the best share, rounded up, with equal chance."""
+    count = max(math.ceil(share * len(merit)), 1)
+    return np.where(np.arange(len(merit)) < count, 1 / count, 0.0)
+
+
+@SELECTIONS.add("roulette", floor=(0, 1_000_000))
+def roulette(merit: np.ndarray, *, floor: float = 0.1) -> np.ndarray:
+    """Chances in proportion to the lead over the worst, plus ``floor`` times the best's lead."""
+    lead = merit - merit[-1]
+    if lead[0] <= 0:
+        return np.full(len(merit), 1 / len(merit))
+    chances = lead / lead[0] + floor
+    return chances / chances.sum()
+
+
+@SELECTIONS.add("rank", pressure=(1, 2))
+def rank(merit: np.ndarray, *, pressure: float = 1.8) -> np.ndarray:
+    """Chances that fall linearly with the rank (Baker, 1985).
+
+    The best has ``pressure`` times the mean chance, the worst ``2 - pressure`` times.
+    """
+    if len(merit) == 1:
+        return np.ones(1)
+    return np.linspace(pressure, 2 - pressure, len(merit)) / len(merit)
+
+
+@SELECTIONS.add("lower_bound", c=(0, 100), share=(0, 1))
+def lower_bound(merit: np.ndarray, *, c: float = 3.0, share: float = 0.5) -> np.ndarray:
+    """Any of the best share by rating, taken at its lower bound ``mu - c * sigma``.
+
+    Who is replaced goes by the same bound: a rating that is merely unsure is not a good one.
+    """
+    del c  # in `_rating_bound`, which merit is by
+    return truncation(merit, share=share)
+
+
+def _rating_bound(candidates: Candidates, *, c: float = 3.0, share: float = 0.5) -> np.ndarray:
+    del share
+    return candidates.mu - c * candidates.sigma
+
+
+MERITS: dict[str, Callable[..., np.ndarray]] = {"lower_bound": _rating_bound}
+"""What selections rank by where it is not fitness: functions of candidates and parameters."""
+
+
+def merits(use: Use[Selection], candidates: Candidates) -> np.ndarray:
+    """What a selection ranks individuals by, ``[N]``."""
+    if use.name not in MERITS:
+        return candidates.fitness
+    return MERITS[use.name](candidates, **use.parameters)
+
+
+def draw(
+    use: Use[Selection],
+    merit: np.ndarray,
+    fitness: np.ndarray,
+    members: np.ndarray,
+    parents: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw the parents of one child, one after the other.
+
+    Args:
+        use: The selection.
+        merit: ``[N]``, as `merits` returns it.
+        fitness: Decides between equal merits ``[N]``.
+        members: Slots that may breed.
+        parents: How many to draw.
+        rng: Source of the draws.
+
+    Returns:
+        Slots ``[parents]``, from best to worst; all different, unless fewer than that have a
+        finite merit: then these are repeated.
+    """
+    best_first = members[ranking(merit[members], fitness[members])]
+    known = best_first[np.isfinite(merit[best_first])]
+    if len(known):
+        best_first, values = known, merit[known]
+    else:
+        values = np.zeros(len(best_first))
+    chances = np.asarray(use.function(values, **use.parameters), dtype=float)
+    if chances.shape != values.shape or not (np.isfinite(chances) & (chances >= 0)).all():
+        raise OperatorError(
+            f"selection: {use.name} returned {chances!r}, expected a chance >= 0 for each of "
+            f"{len(values)} merits"
+        )
+    left = list(range(len(best_first)))
+    places: list[int] = []
+    for _ in range(min(parents, len(left))):
+        share = chances[left]
+        place = rng.choice(left, p=share / share.sum()) if share.sum() > 0 else left[0]
+        places.append(int(place))
+        left.remove(int(place))
+    return best_first[np.resize(sorted(places), parents)]
+
+
+@dataclass(frozen=True, slots=True)
+class Turnover:
+    """Whose slots are given to others.
+
+    Attributes:
+        children: Slots that children take, and the slots their parents are drawn from.
+        migrants: Slots that migrants take, and the slots they are copied from.
+    """
+
+    children: Mapping[int, np.ndarray]
+    migrants: Mapping[int, int]
+
+
+def turnover(order: np.ndarray, islands: int, offspring: int, migrants: int) -> Turnover:
+    """Who is replaced, island by island.
+
+    The worst of each island make room for copies of the best of the island before it, in a ring;
+    the worst after them for children of the island's own. With one island nobody migrates.
+
+    Args:
+        order: All slots from best to worst ``[N]``.
+        islands: Islands; their slots follow each other, as many in each as can be.
+        offspring: Children of each island.
+        migrants: Individuals that each island sends to the next.
+    """
+    homes = np.array_split(np.arange(len(order)), islands)
+    ranked = [order[np.isin(order, home)] for home in homes]
+    moving = migrants if islands > 1 else 0
+    children: dict[int, np.ndarray] = {}
+    arrivals: dict[int, int] = {}
+    for island, (home, best_first) in enumerate(zip(homes, ranked, strict=True)):
+        worst_first = best_first[::-1].tolist()
+        arrivals.update(zip(worst_first[:moving], ranked[island - 1].tolist(), strict=False))
+        children.update(dict.fromkeys(worst_first[moving : moving + offspring], home))
+    return Turnover(children, arrivals)

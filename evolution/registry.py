@@ -1,0 +1,178 @@
+"""Operators by name: selections, crossovers and mutations, and how settings call for them.
+
+A setting names an operator, with parameters in brackets if they are not to be the default ones:
+``dare(drop=0.5)``. Several mutations are joined by ``+``, each with the chance that a child
+undergoes it in front: ``gaussian+0.3*dropout(rate=0.2)``.
+
+An operator is a function; its keyword-only arguments are its parameters. Naming it adds it, before
+or after the built-in ones are used, and from then on settings and the command line know it:
+
+    from evolution.operators.crossover import CROSSOVERS, mix
+
+    @CROSSOVERS.add("mostly_fitter", share=(0.5, 1.0))
+    def mostly_fitter(lora, mating, *, share: float = 0.9):
+        rest = (1 - share) / (mating.parents.shape[1] - 1)
+        return mix(lora, mating, np.where(np.arange(mating.parents.shape[1]) == 0, share, rest))
+
+    EvolutionConfig(crossover="mostly_fitter(share=0.8)")
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from evolution.errors import OperatorError
+from populora_env.problems import ProblemSpecError
+from populora_env.problems.sources.spec import parse_mixture
+from populora_env.spelling import did_you_mean
+
+F = TypeVar("F", bound=Callable[..., Any])
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Use(Generic[F]):
+    """An operator as a setting calls for it.
+
+    Attributes:
+        name: Its name.
+        function: What it does.
+        parameters: Those that were given; the others have their defaults.
+        chance: Chance that it is applied, for mutations; weight of a measure of diversity.
+    """
+
+    name: str
+    function: F
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    chance: float = 1.0
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"{self.name}({listed})" if listed else self.name
+
+
+class Operators(Generic[F]):
+    """Operators of one kind, by name.
+
+    Args:
+        kind: What they are, as messages call them.
+        factor: What the number in front of a name is.
+        most: Greatest number allowed there.
+    """
+
+    def __init__(self, kind: str, factor: str = "chance", most: float = 1.0) -> None:
+        self.kind, self._factor, self._most = kind, factor, most
+        self._known: dict[str, tuple[F, dict[str, Range]]] = {}
+
+    def add(self, name: str, **ranges: Range) -> Callable[[F], F]:
+        """Decorate a function to give it a name.
+
+        Args:
+            name: A Python identifier that no other operator of the kind has.
+            ranges: Least and greatest value of parameters, both allowed.
+
+        Raises:
+            OperatorError: If the name is taken or cannot be one.
+        """
+        if not name.isidentifier():
+            raise OperatorError(f"{self.kind}: name {name!r} must be an identifier, such as my_own")
+        if name in self._known:
+            raise OperatorError(f"{self.kind}: {name!r} exists already; choose another name")
+
+        def keep(function: F) -> F:
+            self._known[name] = (function, ranges)
+            return function
+
+        return keep
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __getitem__(self, name: str) -> F:
+        """The function of that name."""
+        return self._known[name][0]
+
+    def read(self, text: str) -> Use[F]:
+        """Read a setting that names one operator.
+
+        Raises:
+            OperatorError: If it cannot be read, or names what does not exist.
+        """
+        uses = self.read_several(text)
+        if len(uses) != 1 or uses[0].chance != 1:
+            raise OperatorError(f"{self.kind}: got {text!r}, expected one of {', '.join(self)}")
+        return uses[0]
+
+    def read_one(self, text: str) -> Use[F] | None:
+        """Read a setting that names one operator, or none of them by ``none``.
+
+        Raises:
+            OperatorError: If it cannot be read, or names what does not exist.
+        """
+        return None if text == "none" else self.read(text)
+
+    def read_several(self, text: str) -> list[Use[F]]:
+        """Read a setting that names operators joined by ``+``; ``none`` names nothing.
+
+        Raises:
+            OperatorError: If it cannot be read, or names what does not exist.
+        """
+        if text == "none":
+            return []
+        try:
+            parts = parse_mixture(text)
+        except ProblemSpecError:
+            raise OperatorError(
+                f"{self.kind}: got {text!r}, expected NAME or NAME(parameter=value), the name one "
+                f"of {', '.join(self)}"
+            ) from None
+        return [self._use(part.name, part.parameters, part.weight) for part in parts]
+
+    def _use(self, name: str, parameters: dict[str, Any], chance: float) -> Use[F]:
+        if name not in self._known:
+            raise OperatorError(
+                f"{self.kind}: got {name!r}, expected one of {', '.join(self)}"
+                f"{did_you_mean(name, self)}"
+            )
+        if chance > self._most:
+            raise OperatorError(
+                f"{self.kind}: {self._factor} of {name}: got {chance:g}, expected at most "
+                f"{self._most:g}"
+            )
+        function, ranges = self._known[name]
+        known = {
+            entry.name: entry.default
+            for entry in inspect.signature(function).parameters.values()
+            if entry.kind is entry.KEYWORD_ONLY
+        }
+        for parameter, value in parameters.items():
+            where = f"{self.kind}: {name}: {parameter}"
+            if parameter not in known:
+                expected = ", ".join(known) or "no parameter"
+                raise OperatorError(
+                    f"{where} is unknown, expected {expected}{did_you_mean(parameter, known)}"
+                )
+            _check(where, value, known[parameter], ranges.get(parameter))
+        return Use(name, function, parameters, chance)
+
+
+def _check(where: str, value: Any, default: Any, limits: Range | None) -> None:
+    """Check a parameter's type against its default's, and its range."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        if type(value) is not type(default):
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            raise OperatorError(f"{where}: got {value!r}, expected {kind}")
+    elif isinstance(default, int) and not isinstance(value, int):
+        raise OperatorError(f"{where}: got {value!r}, expected an integer")
+    elif isinstance(default, float) and not (
+        isinstance(value, int | float) and math.isfinite(value)
+    ):
+        raise OperatorError(f"{where}: got {value!r}, expected a finite number")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise OperatorError(f"{where}: got {value!r}, expected a text")
+        return
+    if limits is not None and not limits[0] <= value <= limits[1]:
+        raise OperatorError(f"{where}: got {value!r}, expected {limits[0]:g} to {limits[1]:g}")

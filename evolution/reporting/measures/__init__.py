@@ -1,0 +1,1 @@
+"""What a report measures of a run; no picture and no page."""

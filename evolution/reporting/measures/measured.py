@@ -1,0 +1,222 @@
+"""What was measured beside the evolution: held-out problems, and tasks outside the training.
+
+Read from what ``populora evolve`` (`summary.json`, `held_out.jsonl`, `held_out_curve.jsonl`) and
+``populora bench --run`` (`bench/generation_0007/results.json`) write.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.measuring.statistics import Estimate
+from evolution.reporting.measures.data import (
+    UNREADABLE,
+    RunData,
+    Series,
+    damage,
+    read_json,
+    read_rows,
+)
+from evolution.runs.files import CURVE_FILE
+
+BASE = "base"  # as `agents.population.BASE`, which needs torch
+_BENCH = re.compile(r"generation_(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Accuracy on held-out problems at the end of a run, greedy.
+
+    Attributes:
+        after: Number of generations after which it was measured; None if not recorded.
+        problems: How many problems.
+        best_agent: Agent of highest standing at that time; None if not recorded.
+        base: Of the bare base.
+        best: Of that agent.
+        gain: Best less base; paired by problem where the replies are kept.
+        paired: Whether it is.
+        agents: Agent to its accuracy; empty if the replies were not kept.
+        vote: Accuracy of the majority; None if not recorded.
+    """
+
+    after: int | None
+    problems: int
+    best_agent: str | None
+    base: Estimate
+    best: Estimate
+    gain: Estimate
+    paired: bool
+    agents: Mapping[str, Estimate]
+    vote: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutCurve:
+    """Held-out accuracy while a run went on, greedy.
+
+    Attributes:
+        problems: How many problems.
+        base: Of the bare base.
+        values: Of each agent, [G, N], at the run's generations; NaN where not measured.
+    """
+
+    problems: int
+    base: float | None
+    values: Series
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    """What a run changed on a task: mean of the population less the base, paired by problem."""
+
+    task: str
+    outside: bool
+    problems: int
+    base: float
+    mean: float
+    change: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A benchmark of a run: after which generation, and what changed on each task."""
+
+    generation: int
+    changes: tuple[TaskChange, ...]
+
+
+def read_held_out(run: RunData) -> HeldOut | None:
+    """Return the held-out accuracy at the end; None if it was not measured.
+
+    Raises:
+        UsageError: If a file is damaged.
+    """
+    file = run.path / "summary.json"
+    if not file.exists():
+        return None
+    summary = read_json(file)
+    try:
+        found = summary.get("held_out")
+        if not found:
+            return None
+        problems = _count(found["problems"])
+        base = _binomial(_number(found["base"]), problems)
+        best = _binomial(_number(found["best"]), problems)
+        after = summary.get("generations")
+        after = None if after is None else _count(after, least=0)
+        vote = None if found.get("vote") is None else _number(found["vote"])
+    except UNREADABLE as error:
+        raise damage(file, error) from error
+    place = run.generations.index(after - 1) if after and after - 1 in run.generations else None
+    best_agent = None if place is None else run.best[place]
+    agents: dict[str, Estimate] = {}
+    apart = math.hypot(base.standard_error, best.standard_error)
+    gain, paired = Estimate(best.value - base.value, apart), False
+    marks = _marks(run.path / "held_out.jsonl", problems)
+    if marks:
+        agents = {name: Estimate.of(own.tolist()) for name, own in marks.items() if name != BASE}
+        if BASE in marks and best_agent in marks:
+            gain = Estimate.of((marks[best_agent] - marks[BASE]).tolist())
+            paired = True
+    return HeldOut(after, problems, best_agent, base, best, gain, paired, agents, vote)
+
+
+def _binomial(accuracy: float, problems: int) -> Estimate:
+    return Estimate(accuracy, math.sqrt(max(accuracy * (1 - accuracy), 0.0) / max(problems - 1, 1)))
+
+
+def _marks(file: Path, problems: int) -> dict[str, Series]:
+    """Return who is right where, [problems] for each; empty if replies are not all there."""
+    found: dict[str, list[float]] = {}
+    for row in read_rows(file, ("agent", "correct")):
+        if not isinstance(row["correct"], bool | None):
+            raise damage(file, f"correct: expected true or false, got {repr(row['correct'])[:60]}")
+        found.setdefault(row["agent"], []).append(float(row["correct"] is True))
+    if any(len(own) != problems for own in found.values()):
+        return {}
+    return {name: np.array(own) for name, own in found.items()}
+
+
+def read_curve(run: RunData) -> HeldOutCurve | None:
+    """Return the held-out accuracy while the run went on; None if it was not recorded.
+
+    Raises:
+        UsageError: If the file is damaged.
+    """
+    file = run.path / CURVE_FILE
+    values = np.full((len(run.generations), len(run.agents)), np.nan)
+    base, problems = None, 0
+    for row in read_rows(file, ("generation", "agent", "accuracy", "problems")):
+        try:
+            problems, accuracy = _count(row["problems"]), _number(row["accuracy"])
+        except ValueError as error:
+            raise damage(file, error) from error
+        if row["agent"] == BASE:
+            base = accuracy
+        elif row["generation"] in run.generations and row["agent"] in run.agents:
+            place = run.generations.index(row["generation"])
+            values[place, run.agents.index(row["agent"])] = accuracy
+    return HeldOutCurve(problems, base, values) if np.isfinite(values).any() else None
+
+
+def read_bench(run: RunData) -> Bench | None:
+    """Return the run's latest benchmark against the base; None if there is none.
+
+    One with tasks outside the training is preferred to a later one without.
+
+    Raises:
+        UsageError: If a file is damaged.
+    """
+    found: list[Bench] = []
+    for file in (run.path / "bench").glob("*/results.json"):
+        match = _BENCH.fullmatch(file.parent.name)
+        if match:
+            found.append(Bench(int(match[1]), _changes(file, read_json(file))))
+    found = [bench for bench in found if bench.changes]
+    return max(
+        found,
+        key=lambda bench: (any(c.outside for c in bench.changes), bench.generation),
+        default=None,
+    )
+
+
+def _changes(file: Path, data: Any) -> tuple[TaskChange, ...]:
+    try:
+        return tuple(
+            TaskChange(
+                task=str(result["task"]),
+                outside=bool(result["outside"]),
+                problems=_count(result["problems"]),
+                base=_number(change["base"]),
+                mean=_number(change["mean"]),
+                change=Estimate(
+                    _number(change["change"], least=-1.0), _number(change["standard_error"])
+                ),
+            )
+            for result in data["results"]
+            if (change := result.get("change")) is not None
+        )
+    except UNREADABLE as error:
+        raise damage(file, error) from error
+
+
+def _number(value: object, least: float = 0.0) -> float:
+    """Return a stored accuracy, difference or error.
+
+    Raises:
+        ValueError: If it is none, or outside of ``least`` to 1.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1:
+        return float(value)
+    raise ValueError(f"expected a number from {least:g} to 1, got {repr(value)[:60]}")
+
+
+def _count(value: object, least: int = 1) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < 10**9:
+        return value
+    raise ValueError(f"expected a count of at least {least}, got {repr(value)[:60]}")

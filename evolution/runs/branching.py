@@ -1,0 +1,133 @@
+"""Runs that start from a saved generation of another one."""
+
+import json
+import os
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from agents.plain_files import remove
+from evolution.runs.changes import CHANGES_FILE, read_changes
+from evolution.runs.files import CURVE_FILE
+from evolution.runs.integrity import check_generation, check_written, write_checksums
+from evolution.errors import CheckpointError, DamageError
+from evolution.runs.files import GROWING, file_digest, folder_of, saved_generations, sync_folder, writing
+
+_COPIED = ("run.toml", CHANGES_FILE, CURVE_FILE)  # as far as they are older than the branch
+
+
+def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
+    """Start a new run from a saved generation, with its history up to there.
+
+    `EvolutionManager.resume` goes on from it. Where it comes from is recorded in ``run.toml``,
+    under ``origin``. The folder appears once it is whole; the original is only read.
+
+    Args:
+        origin: Run folder.
+        generation: Number of a generation that it has on disk.
+        folder: Of the new run; must not exist, or be empty.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        CheckpointError: If the generation is not there or damaged, or the folder is in use or
+            cannot be written.
+    """
+    origin, folder = Path(origin), Path(folder)
+    numbers = saved_generations(origin)
+    if generation not in numbers:
+        said = ", ".join(map(str, numbers)) or "none"
+        raise CheckpointError(
+            f"branch: {origin} has no generation {generation} on disk; expected one of: {said} "
+            "(keep_every and keep_generations say which stay)"
+        )
+    try:
+        check_written(origin, _COPIED)
+        state = check_generation(origin, generation)
+    except DamageError as error:
+        way = error.remedy or "restore it, or branch from another generation"
+        raise CheckpointError(f"branch: {error}; {way}") from error
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"out: {folder} is in use; choose a folder that does not exist yet")
+    settings = _settings(origin, generation, folder)
+    changes = [c.to_dict() for c in read_changes(origin) if c.generation <= generation]
+    with writing(folder, f"generation {generation} could not be copied"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = folder.with_name(f".{folder.name}.tmp")
+        remove(work)
+        try:
+            shutil.copytree(folder_of(origin, generation), folder_of(work, generation))
+            for name in GROWING:
+                if name in state["lengths"]:
+                    _copy_start(origin / name, work / name, state["lengths"][name])
+            if settings:
+                (work / "run.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
+            _write_rows(work / CHANGES_FILE, changes)
+            _write_rows(work / CURVE_FILE, _curve(origin, generation))
+            there = [name for name in _COPIED if (work / name).exists()]
+            write_checksums(work, {name: [file_digest(work / name)] for name in there})
+            for file in sorted(work.rglob("*")):
+                sync_folder(file)
+            work.rename(folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+    return folder
+
+
+def split_branch(text: str) -> tuple[Path, int]:
+    """Read ``RUN@GENERATION``.
+
+    Raises:
+        CheckpointError: If it is something else; the message lists the generations on disk.
+    """
+    run, _, number = text.rpartition("@")
+    if run and number.isdecimal():
+        return Path(run), int(number)
+    numbers = saved_generations(Path(text))
+    said = f"; {text} has on disk: {', '.join(map(str, numbers))}" if numbers else ""
+    raise CheckpointError(f"branch: got {text!r}, expected RUN@GENERATION{said}")
+
+
+def _settings(origin: Path, generation: int, folder: Path) -> dict[str, Any]:
+    """The ``run.toml`` of a branch; empty where the original, made in Python, has none."""
+    file = origin / "run.toml"
+    if not file.exists():
+        return {}
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = {**data["config"], "out": str(folder)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"branch: {file} is damaged ({error})") from error
+    source = {"run": str(origin.resolve()), "generation": generation}
+    if "origin" in data:
+        source["origin"] = data["origin"]
+    return {**data, "config": config, "origin": source}
+
+
+def _copy_start(source: Path, target: Path, length: int) -> None:
+    """Copy a file up to a length in bytes."""
+    with source.open("rb") as old, target.open("wb") as new:
+        shutil.copyfileobj(old, new)
+        new.truncate(length)
+        new.flush()
+        os.fsync(new.fileno())
+
+
+def _curve(origin: Path, generation: int) -> list[dict[str, Any]]:
+    """Rows of the held-out curve up to a generation."""
+    file = origin / CURVE_FILE
+    if not file.exists():
+        return []
+    rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
+    return [row for row in rows if row["generation"] <= generation]
+
+
+def _write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

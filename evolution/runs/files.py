@@ -1,0 +1,156 @@
+"""The files of a run: where generations are, how files are read, hashed and written.
+
+What a generation holds is written and read in `evolution.runs.checkpoint`; whether a run is whole is
+checked in `evolution.runs.integrity`. Neither this nor that needs a model.
+"""
+
+from evolution.errors import CheckpointError, DamageError
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from safetensors import SafetensorError
+
+from agents.plain_files import remove
+
+FORMAT = 5
+OLDEST = 4  # the oldest format that a run can go on from: without digests of growing files
+GROWING = ("history.jsonl", "transcripts.jsonl")
+CURVE_FILE = "held_out_curve.jsonl"
+"""Accuracy on held-out problems, by generation and agent."""
+
+_NAME = re.compile(r"generation_(\d+)")
+_CHUNK = 1 << 20
+_GONE = os.strerror(errno.ENOENT)
+
+
+def saved_generations(path: Path) -> list[int]:
+    """Numbers of the generations in a run folder, ascending; none if there is no folder."""
+    if not path.is_dir():
+        return []
+    matches = (_NAME.fullmatch(entry.name) for entry in path.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def folder_of(path: Path, generation: int) -> Path:
+    """Where a run folder keeps a generation."""
+    return path / f"generation_{generation:04d}"
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a run.
+
+    Raises:
+        DamageError: If the file is not there, or holds anything else.
+    """
+    try:
+        _check_regular(file)
+        data: Any = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DamageError(f"{file} is damaged ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"{file} is damaged ({error})") from error
+    if not isinstance(data, dict):
+        raise DamageError(f"{file} is damaged (expected a JSON object, got {type(data).__name__})")
+    return data
+
+
+@contextmanager
+def writing(path: Path, failed: str) -> Generator[None, None, None]:
+    """Say in one line that something could not be written, and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{path}: {failed} ({reason}); generations saved before are intact: make room or "
+            "make it writable, then resume"
+        ) from error
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder, which is seen under its name either whole or not at all."""
+    if folder.exists() or folder.is_symlink():
+        remove(aside := folder.with_name(f".{folder.name}.old.tmp"))
+        folder.rename(aside)
+        remove(aside)
+
+
+def size_of(path: Path) -> int | None:
+    """Length in bytes; None if there is no such file."""
+    return path.stat().st_size if path.exists() else None
+
+
+def digest_of(data: bytes) -> str:
+    """Digest (XXH3, 128 bits) of what a file holds, in hexadecimal."""
+    return xxhash.xxh3_128(data).hexdigest()
+
+
+def file_digest(path: Path, like: object = None) -> str:
+    """`digest_of` a file; SHA-256 where a digest ``like`` it is one, as in older runs.
+
+    Raises:
+        DamageError: If it cannot be read.
+    """
+    sha = isinstance(like, str) and len(like) == 64
+    return _digest(path, hashlib.sha256() if sha else xxhash.xxh3_128()).hexdigest()
+
+
+def prefix_digest(path: Path, length: int) -> str:
+    """`digest_of` the first bytes of a file.
+
+    Raises:
+        DamageError: If it cannot be read.
+    """
+    return hash_prefix(path, length).hexdigest()
+
+
+def hash_prefix(path: Path, length: int) -> xxhash.xxh3_128:
+    """The hasher that has read the first bytes of a file, to be updated with what follows.
+
+    Raises:
+        DamageError: If the file cannot be read.
+    """
+    return _digest(path, xxhash.xxh3_128(), length)
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse a pipe, which would wait for its other end, and what is no file at all."""
+    if not path.is_file():
+        raise OSError(0, "it is no regular file" if os.path.lexists(path) else _GONE)
+
+
+def _digest(path: Path, hasher: Any, length: int | None = None) -> Any:
+    """Update a hasher with a file, or its first bytes."""
+    try:
+        _check_regular(path)
+        with path.open("rb") as file:
+            left = size_of(path) or 0 if length is None else length
+            while left and (data := file.read(min(left, _CHUNK))):
+                hasher.update(data)
+                left -= len(data)
+    except OSError as error:
+        raise DamageError(f"{path} is damaged ({error.strerror})") from error
+    return hasher
+
+
+def sync(path: Path) -> None:
+    """Flush a file to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""The inside of an episode: pairing, labels, rewards, settlement, how it is shown."""

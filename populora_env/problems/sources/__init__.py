@@ -1,0 +1,1 @@
+"""What a source of problems is, and the language of its specs."""

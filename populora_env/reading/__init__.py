@@ -1,0 +1,1 @@
+"""What replies say: answers and judgements, from whatever surrounds them."""

@@ -1,0 +1,270 @@
+"""Which number a sentence states.
+
+`numerals` reads a text that is one number; here one number is found in a sentence that says more:
+``x = 18``, ``18 - 3 = 15``, ``18 (16 + 2)``, ``$18 every day``. A sentence that offers several
+different numbers, such as ``12 or 13`` or ``1, 2, 3, 4``, states none of them, and neither does a
+sum left undone. Texts longer than `numerals.WINDOW` are cut. Which sentence of a reply is looked
+at is decided in `replies`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+from populora_env.reading.numerals import (
+    NUMBER_IN_TEXT,
+    NUMBER_PATTERN,
+    SCALE_WORDS,
+    WINDOW,
+    is_undone_division,
+    last_number,
+    parse_number,
+    plain_text,
+    scaled_letters,
+)
+from populora_env.reading.units import one_quantity, units_agree
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a sentence states.
+
+    Attributes:
+        number: The number as written, or None.
+        exact: Whether the number, with its unit or as the last side of an equation, is all.
+        several: Whether several different numbers are offered.
+        undone: Whether it is a sum, product or division that was not worked out.
+    """
+
+    number: str | None
+    exact: bool = False
+    several: bool = False
+    undone: bool = False
+
+
+_NOTHING = Statement(None)
+_MARKS = " \"'*_`$.!?,;:()[]{}"
+_HEDGE = re.compile(
+    r"(?:(?:it|this|that|the|answer|result|value|is|are|could|can|may|might|would|be|either|both|"
+    r"maybe|perhaps|possibly|probably|between|from|around|about|approximately|[a-z] ?(?:=|\bin\b))"
+    r"[ :]*){0,8}",
+    re.IGNORECASE,
+)
+_UNIT = r"(?: ?%| ?(?:USD|EUR|GBP)\b|(?: (?!or\b|and\b|to\b)[A-Za-z]+){0,3}\.?)?"
+_MAYBE = (
+    r"(?:(?:or|and|maybe|perhaps|possibly|even|about|around|else|also|to|rather|it is|it's|no|"
+    r"wait|hmm|actually|sorry|i mean|better|instead|correction|scratch that)\b[,.:]? ?"
+    r"|[a-z] ?= ?)*"
+)
+_GAP = re.compile(
+    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]* ?"
+    rf"(?:(?:[,;|&?/\u2014]|\.{{2,3}}|\\(?:cup|lor|vee)\b) ?{_MAYBE}|"
+    rf"\b(?:or|and/or|and|to|vs\.?|versus)(?!\w) ?{_MAYBE})"
+    r"[\"'*_`({$]*",
+    re.IGNORECASE,
+)
+_OR_GAP = re.compile(
+    rf"[\"'*_`)}}$]*({_UNIT})[\"'*_`)}}$]*,? ?[(\[]?"
+    rf"\b(?:or|and/or|vs\.?|versus|maybe|perhaps|possibly)(?!\w),? ?{_MAYBE}[\"'*_`({{$]*",
+    re.IGNORECASE,
+)
+_ASKED_ASIDE = re.compile(
+    rf"[0-9][^()?]{{0,40}}\( ?{_MAYBE}[$]?-?{NUMBER_PATTERN}{_UNIT} ?\?", re.I
+)
+_TAIL = re.compile(rf"{_UNIT}[{re.escape(_MARKS)}]*", re.IGNORECASE)
+_TAIL_UNIT = re.compile(rf"({_UNIT})", re.IGNORECASE)
+_OPERATOR = r"(?:[-+*/^\u00d7\u00f7]|\\times|\\cdot|\\div|\bx\b)"
+_UNDONE = re.compile(
+    rf"[\s(]*[-+]?[$€£¥]?[0-9][0-9.,%]*(?:[\s)]*{_OPERATOR}[\s(]*[$€£¥]?[0-9][0-9.,%]*)+[\s).]*"
+)
+# What may not follow a number that is the answer: it goes on as an expression.
+_GOES_ON = re.compile(
+    r" ?(?:[*^=≈/+\u00d7\u00f7-](?! ?[A-Za-z])|\\times|\\cdot|\\div|\\pm|x ?[$0-9])|[(:]"
+    r"|(?: [A-Za-z]+){1,4} ?[-+*/=\u00d7\u00f7] ?[$0-9(]"
+)
+_CLAUSE = re.compile(r"[,;(]|\. |\b(?:because|since|as|so|which|where)\b", re.IGNORECASE)
+_CLOCK = re.compile(r"(?<![0-9:])([0-9]{1,2}):00(?![0-9:])")
+_OTHER_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9])")
+_EQUALS = re.compile(r"[=≈\u2192]|->|\\approx|\\Rightarrow")
+
+
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy "
+    "eighty ninety"
+)
+_NUMBER_WORDS: dict[str, int] = dict(
+    zip(_WORDS.split(), [*range(20), *range(20, 100, 10)], strict=True)
+)
+_OR_WORD = re.compile(
+    rf"({NUMBER_PATTERN})[ ,(]+(?:or|vs\.?) (?:maybe |perhaps |possibly )?"
+    rf"({'|'.join(_NUMBER_WORDS)})\b"
+    r"(?! (?:more|less))",
+    re.IGNORECASE,
+)
+# One quantity in two units: neither number is the answer.
+_TWO_UNITS = re.compile(
+    r"[0-9] ?(?:(?:feet|foot|ft\.?|')(?:,? and)?,? ?[0-9./ ]+ ?(?:inch(?:es)?|in\b|\"|'')"
+    r"|(?:hours?|hrs?|h)(?![A-Za-z])(?:,? and)?,? ?[0-9]+ ?(?:min|m\b)"
+    r"|(?:minutes?|mins?|m)(?![A-Za-z])(?:,? and)?,? ?[0-9]+ ?(?:s\b|sec)"
+    r"|(?:\u00b0|degrees?\b|deg\b|\^ ?\{? ?\\circ ?\}?) ?(?:and )?[0-9]+ ?(?:'|\u2032|min)"
+    r"|[A-Za-z]+ and (?:a|one) (?:half|third|quarter)\b"
+    r"|(?:pounds?|lbs?)\b\.?(?:,? and)?,? ?[0-9]+ ?(?:oz|ounces?)\b"
+    r"|(?:days?)\b(?:,? and)?,? ?[0-9]+ ?(?:h\b|hours?|hrs?)"
+    r"|(?:weeks?)\b(?:,? and)?,? ?[0-9]+ ?days?"
+    r"|(?:years?)\b(?:,? and)?,? ?[0-9]+ ?(?:months?|days?)"
+    r"|(?:dollars?)\b(?:,? and)?,? ?[0-9]+ ?cents?"
+    r"|(?:gallons?)\b(?:,? and)?,? ?[0-9]+ ?(?:quarts?|pints?|cups?)"
+    r"|(?:meters?|metres?|m|km|kilometers?)\b(?:,? and)?,? ?[0-9]+ ?(?:cm|centim|m\b|meters?))",
+    re.IGNORECASE,
+)
+
+
+_MORE = r"(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below|over|under|up|beyond)"
+_LIMIT = (
+    r"(?:at (?:the )?(?:least|most)|(?:no |not )?(?:more|less|fewer|greater|larger|smaller|higher|"
+    r"lower) than|(?:strictly )?(?:over|under|above|below|exceeding)|up to|(?:a )?"
+    r"(?:minimum|maximum) of|[<>]=?|[\u2264\u2265\u2260]|!=|\\(?:l|g)eq?(?:slant)?(?![a-z])|"
+    r"\\neq?(?![a-z]))"
+)
+# "8 or more", "at least 8", "> 8", "8+", "8 \u00b1 1" and "8 \u2260 9" state no number.
+_LIMITED = re.compile(
+    rf"[{re.escape(_MARKS)}]*{_LIMIT} ?[$(]*-?{NUMBER_PATTERN}(?:{_TAIL.pattern})"
+    rf"|[{re.escape(_MARKS)}]*-?{NUMBER_PATTERN}{_UNIT}[\"'*_`)}}$]*,? ?"
+    rf"(?:\+[{re.escape(_MARKS)}]*|(?:or|and) (?:even )?{_MORE}(?:{_TAIL.pattern})"
+    rf"|at (?:least|most)[{re.escape(_MARKS)}]*"
+    r"|(?:\u00b1|\\pm(?![a-z])|\+ ?/ ?-|\u2260|!=|\\neq?(?![a-z])|(?:is )?not equal to).*)",
+    re.IGNORECASE,
+)
+
+
+def read_stated(text: str) -> Statement:
+    """Return what a stated answer such as ``x = 18 apples`` states.
+
+    Of an equation, the last side counts. Otherwise a number at the beginning counts unless an
+    expression goes on behind it, and failing that the last number.
+
+    Args:
+        text: What follows "the answer is", or stands in a box.
+    """
+    if parse_number(text) is not None:
+        return Statement(None, undone=True) if is_undone_division(text) else Statement(text, True)
+    if not any(char.isnumeric() for char in text):
+        return _NOTHING
+    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(text[:WINDOW])))
+    numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
+    if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
+        return Statement(None, several=True)
+    if _TWO_UNITS.search(cleaned) or _ASKED_ASIDE.match(cleaned) or _LIMITED.fullmatch(cleaned):
+        return Statement(None, several=True)
+    if _UNDONE.fullmatch(cleaned):
+        return Statement(None, undone=True)
+    first = numbers[0] if numbers else None
+    if first is not None and not cleaned[: first.start()].strip(_MARKS):
+        rest = cleaned[first.end() :]
+        clause = _CLAUSE.split(rest, maxsplit=1)[0]
+        if not _GOES_ON.match(rest) and not _EQUALS.search(clause):
+            begun = cleaned[: first.end() + len(clause)].strip("$ ")
+            # "2 million of them" is two million: the words that follow may scale the number.
+            scaled = re.match(rf"{re.escape(first[0])} (?:{SCALE_WORDS})\b", begun)
+            return Statement(scaled[0] if scaled else first[0])
+    sides = _EQUALS.split(cleaned)
+    if len(sides) > 1:
+        side = sides[-1].strip()
+        if parse_number(side) is not None:
+            return Statement(side, True)
+        found = NUMBER_IN_TEXT.search(side)
+        if found is not None and not side[: found.start()].strip(_MARKS):
+            return Statement(found[0])
+    return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)))
+
+
+def read_last(text: str) -> Statement:
+    """Return what the last sentence of a text without any stated answer is about.
+
+    Alternatives are several answers; of an equation that ends the sentence, the last side
+    counts; otherwise the last number.
+    """
+    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(text)))
+    numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
+    if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
+        return Statement(None, several=True)
+    side = _EQUALS.split(cleaned)[-1]
+    if side is not cleaned and not re.search(r"[,;]", side):
+        found = NUMBER_IN_TEXT.search(side)
+        if found is not None and not side[: found.start()].strip(_MARKS):
+            return Statement(last_number(side[: found.end()]) or found[0])
+    return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)) or last_number(cleaned))
+
+
+def _scaled(number: re.Match[str]) -> Fraction | None:
+    """Return the value of a number with the word behind it: 60 of ``5 dozen``."""
+    scale = re.match(rf" (?:{SCALE_WORDS})\b", number.string[number.end() :])
+    return parse_number(number[0] + (scale[0] if scale else ""))
+
+
+def _one_thing(values: list[Fraction | None], unit: str, other: str) -> bool:
+    """Return whether ``1800 cents or 18 dollars`` says one thing in two units."""
+    first, second = values
+    return (
+        first is not None
+        and second is not None
+        and one_quantity(first, unit, second, other) is True
+    )
+
+
+def _same_share(left: Fraction | None, right: Fraction | None, gap: str) -> bool:
+    """Return whether two numbers are one, as 20% and 0.2 are."""
+    if left is None or right is None or not gap.startswith("%"):
+        return False
+    return left == 100 * right
+
+
+def _or_a_word(text: str) -> bool:
+    """Return whether ``12 or thirteen`` is in the text; ``12 or twelve`` is one number."""
+    found = _OR_WORD.search(text)
+    return found is not None and parse_number(found[1]) != _NUMBER_WORDS[found[2].casefold()]
+
+
+def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
+    """Return whether the numbers are alternatives to each other.
+
+    Either the text is nothing but a list of them, or two neighbours that differ are joined by
+    "or"; ``1800 cents or 18 dollars`` says one thing in two units.
+    """
+    if _TWO_UNITS.search(text, numbers[0].start()) is not None and "=" not in text:
+        return True
+    values = [_scaled(number) for number in numbers]
+    listed = len(set(values)) > 1 and (
+        _HEDGE.fullmatch(text[: numbers[0].start()].strip(_MARKS)) is not None
+        and _TAIL.fullmatch(text[numbers[-1].end() :]) is not None
+    )
+    compound = _COMPOUND.search(text, numbers[0].start())
+    if compound is not None and "=" not in text:
+        known = one_quantity(Fraction(1), compound[1], Fraction(1), compound[2])
+        if known is not None and units_agree(compound[1], compound[2]) not in (None, 1):
+            return True
+    for index, (left, right) in enumerate(pairwise(numbers)):
+        gap = text[left.end() : right.start()]
+        joined = _OR_GAP.fullmatch(gap)
+        if joined is None:
+            listed = listed and (gap == " " or _GAP.fullmatch(gap) is not None)
+        elif _same_share(values[index], values[index + 1], gap):
+            listed = False
+        elif values[index] != values[index + 1]:
+            unit, after = _unit(joined), _unit(_TAIL_UNIT.match(text, right.end()))
+            if not unit or not after or not _one_thing(values[index : index + 2], unit, after):
+                return True
+            listed = False
+    return listed
+
+
+_COMPOUND = re.compile(r"[0-9] ?([A-Za-z]+)(?:\.|\b)(?:,? and)?,? ?[0-9][0-9./]* ?([A-Za-z]+)")
+
+
+def _unit(match: re.Match[str] | None) -> str:
+    """Return the first word of the unit that was matched, folded; empty if there is none."""
+    words = match[1].strip(" .").casefold().split() if match else []
+    return words[0] if words else ""

@@ -1,0 +1,197 @@
+"""Settings of adapters and of the base: flags, TOML files, and what they do to a run."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from agents.loading.models import DTYPES
+from agents.population import LoraPopulation
+from evolution import learning
+from evolution.cli import main
+from evolution.commands.evolve import command as evolve
+from evolution.commands.evolve.options import read_options
+from evolution.config import _DTYPES, EvolutionConfig, RunConfig
+from evolution.errors import ConfigError, UsageError
+from evolution.runs.settings_files import from_mapping, read_toml
+from tests.conftest import make_tiny_base
+from tests.evolution.test_cli import QUICK, one_line_error
+
+# PyTorch's layers draw their first weights from the shared generator.
+pytestmark = pytest.mark.usefixtures("shared_generators")
+
+FLAGS = {
+    "alpha": ("5", 5.0),
+    "targets": ("q_proj+v_proj", "q_proj+v_proj"),
+    "dropout": ("0.1", 0.1),
+    "adapter-dtype": ("bfloat16", "bfloat16"),
+    "gradient-checkpointing": ("True", True),
+    "tokens-per-batch": ("64", 64),
+    "top-p": ("0.5", 0.5),
+    "load-in-4bit": ("True", True),
+}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    base = make_tiny_base()
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_each_is_a_flag_and_a_field(tmp_path, flag):
+    text, value = FLAGS[flag]
+    field = flag.replace("-", "_")
+    assert getattr(read_options([f"--{flag}", text]), field) == value
+    file = tmp_path / "run.toml"
+    file.write_text(f"{field} = {json.dumps(value)}\n")
+    assert getattr(read_toml(file), field) == value
+    assert getattr(read_options(["--config", str(file)]), field) == value
+    assert getattr(RunConfig(), field) != value
+
+
+def test_several_targets_may_be_a_list_in_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('targets = ["q_proj", "v_proj"]\n')
+    assert read_toml(file).targets == "q_proj+v_proj"
+
+
+def test_the_population_is_the_one_that_was_asked_for():
+    options = RunConfig(
+        alpha=5.0, targets="q_proj+v_proj", dropout=0.1, adapter_dtype="bfloat16", rank=3, size=4,
+        gradient_checkpointing=True, top_p=0.5, tokens_per_batch=64,
+    )  # fmt: skip
+    population = evolve._newborn(make_tiny_base(), options)
+    lora = population.lora
+    assert {layer.name.rpartition(".")[2] for layer in lora.layers()} == {"q_proj", "v_proj"}
+    assert next(lora.layers()).A.dtype == torch.bfloat16
+    assert (lora.alpha.tolist(), lora.dropout) == ([5.0] * 4, (0.1,) * 4)
+    assert (population.top_p, lora._checkpointed) == (0.5, True)
+    learner = learning.make_learner(population, options, options.resolved(4))
+    assert learner.config.tokens_per_batch == 64
+    plain = evolve._newborn(make_tiny_base(), RunConfig(size=4))
+    assert (plain.lora.alpha.tolist(), plain.top_p) == ([16.0] * 4, 1.0)
+    assert not plain.lora._checkpointed
+
+
+def test_four_bits_reach_the_loader(monkeypatch, tmp_path):
+    seen = []
+
+    def load(name, **options):
+        seen.append(options["load_in_4bit"])
+        raise UsageError("stop here")
+
+    monkeypatch.setattr(evolve, "load_base", load)
+    for flag in ("True", "False"):
+        with pytest.raises(UsageError, match="stop here"):
+            evolve.main(["--load-in-4bit", flag, "--out", str(tmp_path / flag)])
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model = 7", "model: got 7, expected text"),
+        ("model = [1]", r"model: got \[1\], expected text"),
+        ("dtype = true", "dtype: got True, expected text"),
+        ("out = 1.5", r"out: got 1\.5, expected text"),
+        ("learner = [1]", r"learner: got \[1\], expected text"),
+        ("learner = {a = 1}", "learner: got {'a': 1}, expected text"),
+        ("evaluation = 1", "evaluation: got 1, expected text"),
+        ("targets = 3", "targets: got 3, expected text"),
+        ('revise = "False"', "revise: got 'False', expected true or false"),
+        ("load_in_4bit = 1", "load_in_4bit: got 1, expected true or false"),
+        ('size = "8"', "size: got '8', expected an integer"),
+        ("rank = 2.0", r"rank: got 2\.0, expected an integer"),
+        ('max_minutes = "x"', "max_minutes: got 'x', expected a number"),
+        ('learning_rate = "x"', "learning_rate: got 'x', expected a number"),
+        ("alpha = 0", "alpha: got 0, expected a number above 0"),
+        ("alpha = -inf", "alpha: got -inf, expected a number above 0"),
+        ("alpha = nan", "alpha: got nan, expected a number above 0"),
+        ('alpha = "16"', "alpha: got '16', expected a number"),
+        ("dropout = 1.0", r"dropout: got 1\.0, expected a number from 0, below 1"),
+        ("dropout = true", "dropout: got True, expected a number"),
+        ("top_p = 0", "top_p: got 0, expected a number above 0, up to 1"),
+        ("top_p = 1.5", r"top_p: got 1\.5, expected a number above 0, up to 1"),
+        ('adapter_dtype = "int8"', "adapter_dtype: got 'int8', expected one of float32"),
+        ("tokens_per_batch = 0", "tokens_per_batch: got 0, expected an integer >= 1"),
+    ],
+)
+def test_a_wrong_value_in_a_file_is_one_line(capsys, tmp_path, text, said):
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        from_mapping(tomllib.loads(text), "x")
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    one_line_error(capsys, ["evolve", "--config", str(file)])
+
+
+def test_a_manager_alone_knows_switches_and_texts_as_well():
+    with pytest.raises(ConfigError, match="revise: got 'False', expected true or false"):
+        EvolutionConfig(revise="False")
+    with pytest.raises(ConfigError, match="fitness: got None, expected text"):
+        EvolutionConfig(fitness=None)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ("nope", "targets: 'nope' matches no linear layer"),
+        ("q_proj+nope", "targets: 'nope' matches no linear layer .* like 'model.layers.0."),
+        ("", "targets: '' matches no linear layer"),
+        ("lm_head", "targets: 'lm_head' matches no linear layer"),
+    ],
+)
+def test_targets_that_match_nothing_are_said(targets, said):
+    with pytest.raises(UsageError, match=said):
+        evolve._newborn(make_tiny_base(), RunConfig(targets=targets))
+
+
+def test_a_model_by_number_is_a_name_on_the_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = one_line_error(capsys, ["evolve", "--model", "7"])
+    assert "model: '7' is neither an existing folder, a .gguf file, nor a hub id" in said
+
+
+def test_types_are_those_of_the_models():
+    assert set(_DTYPES) == set(DTYPES)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_them_and_refuses_what_its_past_rests_on(capsys, tmp_path, model_folder):
+    out = str(tmp_path / "run")
+    flags = ["--alpha", "5", "--targets", "q_proj+v_proj", "--dropout", "0.1", "--top-p", "0.9"]
+    flags += ["--tokens-per-batch", "64", "--gradient-checkpointing", "True"]
+    flags += ["--adapter-dtype", "float32", "--held-out", "0"]
+    assert main(["evolve", "--model", model_folder, *QUICK, *flags, "--out", out]) == 0
+    saved = tomllib.loads((tmp_path / "run" / "run.toml").read_text())["config"]
+    assert (saved["alpha"], saved["targets"], saved["top_p"]) == (5.0, "q_proj+v_proj", 0.9)
+    assert (saved["tokens_per_batch"], saved["gradient_checkpointing"]) == (64, True)
+    capsys.readouterr()
+    for flag, value in (
+        ("alpha", "6"), ("targets", "q_proj"), ("adapter-dtype", "bfloat16"),
+        ("load-in-4bit", "True"),
+    ):  # fmt: skip
+        said = one_line_error(capsys, ["evolve", "--resume", out, f"--{flag}", value])
+        assert f"resume: --{flag} cannot change in a saved run" in said
+    more = ["--generations", "9", "--max-minutes", "1e-9", "--dropout", "0.2", "--top-p", "1"]
+    more += ["--gradient-checkpointing", "False", "--tokens-per-batch", "128"]
+    assert main(["evolve", "--resume", out, *more]) == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / "changes.jsonl").open()]
+    assert {row["option"] for row in rows} >= {
+        "dropout", "top_p", "gradient_checkpointing", "tokens_per_batch"
+    }  # fmt: skip
+
+
+def test_a_run_of_an_older_version_goes_on_with_the_defaults(tmp_path):
+    older = {"model": "embedded", "size": 8}
+    config = from_mapping(older, "run.toml")
+    assert (config.alpha, config.targets, config.top_p) == (None, "all-linear", 1.0)
+    defaults = SimpleNamespace(**LoraPopulation.__init__.__kwdefaults__)
+    assert (defaults.targets, defaults.top_p, defaults.dropout) == ("all-linear", 1.0, 0.0)

@@ -1,0 +1,164 @@
+"""Trials, with members whose answers are planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from agents.peft_io import read_adapter
+from agents.population import LoraPopulation
+from evolution.config import EvolutionConfig
+from evolution.individuals.lineage import Individual
+from evolution.individuals.reevaluation import Champion, Trials, hosting, outdoes
+from evolution.individuals.standing import Standing
+from evolution.lowrank.genomes import content_hash
+from populora_env import Grader, Problem
+from tests.conftest import make_tiny_base
+
+PROBLEMS = [Problem.create(f"{i} + {i}", str(2 * i)) for i in range(20)]
+LIVING = {i: Individual(f"g0-{i}", i, 0, "spread") for i in range(4)}
+
+
+@pytest.fixture
+def grader():
+    with Grader() as own:
+        yield own
+
+
+class Planted(Trials):
+    """Trials in which the mark on an adapter says how much of the problems it answers rightly."""
+
+    asked: list[list[int]]
+
+    def _right(self, slots, problems):
+        self.asked = [*getattr(self, "asked", []), list(slots)]
+        shares = [float(self._population.lora.alpha[slot]) / 100 for slot in slots]
+        return np.array(
+            [np.arange(len(problems)) < round(s * len(problems)) for s in shares], float
+        )
+
+
+def make(grader, skills, standings, kind=Planted, **settings):
+    population = LoraPopulation(make_tiny_base(), 4, 2)
+    for slot, skill in enumerate(skills):
+        population.lora.set_alpha(slot, 100 * skill)
+    standing = Standing(4, 0.8)
+    standing.update(np.array(standings), np.full(4, 0.1))
+    quick = {"learner": "none", "elites": 1, "solve_tokens": 4, **settings}
+    trials = kind(population, EvolutionConfig(**quick), grader, lambda generation: PROBLEMS)
+    return population, standing, trials
+
+
+def test_the_first_champion_is_the_best_by_standing(grader):
+    population, standing, trials = make(grader, [0.5, 0.6, 0.7, 0.8], [0, 3, 1, 2])
+    assert trials.hold(standing, LIVING, 1) is None
+    assert trials.champion.agent == "agent_1"
+    assert trials.champion.content_hash == content_hash(population.lora, 1)
+    assert trials.elites == {"g0-1"}
+
+
+def test_a_lucky_newcomer_does_not_push_a_proven_elite_out(grader):
+    _, standing, trials = make(grader, [0.9, 0.3, 0.2, 0.1], [3, 2, 1, 0])
+    trials.hold(standing, LIVING, 1)
+    for _ in range(2):  # two lucky generations
+        standing.update(np.array([0.0, 6.0, 0.0, 0.0]), np.full(4, 0.1))
+    assert standing.values.argmax() == 1
+    trial = trials.hold(standing, LIVING, 2)
+    assert trial.accuracy == {0: pytest.approx(0.9), 1: pytest.approx(0.3)}
+    assert trials.champion.agent == "agent_0"
+    assert not trial.replaced
+    assert trials.champion.accuracy == pytest.approx(0.9)
+
+
+def test_a_better_newcomer_does(grader):
+    _, standing, trials = make(grader, [0.3, 0.9, 0.2, 0.1], [3, 2, 1, 0])
+    trials.hold(standing, LIVING, 1)
+    standing.update(np.array([0.0, 6.0, 0.0, 0.0]), np.full(4, 0.1))
+    trial = trials.hold(standing, LIVING, 2)
+    assert trial.replaced
+    assert (trials.champion.agent, trials.elites) == ("agent_1", {"g0-1"})
+    assert trial.champion == pytest.approx(0.3)
+
+
+def test_the_champion_survives_what_becomes_of_its_slot(grader):
+    population, standing, trials = make(grader, [0.9, 0.3, 0.2, 0.1], [3, 2, 1, 0])
+    trials.hold(standing, LIVING, 1)
+    kept = trials.champion.content_hash
+    population.lora.set_alpha(0, 10.0)  # learning went wrong
+    trial = trials.hold(standing, LIVING, 2)
+    assert (trial.accuracy, trial.champion) == ({0: 0.1}, pytest.approx(0.9))
+    assert trials.champion.content_hash == kept != content_hash(population.lora, 0)
+    assert float(population.lora.alpha[0]) == 10  # it is back in its slot
+
+
+def test_nothing_is_asked_where_nothing_is_in_question_or_no_answer_is_known(grader):
+    population, standing, trials = make(grader, [0.9, 0.3, 0.2, 0.1], [3, 2, 1, 0])
+    trials.hold(standing, LIVING, 1)
+    assert trials.hold(standing, LIVING, 2) is None
+    assert not hasattr(trials, "asked")
+    trials._fresh = lambda generation: []
+    population.lora.set_alpha(0, 10.0)
+    assert trials.hold(standing, LIVING, 3) is None
+    assert trials.champion.content_hash == content_hash(population.lora, 0)
+
+
+def test_a_broken_individual_is_neither_elite_nor_champion(grader):
+    population, standing, trials = make(grader, [0.9, 0.3, 0.2, 0.1], [3, 2, 1, 0])
+    next(population.lora.layers()).A[0] = float("nan")
+    trials.hold(standing, LIVING, 1)
+    assert (trials.champion.agent, trials.elites) == ("agent_1", {"g0-1"})
+
+
+def test_real_members_answer_and_the_visitor_leaves_no_trace(grader):
+    population, standing, trials = make(grader, [0.02] * 4, [3, 2, 1, 0], kind=Trials)
+    trials.hold(standing, LIVING, 1)
+    drawn = torch.Generator().manual_seed(0)
+    for layer in population.lora.layers():
+        layer.B[0] = torch.randn(layer.B[0].shape, generator=drawn)
+    before = content_hash(population.lora, 0)
+    trial = trials.hold(standing, LIVING, 2)
+    assert content_hash(population.lora, 0) == before
+    assert trial.problems == 20
+    assert set(trial.accuracy) == {0}
+    assert trial.champion is not None
+
+
+def test_hosting_brings_the_guests_own_rank_and_scale_and_takes_them_away(grader):
+    population = LoraPopulation(make_tiny_base(), 2, (2, 4))
+    lora = population.lora
+    draws = torch.Generator().manual_seed(3)
+    for layer in lora.layers():
+        layer.A.normal_(generator=draws)
+        layer.B.normal_(generator=draws)
+    lora.enforce_ranks()
+    guest = Champion.of(population, 1, Individual("g0-1", 1, 0, "spread"), 1)
+    before = content_hash(lora, 0)
+    with hosting(lora, 0, guest.genome):
+        assert content_hash(lora, 0) == guest.content_hash
+        assert lora.ranks.tolist() == [4, 4]
+    assert content_hash(lora, 0) == before
+    assert lora.ranks.tolist() == [2, 4]
+
+
+def test_a_champion_is_saved_restored_and_written_as_an_adapter(tmp_path):
+    population = LoraPopulation(make_tiny_base(), 2, 2)
+    draws = torch.Generator().manual_seed(3)
+    for layer in population.lora.layers():
+        layer.B.normal_(generator=draws)
+    champion = Champion.of(population, 1, Individual("g0-1", 1, 0, "spread"), 3)
+    again = Champion.restore(champion.to_dict(), champion.tensors())
+    assert (again.individual, again.generation) == ("g0-1", 3)
+    with hosting(population.lora, 0, again.genome):
+        assert content_hash(population.lora, 0) == champion.content_hash
+    folder = champion.save(population, tmp_path / "best")
+    population.load_adapter("agent_0", folder)
+    assert content_hash(population.lora, 0) == champion.content_hash
+    assert read_adapter(folder).rank == 2
+
+
+def test_a_challenger_must_lead_by_as_much_as_is_asked():
+    better, holder = np.array([1, 1, 1, 0, 1, 0.0]), np.array([1, 0, 1, 0, 1, 0.0])
+    assert outdoes(better, holder, 0)
+    assert not outdoes(better, holder, 2)
+    assert not outdoes(holder, holder, 0)

@@ -1,0 +1,75 @@
+"""Which number a sentence states."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from populora_env.reading.numerals import parse_number
+from populora_env.reading.statements import read_last, read_stated
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "exact"),
+    [
+        ("x = 18 apples", 18, True),
+        ("18 - 3 = 15", 15, True),
+        ("2 apples + 3 apples = 5 apples", 5, True),
+        ("18 (16 + 2)", 18, False),
+        ("18, since 15 + 3 = 18", 18, False),
+        ("18 because 2 * 9 = 18 and 1 = 1", 18, False),
+        ("18 eggs a day = 126 eggs a week", 126, True),
+        ("1/2 of 36 = 18", 18, True),
+        ("20% (or 0.2)", 20, False),
+        ("18 dollars or 1800 cents", 18, False),
+        ("at 6:00 PM", 6, False),
+        ("about 18 dollars", 18, False),
+    ],
+)
+def test_a_statement_is_about_one_number(text, value, exact):
+    stated = read_stated(text)
+    assert stated.number is not None
+    assert (parse_number(stated.number), stated.exact) == (value, exact)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["12 or 13", "1, 2, 3, 4", "12 apples or 13 apples", "either 12, or maybe 13", "12 and 13",
+     "x = 5, y = 3", "(3, 4)", "between 12 and 13", "12 to 13", "12; 13"],
+)  # fmt: skip
+def test_several_numbers_are_no_statement(text):
+    assert read_stated(text).several
+    assert read_last(text).several
+
+
+@pytest.mark.parametrize("text", ["18 - 3", "5+3", "12/4", "2 x 3", r"2 \times 3", "(1+2)*3"])
+def test_a_problem_left_undone_is_no_statement(text):
+    stated = read_stated(text)
+    assert (stated.number, stated.undone) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [("9 * 2 = $18 for 7 days", "$18"), ("18 eggs in 7 days", "7"), ("x = 3, so it is 18", "18")],
+)
+def test_the_last_sentence_is_about_the_last_side_or_the_last_number(text, last):
+    assert read_last(text).number == last
+
+
+@settings(max_examples=100)
+@given(st.text(alphabet="0123456789 ,.;/-+*=x$()orand%", max_size=60))
+def test_at_most_one_of_three_outcomes(text):
+    stated = read_stated(text)
+    assert (stated.number is not None) + stated.several + stated.undone <= 1
+
+
+@pytest.mark.parametrize(
+    "piece", ["1 or ", "1,", "1 ", "1 a ", "1-", "1=", "a ", "1:00", "(", "1, maybe "]
+)
+def test_a_megabyte_takes_no_time(piece):
+    text = piece * (10**6 // len(piece))
+    start = time.perf_counter()
+    read_stated(text)
+    read_last(text)
+    assert time.perf_counter() - start < 0.5
