@@ -5,7 +5,6 @@ NAMES = {
     "agents.advantages": "agents.learning.advantages",
     "agents.benchmark": "agents.measuring.benchmark",
     "agents.compiling": "agents.engine.compiling",
-    "agents.evaluate": "agents.measuring.evaluate",
     "agents.figures": "agents.measuring.statistics",
     "agents.generation": "agents.engine.generation",
     "agents.gguf_header": "agents.loading.gguf_header",

@@ -18,39 +18,47 @@ from evolution.commands.usage import one_line
 from evolution.errors import UsageError
 
 # What each subcommand is for, the module whose `main(arguments)` runs it, and where its options
-# are: the dataclass and its module, both below `evolution`.
+# are: the dataclass and its module.
 COMMANDS = {
     "evolve": (
         "evolve a population of adapters",
-        "commands.evolve.command", "commands.evolve.options", "EvolveOptions",
+        "evolution.commands.evolve.command",
+        "evolution.commands.evolve.options", "EvolveOptions",
     ),
     "bench": (
         "measure accuracy",
-        "commands.bench.command", "commands.bench.command", "BenchOptions",
+        "evolution.commands.bench.command",
+        "evolution.commands.bench.command", "BenchOptions",
     ),
     "bench-engine": (
         "measure speed and memory beside peers",
-        "engine_benchmark.command", "engine_benchmark.command", "BenchEngineOptions",
+        "evolution.engine_benchmark.command",
+        "evolution.engine_benchmark.command", "BenchEngineOptions",
     ),
     "export": (
         "make one adapter, or one model, of many",
-        "commands.export.command", "commands.export.command", "ExportOptions",
+        "evolution.commands.export.command",
+        "evolution.commands.export.command", "ExportOptions",
     ),
     "distill": (
         "train one adapter on a run's verified replies",
-        "commands.distill.command", "commands.distill.command", "DistillOptions",
+        "evolution.commands.distill.command",
+        "evolution.commands.distill.command", "DistillOptions",
     ),
     "play": (
         "watch an episode, or play in it",
-        "commands.play.command", "commands.play.command", "PlayOptions",
+        "evolution.commands.play.command",
+        "evolution.commands.play.command", "PlayOptions",
     ),
     "report": (
         "write a run's report as one HTML page",
-        "commands.report", "commands.report", "ReportOptions",
+        "evolution.commands.report",
+        "evolution.commands.report", "ReportOptions",
     ),
     "validate": (
         "grade every known answer against itself",
-        "commands.validate", "commands.validate", "ValidateOptions",
+        "evolution.commands.validate",
+        "evolution.commands.validate", "ValidateOptions",
     ),
 }  # fmt: skip
 
@@ -105,9 +113,9 @@ def _run(arguments: list[str]) -> int:
             )
         _, module, where, options = COMMANDS[command]
         if asks_for_help(words):
-            print(help_text(f"populora {command}", f"evolution.{where}", options))
+            print(help_text(f"populora {command}", where, options))
             raise SystemExit(0)
-        return importlib.import_module(f"evolution.{module}").main(words)
+        return importlib.import_module(module).main(words)
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise

@@ -12,9 +12,8 @@ import pytest
 
 pytest.importorskip("openai")
 
-from agents import FunctionPolicy, MixedPolicy, Policy, rollout
+from agents import FunctionPolicy, MixedPolicy, Policy, evaluate, rollout
 from agents.http_policy import HttpPolicy
-from agents.measuring import evaluate
 from populora_env import Problem, ReasoningArena
 from populora_env.reading.no_reply import NoReply
 from populora_env.records import Phase, ReplyStatus, Request, Verdict

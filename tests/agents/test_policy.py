@@ -13,9 +13,9 @@ from agents import (
     RandomPolicy,
     Request,
     ScriptedPolicy,
+    evaluate,
     rollout,
 )
-from agents.measuring import evaluate
 from populora_env import Problem, ReasoningArena
 from populora_env.records import Phase
 
