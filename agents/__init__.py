@@ -80,6 +80,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-sys.meta_path.append(OldNames(NAMES))
+sys.meta_path.insert(0, OldNames(NAMES))
 # Not found as the others are: a module of this name would take the place of the function.
 sys.modules["agents.evaluate"] = sys.modules["agents.measuring.evaluate"]

@@ -7,6 +7,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from evolution.old_names import NAMES
+
 if TYPE_CHECKING:
     from evolution.config import EvolutionConfig, Learner, RunConfig
     from evolution.errors import CheckpointError, ConfigError
@@ -68,10 +70,6 @@ class _OldNames:
     """`populora_env.moved.OldNames`, which is imported only for a name that needs it."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if not fullname.startswith("evolution."):
-            return None
-        from evolution.old_names import NAMES
-
         if fullname not in NAMES:
             return None
         from populora_env.moved import OldNames
@@ -79,4 +77,4 @@ class _OldNames:
         return OldNames(NAMES).find_spec(fullname, path, target)
 
 
-sys.meta_path.append(_OldNames())  # pyright: ignore[reportArgumentType]
+sys.meta_path.insert(0, _OldNames())  # pyright: ignore[reportArgumentType]

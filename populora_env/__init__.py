@@ -122,4 +122,4 @@ _register()
 gym.register()
 
 
-sys.meta_path.append(OldNames(NAMES))
+sys.meta_path.insert(0, OldNames(NAMES))

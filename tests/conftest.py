@@ -38,10 +38,16 @@ def global_random_states() -> dict[str, bytes]:
     return states
 
 
+def torch_at_first():
+    """The state that torch's own generator had when it was imported."""
+    torch = sys.modules["torch"]
+    return torch.Generator().manual_seed(torch.initial_seed()).get_state()
+
+
 def drawn_from(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
     """The shared generators that moved; torch's is at its beginning when a test imports it."""
     if "torch" in after and "torch" not in before:
-        before = {**before, "torch": sys.modules["torch"].Generator().get_state().numpy().tobytes()}
+        before = {**before, "torch": torch_at_first().numpy().tobytes()}
     return [name for name, state in after.items() if state != before[name]]
 
 
@@ -108,7 +114,7 @@ def shared_generators():
         yield
     if torch is None and "torch" in sys.modules:  # the test imported it: back to its beginning
         torch = sys.modules["torch"]
-        torch.set_rng_state(torch.Generator().get_state())
+        torch.set_rng_state(torch_at_first())
     random.setstate(python)
     np.random.set_state(numpy)  # noqa: NPY002
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
 
 from agents.loading.checks import (
     ModelError,
@@ -33,6 +32,7 @@ from agents.loading.checks import (
 )
 from agents.loading.gguf_header import check_gguf
 from agents.loading.linear import Products, pack_linears
+from agents.loading.quiet import no_bars
 from agents.prompts import chat_ids, text_ids, turn_end
 
 __all__ = [
@@ -164,31 +164,32 @@ def load_base(
         )
     path = _resolve(name)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        # A model's own code is never run, nor is there a question whether it may.
-        if (stored := _stored_bytes(path)) is not None:
-            check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), stored, name)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        options = _four_bits(DTYPES[dtype], where) if load_in_4bit else {}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=DTYPES[dtype],
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # check_complete says which
-            **options,
-        )
-        model, info = loaded
-        check_complete(info, name)
-        if not load_in_4bit:
-            model = model.to(where)
-        base = freeze(model, tokenizer, name=name, path=path, products=products)
-        base.stop_ids()
-        if (context := base.context) is not None and context < 1:
-            raise ModelError(f"model: {name!r} has a context of {context} tokens, expected some")
-        return base
+        with no_bars():
+            # A model's own code is never run, nor is there a question whether it may.
+            if (stored := _stored_bytes(path)) is not None:
+                check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), stored, name)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            options = _four_bits(DTYPES[dtype], where) if load_in_4bit else {}
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=DTYPES[dtype],
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_complete says which
+                **options,
+            )
+            model, info = loaded
+            check_complete(info, name)
+            if not load_in_4bit:
+                model = model.to(where)
+            base = freeze(model, tokenizer, name=name, path=path, products=products)
+            base.stop_ids()
+            if (context := base.context) is not None and context < 1:
+                raise ModelError(
+                    f"model: {name!r} has a context of {context} tokens, expected some"
+                )
+            return base
     except ModelError:
         raise
     # Files of strangers fail in any way: readers raise SafetensorError, KeyError, struct.error ...
@@ -198,9 +199,6 @@ def load_base(
             f"model: {name!r} could not be loaded ({first}); expected 'embedded', a hub id, a "
             "folder with config.json and weights, or a .gguf file"
         ) from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def freeze(

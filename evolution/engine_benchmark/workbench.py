@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 from agents.engine.adapters import StackedLora
 from agents.engine.generation import Job
 from agents.loading.models import BaseModel
+from agents.loading.quiet import no_bars
 from evolution.engine_benchmark.timing import Contender, Spread, interleaved, ratios
 from evolution.operators import mutation_weights as mutation
-from evolution.quiet import no_bars
 from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource
 from populora_env.prompts import solve_prompt

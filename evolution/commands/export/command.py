@@ -22,13 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from agents.loading.models import load_base
+from agents.loading.quiet import no_bars
 from agents.population import CONFIG_FILE, WEIGHTS_FILE
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.participants import SavedRun
 from evolution.commands.usage import parse
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Adapter, Merge, merge, read_factors, write_factors
-from evolution.quiet import no_bars
 from evolution.terminal import PlainConsole
 
 
