@@ -158,6 +158,7 @@ def old_names() -> list[tuple[str, str]]:
     return sorted(names.items())
 
 
+@pytest.mark.slow
 def test_old_names_import_with_a_warning_that_says_the_new_one():
     code = """
 import importlib, sys, warnings
