@@ -1,4 +1,4 @@
-"""What the README shows and names: code that runs, commands that parse, names that exist."""
+"""What the pages show and name: code that runs, commands that parse, names, files and links."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import pytest
 pytestmark = pytest.mark.usefixtures("shared_generators")
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("populora_env", "agents", "evolution")
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+TEXTS = [README, CONTRIBUTING, *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 PACKAGES = ("populora_env", "agents", "evolution")
 
 
@@ -70,6 +71,8 @@ def test_code_runs_and_prints_what_is_shown(block, monkeypatch, tmp_path, capsys
     # `examples/evolve_a_population.py` is the same with the former.
     monkeypatch.setattr(population, "load_base", lambda *_, **__: tiny_base)
     monkeypatch.chdir(tmp_path)
+    for registry in map(resolve, REGISTRIES):  # what a page adds is gone after it
+        monkeypatch.setattr(registry, "_known", dict(registry._known))
     code = compile(block.text, block.where, "exec", dont_inherit=True)
     exec(code, {"__name__": "readme"})
     if block.prints is not None:
@@ -139,18 +142,23 @@ def test_flags_exist(text):
     pytest.fail("; ".join(refusals))
 
 
-@pytest.mark.parametrize(
-    ("row", "registry"),
-    [
-        ("--selection", "evolution.operators.selection.SELECTIONS"),
-        ("--crossover", "evolution.operators.crossover.CROSSOVERS"),
-        ("--mutations", "evolution.operators.mutation_weights.MUTATIONS"),
-        ("--diversity", "evolution.fitness.diversity.MEASURES"),
-        ("--diversity-bar", "evolution.fitness.attempts.BARS"),
-        ("--fitness-scale", "evolution.fitness.scaling.SCALES"),
-        ("--fitness", "evolution.fitness.rules.FITNESSES"),
-    ],
-)
+OPERATORS = [
+    ("--selection", "evolution.operators.selection.SELECTIONS"),
+    ("--crossover", "evolution.operators.crossover.CROSSOVERS"),
+    ("--mutations", "evolution.operators.mutation_weights.MUTATIONS"),
+    ("--diversity", "evolution.fitness.diversity.MEASURES"),
+    ("--diversity-bar", "evolution.fitness.attempts.BARS"),
+    ("--fitness-scale", "evolution.fitness.scaling.SCALES"),
+    ("--fitness", "evolution.fitness.rules.FITNESSES"),
+]
+REGISTRIES = [
+    *(registry for _, registry in OPERATORS),
+    "evolution.fitness.scaling.SCHEDULES",
+    "evolution.fitness.descriptors.DESCRIPTORS",
+]
+
+
+@pytest.mark.parametrize(("row", "registry"), OPERATORS)
 def test_every_operator_is_named(row, registry):
     text = " ".join(file.read_text(encoding="utf-8") for file in TEXTS)
     names = {name.partition("(")[0] for name in spans()}
@@ -218,11 +226,16 @@ def test_files_targets_and_extras_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     shown = "\n".join([*spans(), *(b.text for b in blocks() if b.language != "python")])
-    for target in re.findall(r"^make (\w+)", shown, re.MULTILINE):
+    targets = re.findall(r"^make ([\w-]+)", shown, re.MULTILINE)
+    assert "test-all" in targets
+    for target in targets:
         assert f"\n{target}:" in makefile
     for extra in re.findall(r"populora-env\[(\w+)\]", shown):
         assert extra in project["optional-dependencies"]
-    files = re.findall(r"\b(?:examples|tests|evolution|agents)/[\w/]+\.(?:py|c)\b", shown)
+    files = re.findall(
+        r"\b(?:examples|tests|evolution|agents|populora_env|docs)/[\w/.-]+\.(?:py|c|toml|md)\b",
+        shown,
+    )
     assert [file for file in files if not (ROOT / file).exists()] == []
     for script in re.findall(r"^examples/\S+\.py .*", shown, re.MULTILINE):
         file, *words = shlex.split(script)
@@ -230,8 +243,11 @@ def test_files_targets_and_extras_exist():
         assert [w for w in words if w.startswith("--") and f'"{w}"' not in source] == []
 
 
-def test_the_tree_is_that_of_the_repository():
-    (tree,) = (block for block in blocks() if block.text.startswith("populora_env/  "))
+TREES = [block for block in blocks() if block.text.startswith("populora_env/  ")]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=[tree.where for tree in TREES])
+def test_a_tree_is_that_of_the_repository(tree):
     folder, named, missing = "", set(), []
     for line in tree.text.splitlines():
         listed = line if not line.startswith("   ") else ""  # else: the words of the line above
@@ -243,5 +259,57 @@ def test_the_tree_is_that_of_the_repository():
             named.add(path)
             missing += [] if path.exists() else [str(path.relative_to(ROOT))]
     assert missing == []
-    rooms = {file.parent for package in PACKAGES for file in (ROOT / package).glob("*/__init__.py")}
+    rooms = {
+        room
+        for package in PACKAGES
+        for room in (ROOT / package).iterdir()
+        if any(room.glob("*.py"))
+    }
     assert rooms <= named
+
+
+def test_the_front_page_and_the_architecture_have_a_tree():
+    assert {tree.where.split(":")[0] for tree in TREES} == {"README.md", "architecture.md"}
+
+
+def test_the_front_page_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 160
+
+
+def anchors(file: Path) -> set[str]:
+    """What a link may name in a page: its headings, as GitHub and MyST spell them."""
+    text = FENCED.sub("", file.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=[file.name for file in TEXTS])
+def test_links_resolve(file):
+    prose = FENCED.sub("", file.read_text(encoding="utf-8"))
+    broken = []
+    for link in LINK.findall(re.sub(r"`[^`\n]*`", "", prose)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        to = (file.parent / path).resolve() if path else file
+        if not to.is_file() or (anchor and anchor not in anchors(to)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_page_is_linked_from_the_front_page_and_the_index():
+    pages = {file.name for file in TEXTS if file.parent == ROOT / "docs"} - {"index.md"}
+    for file in (README, ROOT / "docs" / "index.md"):
+        links = LINK.findall(file.read_text(encoding="utf-8"))
+        assert pages <= {Path(link.partition("#")[0]).name for link in links}
+
+
+def test_what_to_open_for_a_change_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## To change X, open Y")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!to change|---)(.+?) \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) >= 20
+    for change, places in rows:
+        paths = [span for span in re.findall(r"`([^`]+)`", places) if "/" in span]
+        assert paths, change
+        assert [path for path in paths if not (ROOT / path).is_file()] == [], change

@@ -12,7 +12,7 @@ from agents.population import LoraPopulation
 from evolution import EvolutionConfig, EvolutionManager
 from tests.conftest import make_tiny_base
 
-# 200 in the figure that the README gives; fewer here, where a leak of a tensor would show as well.
+# 200 in docs/results.md; fewer here, where a leak of a tensor would show as well.
 GENERATIONS = int(os.environ.get("POPULORA_TEST_GENERATIONS", "16"))
 
 
