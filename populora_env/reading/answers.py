@@ -21,11 +21,10 @@ from populora_env.reading.numerals import (
     parse_number,
     scale_of,
 )
-from populora_env.reading.said import fielded, said, tagged, trimmed
+from populora_env.reading.said import ANSWER_LIMIT, fielded, first_line, said, tagged, trimmed
 from populora_env.reading.statements import read_last, read_stated
 from populora_env.records import AnswerKind, ReplyStatus
 
-ANSWER_LIMIT = 4_000  # longest answer, in characters
 _BARE_LIMIT = 200  # longest reply that can be nothing but an answer
 _BOX_LIST = 64  # most boxes that are read as one list
 
@@ -286,12 +285,6 @@ def _last_number_of_math(text: str) -> str | None:
 
 def _last_line(text: str) -> str | None:
     return text.rstrip()[-ANSWER_LIMIT:].splitlines()[-1] if text.strip() else None
-
-
-def first_line(text: str) -> str:
-    """Return the first line that is not blank, stripped."""
-    stripped = text.strip()
-    return stripped.splitlines()[0].strip() if stripped else ""
 
 
 _ALL = frozenset(AnswerKind)

@@ -3,23 +3,38 @@
 One table of named rules for each, from strict to lenient; the first that applies wins, and its
 name and the resulting `ReplyStatus` say how the reply was read. Every rule takes time linear in
 the text. A reply that states several different judgements, or one out of range, cannot be read.
+The rules for scores and verdicts are here, those for preferences in `preferences`.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from populora_env.reading.answers import ANSWER_LIMIT, first_line
 from populora_env.reading.numerals import parse_number, plain_text
-from populora_env.reading.said import boxes, fielded, said, tagged, without_markup
+from populora_env.reading.preferences import (
+    CLAUSE,
+    VERDICT,
+    exact_preference,
+    first_preference,
+    last_preference,
+    only_preference,
+    stated_preference,
+)
+from populora_env.reading.said import (
+    JUDGEMENT_LIMIT,
+    boxes,
+    fielded,
+    line_after,
+    said,
+    tagged,
+    unmarked,
+    without_markup,
+)
 from populora_env.records import Preference, ReplyStatus
 
 TOP_SCORE = 10
-_BARE_LIMIT = 50  # longest reply that can be nothing but a judgement
-_MARKS = " \t\n.,:;!?*_`\"'()[]{}<>"
 
 Value = TypeVar("Value")
 
@@ -117,173 +132,9 @@ def _wrapped(text: str) -> str | None:
     """Return what the reply marks as its judgement by a box, double brackets, a tag or JSON."""
     text = _UPRIGHT.sub(r"\1", text)
     boxed = boxes(text)
-    if boxed and _VERDICT.search(text, boxed[-1][0]) is None:
+    if boxed and VERDICT.search(text, boxed[-1][0]) is None:
         return f"[[{boxed[-1][1]}]]"
     return tagged(text, _TAGS) or fielded(text, _KEYS)
-
-
-def _bare(text: str) -> str:
-    """Return a short text folded and without marks around it; empty if it is long."""
-    if len(text.strip()) > _BARE_LIMIT:
-        return ""
-    return unicodedata.normalize("NFKC", text.strip()).casefold().strip(_MARKS)
-
-
-def _after(pattern: re.Pattern[str], text: str) -> str | None:
-    """Return the line that follows the last match."""
-    end = None
-    for match in pattern.finditer(text):
-        end = match.end()
-    return None if end is None else first_line(text[end : end + ANSWER_LIMIT])
-
-
-# Preferences
-
-_VERDICT = re.compile(
-    r"\b(?:verdict|winner|preference|judge?ment|decision)\*{0,3}(?:\s{0,2}(?:is\b|:|=)|\s[-\u2013\u2014]\s)\*{0,3}\s{0,3}",
-    re.IGNORECASE,
-)
-_NAME = r"(?:(?:[Aa]ttempt|[Rr]esponse|[Aa]ssistant|[Ss]olution|[Oo]ption|[Aa]nswer) )?"
-_ONE = rf"(?<!\w)(?:{_NAME}(A|B)|(?:[Aa]ttempt) (a|b))(?!\w)"
-_VERY = r"(?:(?:clearly|much|slightly|far|definitely|overall|the|a bit|probably|still|also) ){0,3}"
-_PREFERRED = re.compile(
-    rf"{_ONE} (?:(?:is|was|looks|seems) {_VERY}(?:better(?: one| attempt)?|best|superior|stronger|"
-    r"preferable|preferred|winner)(?! (?:at|in|written|explained|formatted))|wins|won|beats|"
-    r"outperforms)\b"
-)
-_CHOSEN = re.compile(
-    r"\b(?i:(?:prefer|choose|pick|select|favou?r|go with|vote for)|(?:better|best|preferred)"
-    r"(?: one| attempt| response)? is|(?:winner|answer|choice|vote|preference|decision|pick)"
-    rf"(?: is|:)|I(?:'d| would) say|I think it is) [\"'(\[]{{0,2}}{_ONE}(?! (?:or|and)\b|/)"
-)
-_RIGHT = re.compile(rf"{_ONE} (?:is|was) {_VERY}(?:right|correct)\b")
-_TIES = re.compile(
-    r"\b(?:tie|tied|draw|equally (?:good|bad|correct|wrong)|"
-    r"[Bb]oth (?:attempts |responses )?are (?:equally )?(?:good|right|correct|fine|wrong|equal|"
-    r"bad|incorrect)|[Nn]either (?:attempt |one )?is (?:better|good|right|correct))\b",
-    re.IGNORECASE,
-)
-_UNSURE = re.compile(
-    r"\b(?:not|never|no|nor|hardly|cannot|if|whether|unless|unsure)\b|n't\b", re.IGNORECASE
-)
-_BLAME = re.compile(
-    r"\b(?:not|wrong|incorrect|worse|worst|bad|errors?|mistakes?|mis\w+|flaw\w*|less|avoid|fails?|"
-    r"lacks?|but|however)\b|n't\b",
-    re.IGNORECASE,
-)
-_TURNS = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)
-_OR_BEFORE = re.compile(r"\bor\s{1,3}(?:an?\s)?$", re.IGNORECASE)
-_OR_AFTER = re.compile(r"\s{1,3}or\b", re.IGNORECASE)
-_CLAUSE = re.compile(r"[.;!?\n,]|\b(?:but|because|since)\b")
-_PREFERENCES = {
-    "a": Preference.A,
-    "b": Preference.B,
-    "tie": Preference.TIE,
-    "a tie": Preference.TIE,
-    "draw": Preference.TIE,
-    "a draw": Preference.TIE,
-    "both": Preference.TIE,
-    "equal": Preference.TIE,
-    **{
-        f"{name} {letter}": Preference[letter.upper()]
-        for letter in "ab"
-        for name in ("attempt", "response", "assistant", "solution", "option", "answer")
-    },
-    **{f"attempt_{letter}": Preference[letter.upper()] for letter in "ab"},
-}
-_MARKED = {"c": Preference.TIE, "a=b": Preference.TIE, "b=a": Preference.TIE}
-_ORDER = re.compile(
-    r"(?:attempt |response )?([ab]) ?(>{1,3}|<{1,3}|=) ?(?:attempt |response )?([ab])"
-)
-
-
-def _exact_preference(text: str) -> Preference | None:
-    bare = _bare(text)
-    order = _ORDER.fullmatch(bare)
-    if order is not None and order[1] != order[3]:
-        if order[2] == "=":
-            return Preference.TIE
-        return _PREFERENCES[order[1] if order[2][0] == ">" else order[3]]
-    if text.strip()[:2] == "[[" and bare in _MARKED:
-        return _MARKED[bare]
-    return _PREFERENCES.get(bare)
-
-
-def _only_preference(text: str) -> Preference | None:
-    """Return what words of preference say; what is blamed or denied is not preferred."""
-    found: set[Preference] = set()
-    for pattern in (
-        (_PREFERRED, _CHOSEN)
-        if _BLAME.search(text)
-        else (
-            _PREFERRED,
-            _CHOSEN,
-            _RIGHT,
-        )
-    ):
-        for match in pattern.finditer(text):
-            before = _CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
-            if _UNSURE.search(before) or _TURNS.search(text, match.end(), match.end() + 400):
-                return None
-            found.add(_PREFERENCES[(match[1] or match[2]).casefold()])
-    if not found:
-        for match in _TIES.finditer(text):
-            before = _CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
-            turned = _TURNS.search(text, match.end(), match.end() + 400)
-            hedged = _OR_BEFORE.search(before) or _OR_AFTER.match(text, match.end())
-            if _UNSURE.search(before) or turned or hedged:
-                return None
-            found.add(Preference.TIE)
-    return found.pop() if len(found) == 1 else None
-
-
-_BEGINS = re.compile(
-    r"[\s_(\[{\"']{0,9}(?:(?:Attempt|Response) )?(A|B|[Tt]ie|TIE)[_)\]}\"']{0,9} ?"
-    r"(?:([:])|[.;\n]|,? ?(?:because|since|as)\b|, (?:and )?not (?:[Aa]ttempt )?[AB]\b|"
-    r"(?: - |\u2014|\u2013|\())"
-)
-_LABEL = re.compile(r"(?<!\w)[AB]\s?:")
-_BLAMES = re.compile(r"[^.\n]{0,60}(?:\bwrong|incorrect|error|mistake|worse)", re.IGNORECASE)
-
-
-def _first_preference(text: str) -> Preference | None:
-    match = _BEGINS.match(text)
-    if match is None:
-        return None
-    # "A: wrong. B: right." lists what each is.
-    if match[2] and (_LABEL.search(text, match.end()) or _BLAMES.match(text[match.end() :][:200])):
-        return None
-    value = _PREFERENCES[match[1].casefold()]
-    return None if _says_another(text[match.end() :], value) else value
-
-
-def _says_another(text: str, value: Preference) -> bool:
-    """Whether a line is nothing but another preference than one that was found."""
-    others = (_exact_preference(line) for line in text[:ANSWER_LIMIT].splitlines())
-    return any(other not in (None, value) for other in others)
-
-
-_LEADS = re.compile(
-    rf"{_NAME}(A|B|[Tt]ie|TIE)(?!\w)(?=\s*$|[.;:!]|,? (?:because|since|as|is (?:\w+ )?better)\b)"
-)
-
-
-def _stated_preference(text: str) -> Preference | None:
-    line = _after(_VERDICT, text)
-    if line is None:
-        return None
-    leads = _LEADS.match(line.lstrip("\"' "))
-    exact = _exact_preference(line)
-    if exact is not None:
-        return exact
-    return _only_preference(line) if leads is None else _PREFERENCES[leads[1].casefold()]
-
-
-def _last_preference(text: str) -> Preference | None:
-    """Return the preference that stands alone on the last line."""
-    lines, _, last = text.strip().rpartition("\n")
-    value = _exact_preference(last)
-    return None if value is None or _says_another(lines, value) else value
 
 
 # Scores
@@ -307,7 +158,7 @@ def _in_range(number: str) -> float | None:
 
 
 def _exact_score(text: str) -> float | None:
-    if len(text.strip()) > _BARE_LIMIT:
+    if len(text.strip()) > JUDGEMENT_LIMIT:
         return None
     bare = plain_text(text).strip("*_`\"'()[]{}<> ").rstrip(".!")
     out_of = _OUT_OF_TEN.fullmatch(bare)
@@ -350,7 +201,7 @@ def _only_score(text: str) -> float | None:
 
 
 def _stated_score(text: str) -> float | None:
-    line = _after(_SCORE, text)
+    line = line_after(_SCORE, text)
     if line is None:
         return None
     exact = _exact_score(line)
@@ -401,17 +252,17 @@ _CHOICE = re.compile(
 
 
 def _exact_verdict(text: str) -> bool | None:
-    bare = _bare(text)
+    bare = unmarked(text)
     return (not _WORDS[bare[4:]]) if bare[:4] == "not " and bare[4:] in _WORDS else _WORDS.get(bare)
 
 
 def _only_verdict(text: str) -> bool | None:
-    if _VERDICT.search(_CHOICE.sub(" ", text)):  # what is stated is read there, or not at all
+    if VERDICT.search(_CHOICE.sub(" ", text)):  # what is stated is read there, or not at all
         return None
     found: set[bool] = set()
     partly = False
     for match in _FINDING.finditer(text):
-        clause = _CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
+        clause = CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
         denied = len(_DENIED.findall(clause)) + bool(match[1]) + bool(match[2])
         asked = text[match.end() : match.end() + 2].lstrip()[:1] == "?"
         if asked or denied > 1 or _DOUBTED.search(clause):
@@ -428,7 +279,7 @@ def _only_verdict(text: str) -> bool | None:
 
 
 def _stated_verdict(text: str) -> bool | None:
-    line = _after(_VERDICT, _CHOICE.sub(" ", text))
+    line = line_after(VERDICT, _CHOICE.sub(" ", text))
     if line is None:
         return None
     begins = _FOUND.match(line.lstrip("\"' "))
@@ -439,7 +290,7 @@ def _stated_verdict(text: str) -> bool | None:
     # "correct, but the final answer is wrong" says both.
     rest = line[line.index(begins[0]) + len(begins[0]) :]
     flawed = any(
-        not _DENIED.search(_CLAUSE.split(rest[: flaw.start()])[-1])
+        not _DENIED.search(CLAUSE.split(rest[: flaw.start()])[-1])
         for flaw in _FLAWS.finditer(rest[:400])
     )
     return None if value and flawed else value
@@ -450,11 +301,11 @@ def _last_verdict(text: str) -> bool | None:
 
 
 PREFERENCE_RULES: Sequence[_Rule[Preference]] = (
-    (JudgementRule.EXACT, True, _exact_preference),
-    (JudgementRule.STATED, True, _stated_preference),
-    (JudgementRule.BEGINS, True, _first_preference),
-    (JudgementRule.ENDS, False, _last_preference),
-    (JudgementRule.ONLY_MENTION, False, _only_preference),
+    (JudgementRule.EXACT, True, exact_preference),
+    (JudgementRule.STATED, True, stated_preference),
+    (JudgementRule.BEGINS, True, first_preference),
+    (JudgementRule.ENDS, False, last_preference),
+    (JudgementRule.ONLY_MENTION, False, only_preference),
 )
 SCORE_RULES: Sequence[_Rule[float]] = (
     (JudgementRule.EXACT, True, _exact_score),

@@ -1,8 +1,8 @@
 r"""What a reply says, without what surrounds it.
 
 Models think aloud, end their turns with marks of their templates, and wrap what they mean in tags,
-JSON objects, boxes and Markdown. All of that is removed here, in one place, for answers
-(`replies`) and judgements (`judgements`) alike. Every function takes time linear in the text.
+JSON objects, boxes and Markdown. All of that is removed here, in one place, for answers (`answers`)
+and judgements (`judgements`, `preferences`) alike. Every function takes time linear in the text.
 
 Only what follows the last closed thought counts, and a thought that is not closed says nothing:
 what it holds was considered, not said.
@@ -10,9 +10,12 @@ what it holds was considered, not said.
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 
 READ_WINDOW = 50_000  # characters from the end of a reply in which answers are looked for
+ANSWER_LIMIT = 4_000  # longest answer, in characters
+JUDGEMENT_LIMIT = 50  # longest reply that can be nothing but a judgement
 
 _NAMES = (
     r"(?:[a-z]{1,9}[:_])?(?:think|thinking|thoughts?|reason|reasoning|reflection|scratchpad|"
@@ -51,6 +54,7 @@ _SAYS = re.compile(r"</?(?:b|strong|i|em|u|mark|p|br|span|center)\s?/?>", re.IGN
 _LATEX = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textit|texttt)\s?\{([^{}]*)\}")
 _FORMULA = re.compile(r"\$+|\\[()\[\]]")
 _BOXED = re.compile(r"\\boxed\s?\{\s?([^{}]{0,400})\}")
+_MARKS = " \t\n.,:;!?*_`\"'()[]{}<>"
 _DOUBLE = re.compile(r"\[\[([^\[\]\n]{1,100})\]\]")
 
 
@@ -173,3 +177,24 @@ def trimmed(text: str) -> str:
         if text == before:
             break
     return text
+
+
+def first_line(text: str) -> str:
+    """Return the first line that is not blank, stripped."""
+    stripped = text.strip()
+    return stripped.splitlines()[0].strip() if stripped else ""
+
+
+def line_after(pattern: re.Pattern[str], text: str) -> str | None:
+    """Return the line that follows the last match."""
+    end = None
+    for match in pattern.finditer(text):
+        end = match.end()
+    return None if end is None else first_line(text[end : end + ANSWER_LIMIT])
+
+
+def unmarked(text: str) -> str:
+    """Return a short text folded and without marks around it; empty if it is long."""
+    if len(text.strip()) > JUDGEMENT_LIMIT:
+        return ""
+    return unicodedata.normalize("NFKC", text.strip()).casefold().strip(_MARKS)
