@@ -20,7 +20,7 @@ from evolution.operators.crossover import CROSSOVERS, Crossover
 from evolution.operators.mutation_weights import MUTATIONS, Mutation
 from evolution.operators.selection import SELECTIONS, Selection
 from evolution.registry import Use
-from populora_env.arena import read_forms
+from populora_env.arguments import read_forms
 from populora_env.episodes.matchmaking import Matchmaking
 from populora_env.episodes.rewards import RewardWeights
 from populora_env.records import Phase

@@ -3,7 +3,8 @@
 `ReasoningArena` is a PettingZoo parallel environment. One episode is one problem: a round in
 which all agents solve it; rounds in which they score, compare and criticise each other's attempts,
 as asked for; and a round in which they may answer again. What happens inside an episode is in
-`episode`, what is shown in `prompts`, what is paid in `rewards`.
+`episode`, what is shown in `prompts`, what is paid in `rewards`, which arguments are
+legal in `arguments`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,18 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from populora_env.arguments import (
-    FORMS,
     at_least_one,
     check_is_a,
     check_timeout,
+    read_actions,
+    read_forms,
     read_loads,
     read_options,
+    read_seed,
 )
 from populora_env.episodes.episode import Episode, Outcome, Rules
 from populora_env.episodes.matchmaking import Matchmaking, min_agents, most_tasks
+from populora_env.episodes.observations import Observation, observation_space, observe
 from populora_env.episodes.rendering import print_news, render_episode
 from populora_env.episodes.rewards import Labels, RewardWeights
 from populora_env.episodes.states import read_state, state_space
@@ -33,8 +37,6 @@ from populora_env.problems import ProblemSource, as_source
 from populora_env.ratings import Ratings
 from populora_env.records import Phase, Problem, Transcript
 from populora_env.spaces import UnicodeText
-
-Observation = dict[str, Any]
 
 
 class ArenaError(RuntimeError):
@@ -140,7 +142,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         self.render_mode = render_mode
         self.possible_agents = [f"agent_{number}" for number in range(num_agents)]
         self.agents: list[str] = []
-        self._seed = _seed(seed)
+        self._seed = read_seed(seed)
         self._source = as_source(problems, seed=self._seed)
         self._owns_grader = grader is None
         load = {
@@ -164,7 +166,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         self._ratings, self._owns_ratings = ratings or Ratings(), ratings is None
         rounds = len(self._rules.schedule())
         self._observation_spaces = {
-            agent: _observation_space(rounds) for agent in self.possible_agents
+            agent: observation_space(rounds) for agent in self.possible_agents
         }
         self._action_spaces = {agent: UnicodeText() for agent in self.possible_agents}
         self.state_space = state_space(self.possible_agents, rounds)
@@ -217,7 +219,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         """
         given = read_options(options)
         if seed is not None:
-            self._seed = _seed(seed)
+            self._seed = read_seed(seed)
             self._episodes = 0
             if self._owns_ratings:
                 self._ratings = Ratings()
@@ -239,7 +241,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         infos: dict[str, dict[str, Any]] = {
             agent: {"phase": None, "status": None, "parts": {}} for agent in self.agents
         }
-        return self._observations(self._episode), infos
+        return observe(self._episode, self.agents), infos
 
     def step(
         self, actions: Mapping[str, str | None]
@@ -272,11 +274,11 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
                 return {}, {}, {}, {}, {}
             raise ArenaError("step was called after the end of the episode: call reset first")
         phase = episode.phase
-        outcomes = episode.advance(self._checked(actions))
+        outcomes = episode.advance(read_actions(actions, self.agents))
         ended = episode.phase is Phase.DONE
         self._tell(episode)
         result = (
-            self._observations(episode),
+            observe(episode, self.agents),
             {agent: outcome.reward for agent, outcome in outcomes.items()},
             dict.fromkeys(self.agents, ended),
             dict.fromkeys(self.agents, False),
@@ -326,73 +328,10 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         if self._owns_grader:
             self._rules.grader.close()
 
-    def _observations(self, episode: Episode) -> dict[str, Observation]:
-        return {
-            agent: {
-                "prompt": episode.prompts[agent],
-                "phase": episode.phase.value,
-                "round": episode.round,
-                "has_task": int(episode.phase is not Phase.DONE),
-            }
-            for agent in self.agents
-        }
-
-    def _checked(self, actions: Mapping[str, Any]) -> dict[str, str]:
-        """Return the actions, or say what is wrong with them."""
-        live = set(self.agents)
-        missing = [agent for agent in self.agents if agent not in actions]
-        unknown = [agent for agent in actions if agent not in live]
-        if missing or unknown:
-            said = [f"missing {', '.join(missing)}"] if missing else []
-            said += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
-            raise ValueError(
-                f"actions must hold one text for each of {len(live)} agents "
-                f"({self.agents[0]} to {self.agents[-1]}): {'; '.join(said)}"
-            )
-        for agent, action in actions.items():
-            if not isinstance(action, str):
-                raise TypeError(
-                    f"the action of {agent} must be a string, got {type(action).__name__}: "
-                    "an agent with nothing to say answers with an empty string"
-                )
-        return {agent: actions[agent] for agent in self.agents}
-
 
 def _info(phase: Phase, outcome: Outcome) -> dict[str, Any]:
     status = None if outcome.status is None else outcome.status.value
     return {"phase": phase.value, "status": status, "parts": dict(outcome.parts)}
-
-
-def _observation_space(rounds: int) -> spaces.Dict:
-    return spaces.Dict(
-        {
-            "prompt": UnicodeText(),
-            "phase": UnicodeText(max_length=16),
-            "round": spaces.Discrete(rounds + 1),
-            "has_task": spaces.Discrete(2),
-        }
-    )
-
-
-def read_forms(evaluation: str | Sequence[str]) -> tuple[Phase, ...]:
-    """Return the forms that ``score+compare`` or ``["score", "compare"]`` names, as played.
-
-    Raises:
-        ValueError: If one does not exist.
-    """
-    words: list[Any] = []
-    if isinstance(evaluation, str):
-        words = evaluation.split("+")
-    elif isinstance(evaluation, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
-        words = list(evaluation)
-    if words == ["none"]:
-        return ()
-    if not words or not all(word in set(FORMS) for word in words):
-        raise ValueError(
-            "evaluation must be 'none', or some of 'score', 'compare', 'critique' joined by '+', "
-            f"got {evaluation!r}"
-        )
-    return tuple(form for form in FORMS if form in words)
 
 
 def _with_limit(judge: Judge | None, timeout: float | None) -> Judge | None:
@@ -401,10 +340,3 @@ def _with_limit(judge: Judge | None, timeout: float | None) -> Judge | None:
     if not callable(getattr(judge, "judge", None)):
         raise TypeError(f"judge must have a method judge(comparisons), got {type(judge).__name__}")
     return judge if timeout is None or isinstance(judge, TimedJudge) else TimedJudge(judge, timeout)
-
-
-def _seed(value: Any) -> int:
-    try:
-        return int(value.__index__())
-    except AttributeError:
-        raise TypeError(f"seed must be an integer, got {value!r}") from None

@@ -1,12 +1,33 @@
 """Checks of the arena's arguments; each raises an error that names the argument and the fix."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from populora_env.records import Phase, Problem
 
 FORMS = (Phase.SCORE, Phase.COMPARE, Phase.CRITIQUE)  # of evaluation, in the order of play
+
+
+def read_forms(evaluation: str | Sequence[str]) -> tuple[Phase, ...]:
+    """Return the forms that ``score+compare`` or ``["score", "compare"]`` names, as played.
+
+    Raises:
+        ValueError: If one does not exist.
+    """
+    words: list[Any] = []
+    if isinstance(evaluation, str):
+        words = evaluation.split("+")
+    elif isinstance(evaluation, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        words = list(evaluation)
+    if words == ["none"]:
+        return ()
+    if not words or not all(word in set(FORMS) for word in words):
+        raise ValueError(
+            "evaluation must be 'none', or some of 'score', 'compare', 'critique' joined by '+', "
+            f"got {evaluation!r}"
+        )
+    return tuple(form for form in FORMS if form in words)
 
 
 def read_loads(load: Any) -> dict[Phase, int]:
@@ -39,6 +60,40 @@ def read_options(options: Any) -> Mapping[Any, Any]:
         if name != "problem" and (near or isinstance(value, Problem)):
             raise ValueError(f"options must hold the problem as 'problem', got {name!r}")
     return given
+
+
+def read_actions(actions: Mapping[str, Any], agents: Sequence[str]) -> dict[str, str]:
+    """Return the actions of the agents, in their order.
+
+    Raises:
+        ValueError: If an agent is missing or unknown.
+        TypeError: If an action is not a string.
+    """
+    live = set(agents)
+    missing = [agent for agent in agents if agent not in actions]
+    unknown = [agent for agent in actions if agent not in live]
+    if missing or unknown:
+        said = [f"missing {', '.join(missing)}"] if missing else []
+        said += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
+        raise ValueError(
+            f"actions must hold one text for each of {len(live)} agents "
+            f"({agents[0]} to {agents[-1]}): {'; '.join(said)}"
+        )
+    for agent, action in actions.items():
+        if not isinstance(action, str):
+            raise TypeError(
+                f"the action of {agent} must be a string, got {type(action).__name__}: "
+                "an agent with nothing to say answers with an empty string"
+            )
+    return {agent: actions[agent] for agent in agents}
+
+
+def read_seed(value: Any) -> int:
+    """Return a seed of any integer type, NumPy's included, as an int."""
+    try:
+        return int(value.__index__())
+    except AttributeError:
+        raise TypeError(f"seed must be an integer, got {value!r}") from None
 
 
 def check_timeout(timeout: Any) -> None:
