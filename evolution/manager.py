@@ -24,9 +24,13 @@ from evolution.config import EvolutionConfig
 from evolution.errors import CheckpointError
 from evolution.fitness.evaluator import Appraiser
 from evolution.fitness.task import known
-from evolution.fitting import check_fit
 from evolution.individuals.breeding import Breeder
-from evolution.individuals.inheritance import Estate, change_learning_rate, set_learning_rate
+from evolution.individuals.inheritance import (
+    Estate,
+    change_learning_rate,
+    inherit_ratings,
+    set_learning_rate,
+)
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.non_finite import broken_slots, quarantine
 from evolution.individuals.reevaluation import Champion, Trial, Trials
@@ -36,13 +40,13 @@ from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_a
 from evolution.operators import selection
 from evolution.operators.selection import Candidates
 from evolution.results import EpisodePlan, GenerationResult, history_rows
+from evolution.run_problems import RunProblems, check_fit
 from evolution.runs.changes import find_changes, plain_settings, record
 from evolution.runs.checkpoint import RunFolder
-from evolution.runs.fingerprints import base_digest, check_same, problems_digest
+from evolution.runs.fingerprints import check_same
 from populora_env.arena import ReasoningArena
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
-from populora_env.keys import generator
 from populora_env.problems import ProblemSource, as_source
 from populora_env.ratings import Ratings, bradley_terry
 from populora_env.records import Phase, Problem, Transcript
@@ -97,8 +101,7 @@ class EvolutionManager:
         self._judge = None if judge is None else TimedJudge(judge, JUDGE_TIMEOUT)
         self.folder = None if folder is None else RunFolder(folder)
         self._grader, self._owns_grader = grader or Grader(), grader is None
-        self._excluded = {problem.id: problem for problem in exclude}
-        self._rests_on: dict[str, str] | None = None
+        self._drawn = RunProblems(self.problems, self.config.seed, exclude)
         self._standing = Standing(population.size, self.config.fitness_memory)
         self._trials = Trials(population, self.config, self._grader, self._fresh)
         self._confirmed = 0  # generations that had been played when trials were last held
@@ -175,7 +178,7 @@ class EvolutionManager:
         else:
             born = ()
         self._quarantine()
-        problems = self._draw("problems", generation, config.problems_per_generation)
+        problems = self._drawn.draw("problems", generation, config.problems_per_generation)
         judged = tuple(i < config.judged_problems for i in range(len(problems)))
         self._plan = EpisodePlan(generation, problems, judged, born, trial)
         return self._plan
@@ -231,17 +234,7 @@ class EvolutionManager:
         plan = self._plan
         if plan is None:
             raise RuntimeError("tell was called before ask: ask first, then play, then tell")
-        asked, told = [p.id for p in plan.problems], [t.problem.id for t in transcripts]
-        if asked != told:
-            raise ValueError(
-                f"transcripts: got {len(told)}, expected one for each of the plan's {len(asked)} "
-                "problems, in order"
-            )
-        if any(t.agents != self.population.agents for t in transcripts):
-            raise ValueError(
-                f"transcripts: expected the agents {self.population.agents[0]} to "
-                f"{self.population.agents[-1]}"
-            )
+        plan.check(transcripts, self.population.agents)
         self._quarantine()
         scores = self._appraiser.appraise(
             transcripts, self.population, self._births(), plan.generation
@@ -321,7 +314,9 @@ class EvolutionManager:
         generation = saved.generation + 1
         names = {"base": self.population.base.name, "problems": self.problems.spec}
         names["excluded"] = names["problems"]
-        check_same(saved.state.get("rests_on", {}), self._digests(), names)
+        check_same(
+            saved.state.get("rests_on", {}), self._drawn.digests(self.population.base), names
+        )
         changes = find_changes(saved.state.get("config", {}), self.config, generation, note)
         try:
             self._standing.load(saved.state["standing"])
@@ -393,7 +388,7 @@ class EvolutionManager:
         Children may inherit optimiser state as well.
         """
         estate = Estate(self._learner, self.population.lora, self.config.child_optimizer)
-        agents, before = self.population.agents, self.ratings.to_dict()
+        agents = self.population.agents
         ratings = [self.ratings.rating(agent) for agent in agents]
         mu = np.array([r.mu for r in ratings])
         mu[broken_slots(self._lineage)] = np.nan  # never to breed, whatever selection goes by
@@ -403,40 +398,15 @@ class EvolutionManager:
         self._standing.inherit(
             {c.individual.slot: c.parent_slots[0] if c.is_copy else None for c in born}
         )
-        after = dict(before)
-        for child in born:
-            if self._learner is not None:
+        if self._learner is not None:
+            for child in born:
                 set_learning_rate(self._learner, child.individual)
-            # From the parents' ratings as these were before any child was born.
-            heir, name = Ratings.from_dict(before), agents[child.individual.slot]
-            heir.reset(name, [agents[parent] for parent in child.parent_slots])
-            after[name] = heir.to_dict()[name]
-        self.ratings = Ratings.from_dict(after)
+        self.ratings = inherit_ratings(self.ratings, agents, born)
         return tuple(child.individual for child in born)
-
-    def _draw(self, what: str, generation: int, count: int) -> tuple[Problem, ...]:
-        """Distinct problems for one purpose; fewer if the source has no more.
-
-        Raises:
-            ValueError: If one is among those that must not be trained on.
-        """
-        rng = generator(what, self.config.seed, generation)
-        drawn: dict[str, Problem] = {}
-        for _ in range(100 * count):
-            problem = self.problems[int(rng.integers(len(self.problems)))]
-            drawn.setdefault(problem.id, problem)
-            if len(drawn) == count:
-                break
-        if leaked := sorted(self._excluded.keys() & drawn.keys()):
-            raise ValueError(
-                f"problems: {leaked[0]} is among those that must not be trained on; use disjoint "
-                "splits"
-            )
-        return tuple(drawn.values())
 
     def _fresh(self, generation: int) -> list[Problem]:
         """Problems with known answers for the trial of a generation."""
-        drawn = self._draw("trial", generation, self.config.confirm_problems)
+        drawn = self._drawn.draw("trial", generation, self.config.confirm_problems)
         return [problem for problem in drawn if problem.answer is not None]
 
     def _learn(
@@ -472,7 +442,7 @@ class EvolutionManager:
             "elites": sorted(self._trials.elites),
             "champion": None if champion is None else champion.to_dict(),
             "appraisal": self._appraiser.to_dict(),
-            "rests_on": self._digests(),
+            "rests_on": self._drawn.digests(self.population.base),
         }
         tensors = {} if self._learner is None else self._learner.state()
         tensors = {**tensors, **self._appraiser.tensors()}
@@ -480,17 +450,6 @@ class EvolutionManager:
             tensors = {**tensors, **champion.tensors()}
         keep, every = config.keep_generations, config.keep_every
         folder.save(result.generation, self.population, tensors, state, keep, every)
-
-    def _digests(self) -> dict[str, str]:
-        """Digests of what the run rests on, which is read once."""
-        if self._rests_on is None:
-            excluded = sorted(self._excluded.values(), key=lambda problem: problem.id)
-            self._rests_on = {
-                "base": base_digest(self.population.base),
-                "problems": problems_digest(self.problems.given()),
-                "excluded": problems_digest(excluded),
-            }
-        return self._rests_on
 
 
 def _json_rows(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Where the modules of version 0.1 are now."""
 
 NAMES = {
+    "evolution.fitting": "evolution.run_problems",
     "evolution.quiet": "agents.loading.quiet",
     "evolution.appraisal": "evolution.fitness.evaluator",
     "evolution.attempts": "evolution.fitness.attempts",

@@ -1,5 +1,6 @@
 """What a generation is asked to play, what it measured, and its rows of ``history.jsonl``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from evolution.fitness.task import Scores, known
 from evolution.individuals.lineage import Individual
 from evolution.individuals.reevaluation import Trial
 from populora_env.ratings import BradleyTerry
-from populora_env.records import Problem
+from populora_env.records import Problem, Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,17 @@ class EpisodePlan:
     judged: tuple[bool, ...]
     born: tuple[Individual, ...]
     trial: Trial | None = None
+
+    def check(self, transcripts: Sequence[Transcript], agents: Sequence[str]) -> None:
+        """Raise a ValueError unless these are the plan's episodes, played by these agents."""
+        asked, told = [p.id for p in self.problems], [t.problem.id for t in transcripts]
+        if asked != told:
+            raise ValueError(
+                f"transcripts: got {len(told)}, expected one for each of the plan's {len(asked)} "
+                "problems, in order"
+            )
+        if any(tuple(t.agents) != tuple(agents) for t in transcripts):
+            raise ValueError(f"transcripts: expected the agents {agents[0]} to {agents[-1]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What children inherit besides weights: optimiser state and learning rates."""
+"""What children inherit besides weights: optimiser state, learning rates, ratings."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from agents.engine.adapters import StackedLora
 from evolution.config import ChildOptimizer
 from evolution.individuals.breeding import Child
 from evolution.individuals.lineage import Individual, Lineage
+from populora_env.ratings import Ratings
 
 
 class HeirLearner(Protocol):
@@ -99,3 +100,20 @@ def set_learning_rate(learner: object, individual: Individual) -> None:
     rates = getattr(learner, "learning_rates", None)
     if rates is not None and "learning_rate" in individual.hyperparameters:
         rates[individual.slot] = individual.hyperparameters["learning_rate"]
+
+
+def inherit_ratings(ratings: Ratings, agents: Sequence[str], born: Sequence[Child]) -> Ratings:
+    """Ratings in which children have their parents', as these were before any child was born.
+
+    Args:
+        ratings: Until now.
+        agents: Names of all agents, by slot.
+        born: The children.
+    """
+    before = ratings.to_dict()
+    after = dict(before)
+    for child in born:
+        heir, name = Ratings.from_dict(before), agents[child.individual.slot]
+        heir.reset(name, [agents[parent] for parent in child.parent_slots])
+        after[name] = heir.to_dict()[name]
+    return Ratings.from_dict(after)

@@ -10,11 +10,18 @@ from typing import Any
 import tomli_w
 
 from agents.plain_files import remove
-from evolution.runs.changes import CHANGES_FILE, read_changes
-from evolution.runs.files import CURVE_FILE
-from evolution.runs.integrity import check_generation, check_written, write_checksums
 from evolution.errors import CheckpointError, DamageError
-from evolution.runs.files import GROWING, file_digest, folder_of, saved_generations, sync_folder, writing
+from evolution.runs.changes import CHANGES_FILE, read_changes
+from evolution.runs.files import (
+    CURVE_FILE,
+    GROWING,
+    file_digest,
+    folder_of,
+    saved_generations,
+    sync_folder,
+    writing,
+)
+from evolution.runs.integrity import check_generation, check_written, write_checksums
 
 _COPIED = ("run.toml", CHANGES_FILE, CURVE_FILE)  # as far as they are older than the branch
 

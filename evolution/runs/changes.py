@@ -15,8 +15,8 @@ from evolution.errors import CheckpointError
 from populora_env.storage import read_record
 
 if TYPE_CHECKING:  # changes are read without torch
-    from evolution.runs.checkpoint import RunFolder
     from evolution.config import EvolutionConfig, RunConfig
+    from evolution.runs.checkpoint import RunFolder
 
 CHANGES_FILE = "changes.jsonl"
 _COLUMNS = ("generation", "option", "from", "to", "note")

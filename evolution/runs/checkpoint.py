@@ -8,7 +8,8 @@ generation records how long they were and their digest, and resuming cuts off wh
 Nothing is ever unpickled.
 
 Not covered here: what a run's state means (`evolution.manager`), settings that change on the way
-(`evolution.runs.changes`), runs that start from another one's generation (`evolution.runs.branching`).
+(`evolution.runs.changes`), runs that start from another one's generation
+(`evolution.runs.branching`).
 """
 
 import json
@@ -27,6 +28,20 @@ from torch import Tensor
 
 from agents.plain_files import open_growing, remove, truncate, write_whole
 from agents.population import AdapterError, LoraPopulation
+from evolution.errors import CheckpointError, DamageError
+from evolution.runs.files import (
+    FORMAT,
+    GROWING,
+    digest_of,
+    discard,
+    folder_of,
+    hash_prefix,
+    saved_generations,
+    size_of,
+    sync,
+    sync_folder,
+    writing,
+)
 from evolution.runs.integrity import (
     CHECKSUMS,
     MANIFEST,
@@ -37,8 +52,6 @@ from evolution.runs.integrity import (
     read_checksums,
     sealed_text,
 )
-from evolution.errors import CheckpointError, DamageError
-from evolution.runs.files import FORMAT, GROWING, digest_of, discard, folder_of, hash_prefix, saved_generations, size_of, sync, sync_folder, writing
 from evolution.runs.lock import RunInUse, RunLock
 
 __all__ = ["FORMAT", "CheckpointError", "RunFolder", "Saved"]

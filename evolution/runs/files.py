@@ -1,10 +1,9 @@
 """The files of a run: where generations are, how files are read, hashed and written.
 
-What a generation holds is written and read in `evolution.runs.checkpoint`; whether a run is whole is
-checked in `evolution.runs.integrity`. Neither this nor that needs a model.
+What a generation holds is written and read in `evolution.runs.checkpoint`; whether a run is whole
+is checked in `evolution.runs.integrity`. Neither this nor that needs a model.
 """
 
-from evolution.errors import CheckpointError, DamageError
 import errno
 import hashlib
 import json
@@ -19,6 +18,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from agents.plain_files import remove
+from evolution.errors import CheckpointError, DamageError
 
 FORMAT = 5
 OLDEST = 4  # the oldest format that a run can go on from: without digests of growing files

@@ -13,7 +13,6 @@ What older versions wrote has no digests, and is read as it is. `report.html`, T
 and what `populora bench` left in a run are not covered.
 """
 
-from evolution.errors import OlderError
 import json
 import os
 import time
@@ -23,9 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from agents.plain_files import write_whole
-from evolution.errors import CheckpointError, DamageError
-from evolution.runs.files import FORMAT, OLDEST, digest_of, file_digest, folder_of, prefix_digest, read_object, saved_generations, size_of
-from evolution.errors import UsageError
+from evolution.errors import CheckpointError, DamageError, OlderError, UsageError
+from evolution.runs.files import (
+    FORMAT,
+    OLDEST,
+    digest_of,
+    file_digest,
+    folder_of,
+    prefix_digest,
+    read_object,
+    saved_generations,
+    size_of,
+)
 
 CHECKSUMS, MANIFEST = "checksums.json", "manifest.json"
 BEST = "best"

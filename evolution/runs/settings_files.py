@@ -7,10 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
-from agents.loading.linear import Products
 from agents.learning.rejection import RejectionSource
-from evolution.errors import ConfigError
+from agents.loading.linear import Products
 from evolution.config import ChildOptimizer, Learner, RunConfig
+from evolution.errors import ConfigError
 from populora_env.episodes.matchmaking import Matchmaking
 from populora_env.spelling import did_you_mean
 

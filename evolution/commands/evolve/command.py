@@ -22,12 +22,12 @@ from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
 from evolution.config import Learner, RunConfig
 from evolution.errors import UsageError
-from evolution.fitting import check_fit
 from evolution.loggers.base import ConsoleLogger
 from evolution.loggers.held_out import HeldOutLogger
 from evolution.loggers.tensorboard import TensorBoardLogger
 from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
+from evolution.run_problems import check_fit
 from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import plain_settings, read_changes
 from evolution.runs.checkpoint import RunFolder

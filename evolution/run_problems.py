@@ -1,0 +1,104 @@
+"""The problems of a run: whether they fit the model, which are drawn, what they are known by.
+
+Whether they fit is checked before a run and not when one is drawn. Procedural problems are made
+while the run goes on and are not looked at before.
+"""
+
+from collections.abc import Collection, Iterable
+
+from agents.loading.models import BaseModel
+from evolution.errors import ConfigError
+from evolution.runs.fingerprints import base_digest, problems_digest
+from populora_env.keys import generator
+from populora_env.problems import ProblemSource, SequenceSource
+from populora_env.prompts import solve_prompt
+from populora_env.records import Problem
+
+
+def check_fit(base: BaseModel, problems: Iterable[Problem], solve_tokens: int) -> None:
+    """Check that attempts at all problems fit the model's context.
+
+    Args:
+        base: The model.
+        problems: A source that is not a list of problems is not looked at.
+        solve_tokens: Length limit of an attempt.
+
+    Raises:
+        ConfigError: If one does not; the message names the first and says how many there are.
+    """
+    limit = base.context
+    if limit is None or (isinstance(problems, ProblemSource) and not _is_given(problems)):
+        return
+    first, found = "", 0
+    around = len(base.chat_ids(""))  # what the chat template adds
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            continue
+        seen.add(problem.id)
+        prompt = solve_prompt(problem)
+        # A token stands for at least one byte, so most need not be encoded.
+        if len(prompt.encode("utf-8", "replace")) + around + solve_tokens <= limit:
+            continue
+        length = len(base.chat_ids(prompt))
+        if length + solve_tokens > limit:
+            found += 1
+            first = first or (
+                f"{problem.id} ({problem.prompt[:40]!r}...) is {length} tokens long, and with "
+                f"{solve_tokens} of an attempt exceeds the model's context of {limit}"
+            )
+    if found:
+        others = f"; so do {found - 1} more of {len(seen)}" if found > 1 else ""
+        raise ConfigError(
+            f"problems: {first}{others}; leave out what is too long, or lower solve_tokens"
+        )
+
+
+class RunProblems:
+    """Draws the problems of a run, each generation's by a key of its own.
+
+    Args:
+        source: Where they come from.
+        seed: The run's.
+        excluded: Those that must never be trained on.
+    """
+
+    def __init__(self, source: ProblemSource, seed: int, excluded: Collection[Problem]) -> None:
+        self._source, self._seed = source, seed
+        self._excluded = {problem.id: problem for problem in excluded}
+        self._digests: dict[str, str] | None = None
+
+    def draw(self, what: str, generation: int, count: int) -> tuple[Problem, ...]:
+        """Distinct problems for one purpose; fewer if the source has no more.
+
+        Raises:
+            ValueError: If one is among those that must not be trained on.
+        """
+        rng = generator(what, self._seed, generation)
+        drawn: dict[str, Problem] = {}
+        for _ in range(100 * count):
+            problem = self._source[int(rng.integers(len(self._source)))]
+            drawn.setdefault(problem.id, problem)
+            if len(drawn) == count:
+                break
+        if leaked := sorted(self._excluded.keys() & drawn.keys()):
+            raise ValueError(
+                f"problems: {leaked[0]} is among those that must not be trained on; use disjoint "
+                "splits"
+            )
+        return tuple(drawn.values())
+
+    def digests(self, base: BaseModel) -> dict[str, str]:
+        """Digests of what the run rests on, which is read once."""
+        if self._digests is None:
+            excluded = sorted(self._excluded.values(), key=lambda problem: problem.id)
+            self._digests = {
+                "base": base_digest(base),
+                "problems": problems_digest(self._source.given()),
+                "excluded": problems_digest(excluded),
+            }
+        return self._digests
+
+
+def _is_given(source: ProblemSource) -> bool:
+    return isinstance(source, SequenceSource)
