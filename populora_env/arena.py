@@ -3,8 +3,8 @@
 `ReasoningArena` is a PettingZoo parallel environment. One episode is one problem: a round in
 which all agents solve it; rounds in which they score, compare and criticise each other's attempts,
 as asked for; and a round in which they may answer again. What happens inside an episode is in
-`episode`, what is shown in `prompts`, what is paid in `rewards`, which arguments are
-legal in `arguments`.
+`episode`, what is shown in `prompts`, what is paid in `rewards`, which arguments are legal in
+`arguments`.
 """
 
 from collections.abc import Mapping, Sequence
