@@ -48,6 +48,7 @@ ORDER = [
     "agents.http_policy",
     "agents.rollout",
     "agents.measuring",
+    "agents.named_adapters",
     "agents.population",
     "agents",
     "evolution.old_names",
