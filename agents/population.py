@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agents.engine.generation import DecodeStats, Job, generate
+from agents.engine.generation import generate
+from agents.engine.jobs import DecodeStats, Job
 from agents.loading.models import BaseModel, load_base
 from agents.named_adapters import BASE, NamedAdapters
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
