@@ -59,6 +59,7 @@ ORDER = [
     "evolution.lowrank",
     "evolution.operators",
     "evolution.fitness",
+    "evolution.config_checks",
     "evolution.config",
     "evolution.individuals",
     "evolution.learning",
