@@ -1,33 +1,24 @@
 """LoraPopulation: N adapters on one frozen base, as one policy.
 
 Agents are named ``agent_0`` to ``agent_{N-1}`` as in the arena; the name ``base`` is the bare base
-model, so a population can play against what it started from. Each agent is saved as a plain PEFT
-adapter folder, and anyone's LoRA adapter of the same base can be an agent; `agents.peft_io` says
-which.
+model, so a population can play against what it started from.
+
+Not covered here: how the adapters are kept, saved and loaded (`agents.named_adapters`).
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from agents.engine.adapters import StackedLora
-from agents.engine.generation import DecodeStats, Job, generate
-from agents.engine.targets import check_names, why_no_place
-from agents.loading.models import DTYPES, BaseModel, load_base
-from agents.peft_config import shown
-from agents.peft_io import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    AdapterError,
-    PeftAdapter,
-    read_adapter,
-    write_adapter,
-)
+from agents.engine.generation import generate
+from agents.engine.jobs import DecodeStats, Job
+from agents.loading.models import BaseModel, load_base
+from agents.named_adapters import BASE, NamedAdapters
+from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from agents.policy import Request
 from populora_env.records import Phase
 
@@ -41,8 +32,6 @@ __all__ = [
     "GreedyPolicy",
     "LoraPopulation",
 ]
-
-BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,7 @@ class Generated:
     distribution: Tensor | None = None
 
 
-class LoraPopulation:
+class LoraPopulation(NamedAdapters):
     """N LoRA adapters answering as agents of an arena; a `Policy`.
 
     Agents may differ in rank, scale and dropout. A loaded adapter brings its rank and scale into
@@ -110,16 +99,15 @@ class LoraPopulation:
         max_rows: int = 64,
         top_p: float = 1.0,
     ) -> None:
-        if adapter_dtype is not None and adapter_dtype not in DTYPES:
-            raise ValueError(
-                f"adapter_dtype: got {adapter_dtype!r}, expected one of {', '.join(DTYPES)}"
-            )
-        dtype = DTYPES[adapter_dtype] if adapter_dtype else None
-        self.base = base
-        self.lora = StackedLora(
-            base.model, size, rank, alpha, targets, dropout=dropout, dtype=dtype
+        super().__init__(
+            base,
+            size,
+            rank,
+            alpha=alpha,
+            targets=targets,
+            dropout=dropout,
+            adapter_dtype=adapter_dtype,
         )
-        self.agents = tuple(f"agent_{i}" for i in range(size))
         self.temperature, self.max_rows, self.top_p = temperature, max_rows, top_p
         self.stats = DecodeStats()
         self.keeps_distributions = False
@@ -167,26 +155,6 @@ class LoraPopulation:
             max_rows=max_rows,
             top_p=top_p,
         )
-
-    @property
-    def size(self) -> int:
-        """Number of agents."""
-        return self.lora.size
-
-    def index(self, agent: str) -> int | None:
-        """Row of an agent in the stacked tensors; None for ``base``.
-
-        Raises:
-            ValueError: If there is no such agent.
-        """
-        if agent == BASE:
-            return None
-        if agent not in self.agents:
-            raise ValueError(
-                f"agent: got {agent!r}, expected {BASE!r} or one of {self.agents[0]} to "
-                f"{self.agents[-1]}"
-            )
-        return int(agent.removeprefix("agent_"))
 
     def act(
         self, requests: Sequence[Request], *, temperature: float | None = None, raw: bool = False
@@ -315,137 +283,6 @@ class LoraPopulation:
     def forget(self) -> None:
         """Drop what `recall` keeps."""
         self._recent.clear()
-
-    def check_saving(self) -> None:
-        """Check that plain PEFT can read what this population saves.
-
-        Raises:
-            AdapterError: If it would misread the adapters of these layers; see
-                `agents.engine.targets`.
-        """
-        try:
-            check_names(self.base.model, (layer.name for layer in self.lora.layers()))
-        except ValueError as error:
-            raise AdapterError(str(error)) from None
-
-    def save_adapters(self, folder: str | Path) -> list[Path]:
-        """Write each agent as a PEFT adapter folder ``folder/agent_i``, at its own rank.
-
-        Returns:
-            The folders, in order of the agents.
-
-        Raises:
-            AdapterError: If an agent's factors are not finite, or PEFT would misread them; nothing
-                is written.
-            OSError: If the folder cannot be written.
-        """
-        for agent, finite in zip(self.agents, self.lora.finite().tolist(), strict=True):
-            if not finite:
-                raise AdapterError(f"{agent}: its factors are not finite; nothing was saved")
-        return [self.save_adapter(agent, Path(folder) / agent) for agent in self.agents]
-
-    def save_adapter(self, agent: str, folder: str | Path) -> Path:
-        """Write one agent as a PEFT adapter folder; see `save_adapters`."""
-        i = self.index(agent)
-        if i is None:
-            raise AdapterError("agent: 'base' has no adapter to save")
-        self.check_saving()
-        rank = int(self.lora.ranks[i])
-        factors = {
-            layer.name: (layer.A[i, :rank], layer.B[i, :, :rank]) for layer in self.lora.layers()
-        }
-        return write_adapter(
-            folder,
-            factors,
-            alpha=float(self.lora.alpha[i]),
-            dropout=self.lora.dropout[i],
-            base=self.base.path,
-        )
-
-    def load_adapters(self, folder: str | Path) -> None:
-        """Replace all agents by the adapter folders ``folder/agent_i``.
-
-        Nothing is changed unless every folder can be read and fits.
-
-        Raises:
-            AdapterError: If a folder is missing, unreadable, or does not fit.
-        """
-        folder = Path(folder)
-        read = [self._read(folder / agent) for agent in self.agents]
-        for i, member in enumerate(read):
-            self._write(i, member)
-
-    def load_adapter(self, agent: str, folder: str | Path) -> None:
-        """Replace one agent by a PEFT adapter folder, whoever wrote it.
-
-        The agent takes its rank and scale; layers it does not adapt become zero. The base that the
-        adapter names is not compared, since one model goes by many names; the shapes are.
-
-        Raises:
-            AdapterError: If the folder is missing, unreadable, or does not fit; nothing is changed.
-        """
-        i = self.index(agent)
-        if i is None:
-            raise AdapterError("agent: 'base' has no adapter to replace")
-        self._write(i, self._read(Path(folder)))
-
-    def _read(self, folder: Path) -> "_Member":
-        """An adapter in this population's own type, if it has a place for every factor."""
-        adapter = read_adapter(folder)
-        if adapter.rank > self.lora.rank:
-            raise AdapterError(
-                f"{folder}: rank {adapter.rank} is above the population's {self.lora.rank}; make "
-                f"the population with rank={adapter.rank}"
-            )
-        left = dict(adapter.factors)
-        factors: dict[str, tuple[Tensor, Tensor]] = {}
-        for layer in self.lora.layers():
-            if (pair := left.pop(layer.name, None)) is None:
-                continue
-            got, here = (pair[0].shape[1], pair[1].shape[0]), (layer.A.shape[2], layer.B.shape[1])
-            if got != here:
-                raise AdapterError(
-                    f"{folder}: {layer.name}: got factors for {got[0]} inputs and {got[1]} "
-                    f"outputs, expected {here[0]} and {here[1]}; the adapter is for another base"
-                    f"{self._bases(adapter)}"
-                )
-            A, B = pair[0].to(layer.A), pair[1].to(layer.B)
-            if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
-                raise AdapterError(f"{folder}: {layer.name}: its factors overflow {A.dtype}")
-            factors[layer.name] = A, B
-        if left:
-            name = next(iter(left))
-            raise AdapterError(
-                f"{folder}: {name} has no place in this population: "
-                f"{why_no_place(self.base.model, name)}{self._bases(adapter)}"
-            )
-        return _Member(adapter.rank, adapter.alpha, factors)
-
-    def _bases(self, adapter: PeftAdapter) -> str:
-        """Which base an adapter names and which this is, where that tells something."""
-        if adapter.base in ("", self.base.name, self.base.path):
-            return ""
-        return f" (the adapter names {shown(adapter.base)}, this is {self.base.name!r})"
-
-    def _write(self, i: int, member: "_Member") -> None:
-        self.lora.set_rank(i, member.rank)
-        self.lora.set_alpha(i, member.alpha)
-        for layer in self.lora.layers():
-            layer.A[i].zero_()
-            layer.B[i].zero_()
-            if layer.name in member.factors:
-                A, B = member.factors[layer.name]
-                layer.A[i, : A.shape[0]] = A
-                layer.B[i, :, : B.shape[1]] = B
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """An adapter that fits: its rank, its alpha, and ``A`` and ``B`` by layer."""
-
-    rank: int
-    alpha: float
-    factors: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class GreedyPolicy:

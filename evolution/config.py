@@ -1,29 +1,24 @@
-"""Settings of a run, their checks, and their TOML form.
+"""Settings of a run.
 
 A TOML file, a preset and command-line flags all set the fields of one dataclass.
+
+Not covered here: what each may be (`evolution.config_checks`), and files of settings
+(`evolution.runs.settings_files`).
 """
 
-import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
 from agents.loading.linear import Products
-from evolution.errors import ConfigError, OperatorError
-from evolution.fitness.attempts import BARS
-from evolution.fitness.diversity import MEASURES
-from evolution.fitness.rules import FITNESSES, make_rule
-from evolution.fitness.scaling import SCALES, SCHEDULES
+from evolution.config_checks import check_evolution, check_run
+from evolution.errors import ConfigError
 from evolution.operators.crossover import CROSSOVERS, Crossover
 from evolution.operators.mutation_weights import MUTATIONS, Mutation
 from evolution.operators.selection import SELECTIONS, Selection
 from evolution.registry import Use
-from populora_env.arguments import read_forms
 from populora_env.episodes.matchmaking import Matchmaking
-from populora_env.episodes.rewards import RewardWeights
-from populora_env.records import Phase
 
 
 class Learner(StrEnum):
@@ -227,95 +222,7 @@ class EvolutionConfig:
         Raises:
             ConfigError: On the first value out of range.
         """
-        self._check_kinds()
-        for name, least in _COUNTS.items():
-            value = getattr(self, name)
-            if value is None and name in _OPEN:
-                continue
-            _check_count(name, value, least)
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is None and name in _OPEN:
-                continue
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ConfigError(f"{name}: got {value!r}, expected a finite number")
-            if not low <= value <= high:
-                raise ConfigError(f"{name}: got {value!r}, expected {low} to {high}")
-        if self.fitness_memory == 1:
-            raise ConfigError("fitness_memory: got 1, expected less, or fitness never changes")
-        try:
-            self.operators()
-        except OperatorError as error:
-            raise ConfigError(str(error)) from error
-        self._check_fitness()
-        if self.islands > 1 and self.migrants > self.elites:
-            raise ConfigError(
-                f"migrants: got {self.migrants}, expected at most elites = {self.elites}, the "
-                "fittest that are there to be copied"
-            )
-        if self.learner not in set(Learner):
-            raise ConfigError(
-                f"learner: got {self.learner!r}, expected one of {', '.join(Learner)}"
-            )
-        if self.advantage not in ADVANTAGES:
-            raise ConfigError(
-                f"advantage: got {self.advantage!r}, expected one of {', '.join(ADVANTAGES)}"
-            )
-        for name, kind in (
-            ("rejection_source", RejectionSource), ("child_optimizer", ChildOptimizer)
-        ):  # fmt: skip
-            if getattr(self, name) not in set(kind):
-                raise ConfigError(
-                    f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(kind)}"
-                )
-        try:
-            forms = read_forms(self.evaluation)
-            RewardWeights.preset(self.rewards)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if self.matchmaking not in set(Matchmaking):
-            raise ConfigError(
-                f"matchmaking: got {self.matchmaking!r}, expected one of {', '.join(Matchmaking)}"
-            )
-        if self.revise and Phase.CRITIQUE not in forms:
-            raise ConfigError(
-                f"revise: needs critiques; got evaluation {self.evaluation!r}, expected one with "
-                "critique"
-            )
-        if self.judged_problems > self.problems_per_generation:
-            raise ConfigError(
-                f"judged_problems: got {self.judged_problems}, expected at most "
-                f"problems_per_generation = {self.problems_per_generation}"
-            )
-
-    def _check_kinds(self) -> None:
-        """Check that texts, numbers and switches are that, which TOML files may get wrong."""
-        for field in fields(self):
-            value: Any = getattr(self, field.name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if (isinstance(field.default, float) or field.name == "alpha") and not number:
-                if value is None and field.default is None:
-                    continue
-                raise ConfigError(f"{field.name}: got {value!r}, expected a number")
-            if isinstance(field.default, str) and not isinstance(value, str):
-                raise ConfigError(f"{field.name}: got {value!r}, expected text")
-            if isinstance(field.default, bool) and not isinstance(value, bool):
-                raise ConfigError(f"{field.name}: got {value!r}, expected true or false")
-
-    def _check_fitness(self) -> None:
-        try:
-            make_rule(FITNESSES.read(self.fitness))
-            SCALES.read_one(self.fitness_scale)
-            MEASURES.read_several(self.diversity)
-            BARS.read_one(self.diversity_bar)
-            schedule = SCHEDULES.read(self.diversity_schedule)
-        except OperatorError as error:
-            raise ConfigError(str(error)) from error
-        if schedule.name == "target" and self.diversity_weight <= 0:
-            raise ConfigError(
-                f"diversity_weight: got {self.diversity_weight:g}, expected above 0: "
-                "diversity_schedule target multiplies it"
-            )
+        check_evolution(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,25 +242,6 @@ class BreedingOperators:
     selection: Use[Selection]
     crossover: Use[Crossover]
     mutations: tuple[Use[Mutation], ...]
-
-
-_DTYPES = ("float32", "bfloat16", "float16")  # agents.loading.models.DTYPES, without its torch
-_OPEN = frozenset(field.name for field in fields(Settings))
-_COUNTS = {
-    "seed": 0, "problems_per_generation": 1, "judged_problems": 0, "solve_tokens": 1,
-    "judge_tokens": 1, "critique_tokens": 1, "judge_load": 1, "evolve_every": 1, "offspring": 0,
-    "elites": 0, "parents": 1, "islands": 1, "migrate_every": 1, "migrants": 1,
-    "confirm_problems": 0,
-    "keep_generations": 1, "keep_every": 0, "epochs": 1, "minibatches": 1, "rejection_replies": 1,
-    "tokens_per_batch": 1,
-}  # fmt: skip
-_RANGES = {
-    "spread": (0.0, 10.0), "diversity_weight": (-1e6, 1e6), "fitness_memory": (0.0, 1.0),
-    "confirm_confidence": (0.0, 10.0),
-    "mutation": (0.0, 10.0), "learning_rate": (0.0, 1.0), "sample_fraction": (0.0, 1.0),
-    "negative_weight": (0.0, 1.0), "temperature": (0.0, 10.0), "clip_low": (0.0, 1.0),
-    "clip_high": (0.0, 1e6), "kl": (0.0, 1e6),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -409,32 +297,8 @@ class RunConfig(EvolutionConfig):
             ConfigError: On the first value out of range.
         """
         super().check()
-        for name, least in {
-            "size": 1, "rank": 1, "max_rows": 1, "held_out": 0, "generations": 1,
-            "held_out_every": 0,
-        }.items():  # fmt: skip
-            _check_count(name, getattr(self, name), least)
-        if self.alpha is not None:
-            _check_number("alpha", self.alpha, "above 0, up to 1e6", 0 < self.alpha <= 1e6)
-        _check_number("dropout", self.dropout, "from 0, below 1", 0 <= self.dropout < 1)
-        _check_number("top_p", self.top_p, "above 0, up to 1", 0 < self.top_p <= 1)
-        if self.adapter_dtype not in (None, *_DTYPES):
-            raise ConfigError(
-                f"adapter_dtype: got {self.adapter_dtype!r}, expected one of {', '.join(_DTYPES)}"
-            )
-        if not self.max_minutes >= 0:
-            raise ConfigError(f"max_minutes: got {self.max_minutes!r}, expected a number >= 0")
+        check_run(self)
         self.resolved(self.size)
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}: got {value!r}, expected an integer >= {least}")
-
-
-def _check_number(name: str, value: float, expected: str, fits: bool) -> None:
-    if not fits:
-        raise ConfigError(f"{name}: got {value!r}, expected a number {expected}")
 
 
 def _or(value: Any, default: Any) -> Any:

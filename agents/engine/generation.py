@@ -8,7 +8,8 @@ template's opening) is computed once per agent, and so is a prompt that one agen
 times. While it decodes, the mean last hidden state of each reply is gathered, and its mean token
 distribution if asked for, so diversity needs no second pass.
 
-How tokens are drawn is in `agents.engine.sampling`, memory in `agents.engine.kv_cache`.
+What is asked and what comes back is in `agents.engine.jobs`, how tokens are drawn in
+`agents.engine.sampling`, memory in `agents.engine.kv_cache`.
 """
 
 import logging
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from agents.engine.adapters import RowLayout, StackedLora
+from agents.engine.jobs import DecodeStats, Job, Reply, check_jobs
 from agents.engine.kv_cache import Slots, elements_per_token, free_memory, is_out_of_memory
 from agents.engine.sampling import choose
 from agents.loading.models import BaseModel, backbone
@@ -32,80 +34,6 @@ _PREFILL_TOKENS = 8192  # tokens of prompts that are read at once
 _MEMORY_SHARE = 0.5  # of the free memory that keys and values may take
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One reply to generate.
-
-    Attributes:
-        agent: Row of the stacked adapters that writes it; ``None`` for the bare base.
-        prompt_ids: Token ids of the prompt, at least one.
-        max_new_tokens: Length limit of the reply, at least 1.
-        seed: Seed of its sampling.
-        stop: Texts that end the reply when it contains one; they stay in its ids.
-    """
-
-    agent: int | None
-    prompt_ids: Sequence[int]
-    max_new_tokens: int
-    seed: int
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What was generated for one `Job`.
-
-    Attributes:
-        ids: Token ids, without the token that ended the reply.
-        finished: Whether the model ended it or a stop text came; False: the length limit did.
-        end: The end token with which the model ended it; None if something else did.
-        feature: Mean last hidden state over the tokens of the reply, ``[width]``, float32; without
-            the last token of a reply that no end token ended.
-        distribution: Mean of the distributions its tokens were drawn from, at temperature 1,
-            ``[vocabulary]``, float32; None unless asked for.
-    """
-
-    ids: tuple[int, ...]
-    finished: bool
-    feature: Tensor
-    distribution: Tensor | None = None
-    end: int | None = None
-
-
-@dataclass(slots=True)
-class DecodeStats:
-    """Counts that add up over calls of `generate`.
-
-    Attributes:
-        tokens: Tokens of replies, end tokens included.
-        decoded: Those of them that a decoding step gave; the others came with the prompt.
-        slot_steps: Rows of the batch summed over decoding steps, ended rows included.
-        prompt_tokens: Tokens of all prompts.
-        prompt_tokens_read: Those of them that were computed.
-        seconds: Time all this took, where a `LoraPopulation` counts.
-        overlong: Requests that did not fit the model's context and got an empty reply, where a
-            `LoraPopulation` counts.
-    """
-
-    tokens: int = 0
-    decoded: int = 0
-    slot_steps: int = 0
-    prompt_tokens: int = 0
-    prompt_tokens_read: int = 0
-    seconds: float = 0.0
-    overlong: int = 0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Useful tokens per second; 0 before anything was generated."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    @property
-    def slot_efficiency(self) -> float:
-        """Useful tokens / (slots x steps): the share of the batch that was not idle."""
-        return self.decoded / self.slot_steps if self.slot_steps else 1.0
 
 
 def generate(
@@ -147,7 +75,7 @@ def generate(
         raise ValueError(f"top_p: got {top_p}, expected above 0, up to 1")
     if max_rows < 1:
         raise ValueError(f"max_rows: got {max_rows}, expected at least 1")
-    _check(base, lora, jobs)
+    check_jobs(base, lora, jobs)
     replies: list[Reply | None] = [None] * len(jobs)
     counts = DecodeStats() if stats is None else stats
     how = _How(temperature, top_p, distribution)
@@ -185,20 +113,6 @@ def pad_right(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
     for i, row in enumerate(rows):
         table[i, : len(row)] = row
     return torch.from_numpy(table)
-
-
-def _check(base: BaseModel, lora: StackedLora | None, jobs: Sequence[Job]) -> None:
-    limit = base.context
-    for i, job in enumerate(jobs):
-        if not job.prompt_ids or job.max_new_tokens < 1:
-            raise ValueError(f"jobs[{i}]: a prompt and max_new_tokens need at least 1 token each")
-        if limit and len(job.prompt_ids) + job.max_new_tokens > limit:
-            raise ValueError(
-                f"jobs[{i}]: {len(job.prompt_ids)} prompt tokens + {job.max_new_tokens} new ones "
-                f"exceed the model's context of {limit}; shorten the prompt or the limit"
-            )
-        if job.agent is not None and lora is None:
-            raise ValueError("lora: got None, but a job names an agent; pass the adapters")
 
 
 def _fitting(base: BaseModel, jobs: Sequence[Job]) -> int:

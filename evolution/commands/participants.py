@@ -12,8 +12,8 @@ from pathlib import Path
 from agents.loading.models import BaseModel
 from agents.measuring.benchmark import Entrant
 from agents.peft_config import folder_hint
-from agents.peft_io import common_shape
-from agents.population import BASE, CONFIG_FILE, WEIGHTS_FILE, LoraPopulation
+from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, common_shape
+from agents.population import BASE, LoraPopulation
 from evolution.config import RunConfig
 from evolution.errors import CheckpointError, UsageError
 from evolution.runs.changes import read_changes, with_changes

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from agents.engine.generation import DecodeStats
+from agents.engine.jobs import DecodeStats
 
 
 class Bars:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
-from agents.engine.generation import Job
+from agents.engine.jobs import Job
 from agents.learning.learners import LearnerConfig, PolicyGradient
 from agents.loading.models import freeze
 from evolution.engine_benchmark.peers import NOT_INSTALLED, imported

@@ -12,7 +12,8 @@ from types import MappingProxyType
 import numpy as np
 
 from agents.engine.adapters import StackedLora
-from agents.engine.generation import DecodeStats, Job, Reply, generate
+from agents.engine.generation import generate
+from agents.engine.jobs import DecodeStats, Job, Reply
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
 from agents.loading.models import BaseModel
 from evolution.config import EvolutionConfig, Learner

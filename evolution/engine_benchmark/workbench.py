@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from agents.engine.adapters import StackedLora
-from agents.engine.generation import Job
+from agents.engine.jobs import Job
 from agents.loading.models import BaseModel
 from agents.loading.quiet import no_bars
 from evolution.engine_benchmark.timing import Contender, Spread, interleaved, ratios

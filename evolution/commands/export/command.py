@@ -23,7 +23,7 @@ from rich.table import Table
 
 from agents.loading.models import load_base
 from agents.loading.quiet import no_bars
-from agents.population import CONFIG_FILE, WEIGHTS_FILE
+from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.participants import SavedRun
 from evolution.commands.usage import parse

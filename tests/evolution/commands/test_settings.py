@@ -15,7 +15,8 @@ from evolution import learning
 from evolution.cli import main
 from evolution.commands.evolve import command as evolve
 from evolution.commands.evolve.options import read_options
-from evolution.config import _DTYPES, EvolutionConfig, RunConfig
+from evolution.config import EvolutionConfig, RunConfig
+from evolution.config_checks import _DTYPES
 from evolution.errors import ConfigError, UsageError
 from evolution.runs.settings_files import from_mapping, read_toml
 from tests.conftest import make_tiny_base
