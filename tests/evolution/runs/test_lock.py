@@ -22,6 +22,23 @@ sys.stdin.read()
 """
 
 
+PLAY = """
+import sys
+from evolution.errors import CheckpointError
+from tests.evolution.runs.test_faults import SETTINGS, make
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        manager = make(line.strip(), SETTINGS)
+        manager.run(2)
+        manager.close()
+        print("played", flush=True)
+    except CheckpointError as error:
+        print(f"refused {error}", flush=True)
+"""
+TRIES = int(os.environ.get("POPULORA_TRIES", "3"))
+
+
 def hold(folder):
     child = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
@@ -49,6 +66,39 @@ def test_a_second_process_is_told_who_plays_the_run(tmp_path):
         child.kill()
         child.communicate()
     RunFolder(tmp_path / "run").close()  # what a killed process held is free at once
+
+
+@pytest.mark.slow
+def test_of_two_processes_at_once_one_plays_and_the_other_is_told(tmp_path):
+    """`POPULORA_TRIES` sets how often (3 unless set)."""
+    players = [
+        subprocess.Popen(
+            [sys.executable, "-c", PLAY],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        assert [player.stdout.readline() for player in players] == ["ready\n"] * 2
+        for number in range(TRIES):
+            folder = tmp_path / str(number)
+            for player in players:
+                player.stdin.write(f"{folder}\n")
+                player.stdin.flush()
+            refused, played = sorted(
+                (player.stdout.readline() for player in players),
+                key=lambda said: said == "played\n",
+            )
+            assert played == "played\n"
+            assert refused.startswith("refused ")
+            for name in ("history.jsonl", "transcripts.jsonl"):
+                rows = (folder / name).read_text().splitlines()
+                assert len(rows) == len(set(rows)) > 0
+    finally:
+        for player in players:
+            player.kill()
+            player.communicate()
 
 
 def test_closing_lets_another_process_in_and_a_fork_holds_nothing(tmp_path):
