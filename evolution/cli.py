@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from evolution.commands.help_text import asks_for_help, help_text
 from evolution.commands.usage import one_line
-from evolution.errors import UsageError
+from evolution.errors import CheckpointError, ConfigError, UsageError
 
 # What each subcommand is for, the module whose `main(arguments)` runs it, and where its options
 # are: the dataclass and its module.
@@ -160,10 +160,8 @@ def _reader_is_gone() -> bool:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors that are the user's to mend; anything else is ours and keeps its traceback."""
-    errors: list[type[Exception]] = [UsageError]
+    errors: list[type[Exception]] = [UsageError, ConfigError, CheckpointError]
     for module, name in (
-        ("evolution.errors", "ConfigError"),
-        ("evolution.errors", "CheckpointError"),
         ("agents.loading.models", "ModelError"),
         ("agents.population", "AdapterError"),
         ("populora_env.problems", "ProblemSpecError"),

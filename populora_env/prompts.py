@@ -4,7 +4,7 @@ One constant for each phase, filled in a single pass: what is filled in is never
 so an attempt that contains a placeholder such as ``{problem}`` stays what it is. Whatever agents
 wrote is quoted line by line behind ``> ``, so no attempt can pass for a part of the prompt. Asked
 to *reply with* a letter, small models solve the problem again; asked to *begin* with it, they
-judge. How replies to these texts are read is in `replies` and `judgements`; chat templates belong
+judge. How replies to these texts are read is in `reading`; chat templates belong
 to whoever runs the model.
 """
 

@@ -3,7 +3,7 @@
 Every stage of the arena reads and writes these: problems, attempts, comparisons and verdicts,
 turns, and the transcript of a whole episode, which turns into JSON and back. Records hold data
 and say what it means; how replies are read, graded, matched and rewarded lives elsewhere
-(`replies`, `grading`, `matchmaking`, `rewards`).
+(`reading`, `grading`, `episodes`).
 """
 
 import hashlib
@@ -163,7 +163,7 @@ class Grade:
         status: How the grade came about.
         seconds: Wall-clock time of the check. Not part of equality nor of `Transcript.to_dict`,
             so that two runs with the same seed compare equal.
-        rule: Name of the rule that found the answer (`replies.Rule`), or None.
+        rule: Name of the rule that found the answer (`reading.answers.Rule`), or None.
         strict: Whether the reply is right by strict rules alone, which implies ``correct``; None
             where ``correct`` is.
     """

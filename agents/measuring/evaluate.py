@@ -24,7 +24,7 @@ class AgentScore:
 
     Attributes:
         accuracy: Fraction of correct final answers.
-        standard_error: ``sqrt(p (1 - p) / (n - 1))``; see `figures.Estimate`.
+        standard_error: ``sqrt(p (1 - p) / (n - 1))``; see `statistics.Estimate`.
         grades: The grade of each problem.
         replies: The reply to each problem.
     """

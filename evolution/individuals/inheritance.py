@@ -8,18 +8,15 @@ from agents.engine.adapters import StackedLora
 from evolution.config import ChildOptimizer
 from evolution.individuals.breeding import Child
 from evolution.individuals.lineage import Individual, Lineage
+from evolution.individuals.non_finite import Resettable
 from populora_env.ratings import Ratings
 
 
-class HeirLearner(Protocol):
+class HeirLearner(Resettable, Protocol):
     """A learner that keeps state of its own for each agent."""
 
     def inherit(self, parents: Mapping[int, int]) -> None:
         """Copy to each child the state of its parent."""
-        ...
-
-    def reset(self, agents: Sequence[int]) -> None:
-        """Forget what is known of these agents."""
         ...
 
 

@@ -3,8 +3,8 @@
 Servers fail: a request that gets no text is None and counted, never an exception, so an episode
 goes on. The SDK's timeout bounds single reads, not a reply, so a server that trickles bytes could
 hold a caller for ever; therefore requests run on an event loop in a thread of their own, where a
-deadline over all tries cancels them. The size of a reply is bounded in `chat_connection`; what it
-says is read in `chat_replies`.
+deadline over all tries cancels them. The size of a reply is bounded in `connection`; what it
+says is read in `replies`.
 
 Not covered: streaming, tools, images.
 """

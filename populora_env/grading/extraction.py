@@ -3,7 +3,7 @@ r"""Named extraction rules, ours and those of lm-evaluation-harness, to compare 
 The same replies score differently under different rules, so a benchmark says which it used:
 
 =================  ===============================================================================
-``default``        our rules, strict ones first, then lenient ones (`replies.read_answer`)
+``default``        our rules, strict ones first, then lenient ones (`answers.read_answer`)
 ``strict``         our strict rules alone
 ``gsm8k-strict``   the filter ``strict-match`` of the harness's task ``gsm8k``
 ``gsm8k-flexible`` the filter ``flexible-extract`` of the same task

@@ -1,10 +1,10 @@
 """Grading replies.
 
-A reply's final answer is read by `replies`; numbers, texts and what `forms` settles are compared
-in this process, exactly and in bounded time. Only the other mathematical expressions go to a
-worker process, started when the first of them comes and killed when one takes too long.
-Answers that have many right forms (a puzzle with several solutions) are compared with the one
-known form and no other.
+A reply's final answer is read by `reading.answers`; numbers, texts and what `forms` settles are
+compared in this process, exactly and in bounded time. Only the other mathematical expressions go to
+a worker process, started when the first of them comes and killed when one takes too long. Answers
+that have many right forms (a puzzle with several solutions) are compared with the one known form
+and no other.
 """
 
 import math

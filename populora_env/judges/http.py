@@ -1,6 +1,6 @@
 """A judge behind an OpenAI-compatible server.
 
-What goes over the network, and how failures are kept from the episode, is in `chat_api`.
+What goes over the network, and how failures are kept from the episode, is in `chat.api`.
 """
 
 from collections.abc import Sequence

@@ -52,10 +52,9 @@ def names_of(package: str, module: str) -> Callable[[str], Any]:
     """
 
     def find(name: str) -> Any:
-        found = None if name.startswith("_") else importlib.import_module(module)
-        if not hasattr(found, name):
+        if name.startswith("_") or not hasattr(held := importlib.import_module(module), name):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         warnings.warn(f"{package}.{name} is now {module}.{name}", DeprecationWarning, stacklevel=2)
-        return getattr(found, name)
+        return getattr(held, name)
 
     return find

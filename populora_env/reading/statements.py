@@ -4,7 +4,7 @@
 ``x = 18``, ``18 - 3 = 15``, ``18 (16 + 2)``, ``$18 every day``. A sentence that offers several
 different numbers, such as ``12 or 13`` or ``1, 2, 3, 4``, states none of them, and neither does a
 sum left undone. Texts longer than `numerals.WINDOW` are cut. Which sentence of a reply is looked
-at is decided in `replies`.
+at is decided in `answers`.
 """
 
 import re
