@@ -1,8 +1,8 @@
 """The command ``populora``.
 
 Each subcommand's options are the fields of a dataclass. Whatever the user got wrong ends in one
-line on standard error and exit status 2, without a traceback; Ctrl-C ends with 130, and a reader
-that closes the pipe with 141.
+line on standard error and exit status 2, without a traceback, and a warning is one line, too;
+Ctrl-C ends with 130, and a reader that closes the pipe with 141.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from evolution.commands.help_text import asks_for_help, help_text
@@ -81,10 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         try:
             return _run(arguments)
         finally:
+            warnings.formatwarning = before
             sys.stdout.flush()  # here, where a reader that is gone can still be told from a fault
     except BrokenPipeError:
         if not _reader_is_gone():
@@ -126,15 +129,23 @@ def _run(arguments: list[str]) -> int:
         )
         return 2
     except _user_errors() as error:
-        from populora_env.episodes.rendering import (
-            visible,  # whose package takes too long for --help
-        )
-
-        print(f"populora: error: {visible(one_line(str(error)))}", file=sys.stderr)
+        print(f"populora: error: {_shown(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("populora: interrupted", file=sys.stderr)
         return 130
+
+
+def _shown(said: Exception | str) -> str:
+    """A message in one line that no terminal obeys."""
+    from populora_env.episodes.rendering import visible  # whose package takes too long for --help
+
+    return visible(one_line(str(said)))
+
+
+def _warning(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as a user of a command reads it: without the line of code that gave it."""
+    return f"populora: warning: {_shown(message)}\n"
 
 
 def _version() -> str:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 NEVER: Mapping[str, bool] = {"stored": False}
 UNLESS_EMPTY: Mapping[str, bool] = {"stored_empty": False}
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
@@ -28,7 +28,7 @@ def storable(text: str) -> str:
     Lone surrogates cannot be written as UTF-8, and tokenizers refuse them; everything else,
     control characters included, is kept.
     """
-    return _LONE_SURROGATE.sub("\ufffd", text)
+    return LONE_SURROGATE.sub("\ufffd", text)
 
 
 def plain(value: Any) -> Any:

@@ -8,7 +8,11 @@ import os
 from collections.abc import Sequence
 
 from populora_env.problems.benchmarks import BENCHMARKS, load_benchmark
-from populora_env.problems.files.columns import problems_of_file, prompt_key
+from populora_env.problems.files.columns import (
+    problems_of_file,
+    prompt_key,
+    warn_of_case,
+)
 from populora_env.problems.files.reading import SUFFIXES
 from populora_env.problems.sources.base import (
     ProblemSource,
@@ -136,14 +140,20 @@ def _refuse_contradictions(sources: Sequence[SourceSpec]) -> None:
     """Refuse a question that a file has in another form, or with another answer, than another.
 
     The two would be two problems, which may lie in both splits. Benchmarks among themselves are
-    taken as they are.
+    taken as they are. Where only the case of letters differs, that is a warning.
     """
     if len(sources) < 2 or all(source.name.lower() in BENCHMARKS for source in sources):
         return
     first: dict[str, tuple[Problem, SourceSpec]] = {}
+    in_any_case: dict[str, tuple[Problem, SourceSpec]] = {}
+    doubtful: list[tuple[Problem, Problem]] = []
     for source in sources:
         for problem in _finite(source, None):
-            before, other = first.setdefault(prompt_key(problem.prompt), (problem, source))
+            key = prompt_key(problem.prompt)
+            alike, other = in_any_case.setdefault(key.casefold(), (problem, source))
+            if other is not source and alike.answer != problem.answer:
+                doubtful.append((alike, problem))
+            before, other = first.setdefault(key, (problem, source))
             names = {source.name.lower(), other.name.lower()}
             if before.id == problem.id or names <= BENCHMARKS.keys():
                 continue
@@ -157,6 +167,7 @@ def _refuse_contradictions(sources: Sequence[SourceSpec]) -> None:
                 f"{problem.metadata['read_from']}: question {problem.prompt!r:.60} is there again "
                 f"{how}, first at {before.metadata['read_from']}: remove one"
             )
+    warn_of_case(doubtful)
 
 
 def as_source(problems: str | ProblemSource | Sequence[Problem], *, seed: int = 0) -> ProblemSource:

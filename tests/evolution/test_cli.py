@@ -22,6 +22,16 @@ QUICK = [
 ]  # fmt: skip
 
 
+def test_a_warning_is_one_line_without_code_or_escapes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = '{"prompt": "%s is 2+2?", "answer": %d}\n'
+    (tmp_path / "x.jsonl").write_text(row % ("What", 4) + row % ("WHAT", 5))
+    command = [sys.executable, "-m", "evolution.cli", "validate", "x.jsonl"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert run.stderr.startswith("populora: warning: x.jsonl:2: question 'WHAT is 2+2?' differs")
+    assert run.stderr.count("\n") == 1
+
+
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")

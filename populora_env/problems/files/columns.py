@@ -45,7 +45,8 @@ def problems_of_file(path: str, options: Mapping[str, Any]) -> list[Problem]:
             white space included.
 
     Warns:
-        UserWarning: If a few answers that are no plain numbers make a file mathematical.
+        UserWarning: If a few answers that are no plain numbers make a file mathematical, or
+            questions that differ in their letters' case have different answers.
     """
     _check_options(path, options)
     rows = read_rows(path)
@@ -83,6 +84,27 @@ def refuse_repeated(rows: Sequence[Row], problems: Sequence[Problem]) -> None:
         ProblemSpecError: If two have the same prompt and answer; both places are named.
     """
     _refuse_repeats(rows, [problem.id for problem in problems], "problem", "is there again")
+
+
+def warn_of_case(pairs: Sequence[tuple[Problem, Problem]]) -> None:
+    """Warn of questions that differ in their letters' case only, and have different answers.
+
+    That is no error: a question may be about `x` and `X`.
+
+    Args:
+        pairs: Each with the one that was read first.
+    """
+    if not pairs:
+        return
+    first, other = pairs[0]
+    more = f" ({len(pairs) - 1} more are like it)" if len(pairs) > 1 else ""
+    warnings.warn(
+        f"{other.metadata['read_from']}: question {described(other.prompt)} differs from that at "
+        f"{first.metadata['read_from']} in its letters' case only, but its answer is "
+        f"{described(other.answer)} instead of {described(first.answer)}{more}: remove one, "
+        "unless the case means something",
+        stacklevel=2,
+    )
 
 
 def checked_answer(row: Row, column: str, text: str, kind: AnswerKind) -> str:
@@ -211,8 +233,14 @@ def _kind_of(rows: Sequence[Row], stated: Sequence[str | None]) -> AnswerKind:
 def _refuse_two_answers(rows: Sequence[Row], problems: Sequence[Problem]) -> None:
     """Refuse a question that is there again in other white space or with another answer."""
     first: dict[str, int] = {}
+    in_any_case: dict[str, int] = {}
+    doubtful: list[tuple[Problem, Problem]] = []
     for at, problem in enumerate(problems):
-        other = first.setdefault(prompt_key(problem.prompt), at)
+        key = prompt_key(problem.prompt)
+        alike = in_any_case.setdefault(key.casefold(), at)
+        if problems[alike].answer != problem.answer:
+            doubtful.append((problems[alike], problem))
+        other = first.setdefault(key, at)
         if other != at:
             before = problems[other].answer
             how = (
@@ -224,6 +252,7 @@ def _refuse_two_answers(rows: Sequence[Row], problems: Sequence[Problem]) -> Non
                 f"{rows[at].place}: question {described(problem.prompt)} is there again {how}, "
                 f"first at {rows[other].place}: remove one"
             )
+    warn_of_case(doubtful)
 
 
 def _stated(text: str, column: str, kind: str | None) -> str | None:

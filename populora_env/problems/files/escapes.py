@@ -1,12 +1,15 @@
-r"""Backslashes that JSON has eaten.
+r"""Backslashes that JSON has eaten, and halves of characters.
 
 ``{"answer": "\frac{1}{2}"}`` is valid JSON for a form feed and ``rac{1}{2}``: whoever wrote the
-file forgot to write the backslash twice. Such a text is no problem that anybody meant.
+file forgot to write the backslash twice. ``"\ud83d"`` is valid JSON for the first half of a
+character beyond U+FFFF, left by whoever cut a text between the two. Neither is a text that anybody
+meant.
 """
 
 import re
 
 from populora_env.problems.sources.base import ProblemSpecError
+from populora_env.storage import LONE_SURROGATE
 
 # Tabs and ends of lines (U+0085 is one) belong into ordinary texts, so these count only where what
 # follows is the rest of a command and hardly anything else.
@@ -24,7 +27,7 @@ _SHOWN = 30
 
 
 def check_text(place: str, column: str, text: str, *, answer: bool = False) -> None:
-    """Refuse a text with a control character that is part of no ordinary text.
+    """Refuse a text with a control character, or half of one, that is in no ordinary text.
 
     Args:
         place: Where it stands, for the message.
@@ -35,6 +38,11 @@ def check_text(place: str, column: str, text: str, *, answer: bool = False) -> N
     Raises:
         ProblemSpecError: If there is one; the likely cause is said.
     """
+    if half := LONE_SURROGATE.search(text):
+        raise ProblemSpecError(
+            f"{place}: column {column[:60]!r} must hold whole characters, got {half[0]!r}, a half "
+            "of one (a lone surrogate) that no file or tokenizer can hold: write the other half too"
+        )
     found = _CONTROL.search(text) or _IN_TEXT.search(text)
     if found is None and answer:
         found = _IN_ANSWER.search(text)

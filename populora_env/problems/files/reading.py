@@ -108,7 +108,7 @@ class Row:
         return storable(value)
 
     def check_text(self, column: str, text: str, *, answer: bool = False) -> None:
-        """Refuse a text that is too long or holds stray control characters; see `escapes`.
+        """Refuse a text that is too long or holds what no text holds; see `escapes`.
 
         What the hub has at a pinned revision is known, and let through.
         """
@@ -177,7 +177,9 @@ def _jsonl(name: str, location: str) -> list[Row]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, parse_int=_whole_number)
+            value = json.loads(line, parse_int=_whole_number, object_pairs_hook=_object)
+        except _TwiceError as error:
+            raise ProblemSpecError(f"{name}:{number}: {error}: remove one") from None
         except (ValueError, RecursionError) as error:
             raise ProblemSpecError(
                 f"{name}:{number}: not JSON ({error}): expected one object a line"
@@ -192,7 +194,9 @@ def _json(name: str, location: str) -> list[Row]:
         return []
     check_values(name, text, _JSON_MARKS)
     try:
-        value: Any = json.loads(text, parse_int=_whole_number)
+        value: Any = json.loads(text, parse_int=_whole_number, object_pairs_hook=_object)
+    except _TwiceError as error:
+        raise ProblemSpecError(f"{name}: {error} in {described(error.found)}: remove one") from None
     except json.JSONDecodeError as error:
         hint = "an object a line belongs in a .jsonl file" if error.lineno > 1 else "mend it there"
         raise ProblemSpecError(f"{name}:{error.lineno}: not JSON ({error}): {hint}") from error
@@ -214,6 +218,24 @@ def _row(name: str, number: int, value: Any, *, is_line: bool) -> Row:
     row = Row(name, number, value, is_line)
     check_depth(row.place, value)
     return row
+
+
+class _TwiceError(ValueError):
+    """A JSON object that says two things by one name."""
+
+    def __init__(self, key: str, found: dict[str, Any]) -> None:
+        super().__init__(f"key {described(key)} is there twice")
+        self.found = found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; Python's own reader keeps the last of a repeated key's values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        key = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _TwiceError(key, found)
+    return found
 
 
 def _whole_number(digits: str) -> int | Decimal:
