@@ -59,6 +59,7 @@ NAMES = {
     "evolution.reporting.figures": "evolution.reporting.charts",
     "evolution.reporting.games": "evolution.reporting.measures.games",
     "evolution.reporting.measured": "evolution.reporting.measures.measured",
+    "evolution.reporting.members": "evolution.reporting.sections",
     "evolution.reporting.series": "evolution.reporting.measures.series",
     "evolution.reporting.trends": "evolution.reporting.measures.trends",
     "evolution.run_files": "evolution.runs.files",

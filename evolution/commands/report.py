@@ -1,6 +1,7 @@
 """``populora report``: a run as one HTML page that needs no network.
 
-What the page says is worked out in `reporting.findings` and written down in `reporting.sections`.
+What the page shows is worked out in `reporting.findings` and `reporting.sections`; its words are in
+`reporting/assets`.
 No model is loaded and the run is not changed.
 """
 
@@ -59,11 +60,14 @@ def write_report(run: str | Path, out: str | Path | None = None) -> tuple[Path, 
         The file, and what it says.
 
     Raises:
-        UsageError: If plotly is missing, the run cannot be used, or the file cannot be written.
+        UsageError: If plotly or jinja2 is missing, the run cannot be used, or the file cannot be
+            written.
     """
-    if find_spec("plotly") is None:
+    missing = [name for name in ("plotly", "jinja2") if find_spec(name) is None]
+    if missing:
         raise UsageError(
-            'report: needs plotly, which is not installed; say pip install "populora-env[report]"'
+            f"report: needs {' and '.join(missing)}, not installed; say pip install "
+            '"populora-env[report]"'
         )
     from evolution.reporting.sections import render
 

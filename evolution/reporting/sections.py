@@ -1,108 +1,53 @@
-"""The report's sections: findings in words, tables and charts."""
+"""The report's sections: what each of them shows.
 
-from collections.abc import Sequence
+To add one, write a function here that works out what is shown, with its charts under ``charts``; a
+macro in ``assets/sections.html`` that says it, named after the key, with those parameters; and a
+row of `SECTIONS`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from agents.measuring.statistics import Estimate
-from evolution.reporting.charts import (
-    Chart,
-    add_held_out,
-    curve,
-)
+from evolution.reporting.charts import Chart, add_held_out, curve, judging_chart, matrix_chart
+from evolution.reporting.examples import contrast, fooled
 from evolution.reporting.findings import Findings
-from evolution.reporting.measures.audits import Audit, Verdict
-from evolution.reporting.measures.data import Series
-from evolution.reporting.measures.measured import HeldOut
-from evolution.reporting.members import (
-    family_section,
-    games_section,
-    judges_section,
-    map_section,
-    transcripts_section,
-)
-from evolution.reporting.page import (
-    NOT_RECORDED,
-    Cell,
-    details,
-    figures,
-    page,
-    paragraph,
-    section,
-    table,
-    text,
-    verdict,
-)
+from evolution.reporting.maps import family_chart, map_charts
+from evolution.reporting.measures.audits import Verdict
+from evolution.reporting.measures.family import family
+from evolution.reporting.measures.games import games, judging_over_time
+from evolution.reporting.measures.series import accuracy_error
+from evolution.reporting.page import page
+from evolution.reporting.text import text_map
 from evolution.runs.changes import read_changes
+from populora_env.judges import JudgeStatistics, majority_figures
+from populora_env.judges.bias import OUTSIDE, OVERALL
 
-_CURVES = {
-    "fitness": (
-        "Fitness", "What selection goes by: mean return, scaled if the run says so, plus what "
-        "diversity adds. Line: mean "
-        "of the population; band: from the lowest to the highest agent. Problems differ between "
-        "generations, so single steps say little.",
-    ),
-    "return": ("Return", "Mean reward of an agent's episodes. Line and band as for fitness."),
-    "accuracy": (
-        "Accuracy", "Share of right final answers on the generation's training problems, where "
-        "the answer is known. Outer band: from the lowest to the highest agent; inner band: one "
-        "standard error of the mean, over problems. Held-out problems are answered greedily.",
-    ),
-    "diversity": (
-        "Diversity", "Mean distance, 0 to 1, of an agent's attempts from the others' at the same "
-        "problem by the run's measures, among attempts that count. Line and band as for fitness.",
-    ),
-    "length": ("Length of replies", "Mean characters of an attempt. Line and band as for fitness."),
-}  # fmt: skip
-# Drawn where a run recorded them.
-_OPTIONAL = {
-    "bonus": (
-        "Bonus for diversity", "What diversity adds to an agent's return in fitness. Line and "
-        "band as for fitness.",
-    ),
-    "vendi": (
-        "Vendi score", "How many different attempts at a problem there are in effect, among those "
-        "that count: 1 if all are the same, at most as many as count. Mean over problems.",
-    ),
-    "diversity_weight": ("Weight of diversity", "What a unit of diversity was worth."),
-    "counted": (
-        "Attempts that count for diversity", "Share of an agent's attempts above the quality bar "
-        "and known to all measures. Line and band as for fitness.",
-    ),
-    "coverage": (
-        "MAP-Elites coverage", "Share of the archive's cells that were ever reached.",
-    ),
-    "qd_score": (
-        "QD score", "Sum over the archive's cells of how far the best return is above the floor.",
-    ),
-    "archived": ("Novelty archive", "Behaviours that novelty is measured against."),
-}  # fmt: skip
+Shown = dict[str, Any]
+Cell = str | int | float | None
+
+# Of these the page says if one was not recorded.
+_CURVES = ("fitness", "return", "accuracy", "diversity", "length")
 # Shown elsewhere, or, as means over agents, the same at all times.
 _HIDDEN = frozenset({"standing", "peer_strength", "rating"})
+_MOST_FOUNDERS = 8
+_ALL_AGENTS = "all agents"
 
 
 def render(found: Findings) -> str:
     """Return the whole report as HTML."""
-    charts: list[Chart] = []
-    sections = {
-        "summary": ("Summary", _summary(found)),
-        "audits": ("Audits", _audits(found.audits)),
-        "curves": ("Over generations", _curves(found, charts)),
-        "measured": ("Held-out accuracy", _measured(found)),
-        "family-tree": ("Family tree", family_section(found, charts)),
-        "games": ("Who beats whom", games_section(found, charts)),
-        "judges": ("Judges", judges_section(found, charts)),
-        "map": ("Map of replies", map_section(found, charts)),
-        "transcripts": ("Transcripts", transcripts_section(found)),
-        "settings": ("Settings", _settings(found)),
-    }
-    return page(f"{found.run.name}: PopuLoRA run", _header(found), sections, charts)
+    shown = [(key, title, work(found)) for key, title, work in SECTIONS]
+    charts: list[Chart] = [c for _, _, values in shown for c in values.get("charts", ())]
+    return page(found.run.name, _facts(found), shown, charts)
 
 
-def _header(found: Findings) -> str:
+def _facts(found: Findings) -> Mapping[str, object]:
     run, config = found.run, found.run.config
     asked = config.get("generations")
-    facts = {
+    return {
         "base model": config.get("model"),
         "problems": config.get("problems"),
         "population": f"{len(run.agents)} agents"
@@ -114,166 +59,79 @@ def _header(found: Findings) -> str:
         "seed": config.get("seed"),
         "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items()) or None,
     }
-    rows = "".join(
-        f"<dt>{text(name)}</dt><dd>{text('not recorded' if value is None else value)}</dd>"
-        for name, value in facts.items()
-    )
-    return (
-        f'<p class="kicker">Report of a PopuLoRA run</p>\n<h1>{text(run.name)}</h1>\n'
-        f'<dl class="facts">{rows}</dl>'
-    )
 
 
-def _summary(found: Findings) -> str:
-    run = found.run
-    words = [
-        f"{len(run.generations)} generations of {len(run.agents)} agents. {_held_out_words(found)}"
-    ]
-    if (accuracy := run.mean("accuracy")) is not None and len(run.generations) > 1:
-        first, last = _ends(accuracy)
-        words.append(
-            f"On training problems, drawn anew for each generation, the population's mean accuracy "
-            f"was {first:.3f} at the start and {last:.3f} at the end (means of the first and last "
-            "fifth of the generations)."
-        )
-    for level in (Verdict.PROBLEM, Verdict.WATCH, Verdict.CANNOT_TELL, Verdict.FINE):
-        names = [audit.name for audit in found.audits if audit.verdict is level]
-        if names:
-            words.append(f"Audits, {level}: {', '.join(names)}.")
-    body = "\n".join(map(paragraph, words))
-    return section("summary", "Summary", f'<div class="summary">{body}</div>')
+def _summary(found: Findings) -> Shown:
+    run, held = found.run, found.held_out
+    finished = run.generations[-1] + 1
+    accuracy, ends = run.mean("accuracy"), None
+    if accuracy is not None and len(run.generations) > 1:
+        known = accuracy[np.isfinite(accuracy)]
+        part = max(len(known) // 5, 1)
+        ends = float(known[:part].mean()), float(known[-part:].mean())
+    by_verdict = {
+        verdict: [audit.name for audit in found.audits if audit.verdict is verdict]
+        for verdict in (Verdict.PROBLEM, Verdict.WATCH, Verdict.CANNOT_TELL, Verdict.FINE)
+    }
+    return {
+        "run": run,
+        "held": held,
+        "gain_is_clear": held and abs(held.gain.value) > 2 * held.gain.standard_error,
+        "stale": held and held.after is not None and held.after != finished,
+        "ends": ends,
+        "audits": {verdict: names for verdict, names in by_verdict.items() if names},
+    }
 
 
-def _held_out_words(found: Findings) -> str:
-    held = found.held_out
-    if held is None:
-        return (
-            "Held-out accuracy is not recorded: populora evolve measures it when a run ends, "
-            "unless told --held-out 0."
-        )
-    clear = abs(held.gain.value) > 2 * held.gain.standard_error
-    said = (
-        f"That is {'more' if clear else 'no more'} than two standard errors from 0."
-        if held.gain.error_text()
-        else "Its standard error cannot be told, as it is the same on every problem."
-    )
-    stale = ""
-    if held.after is not None and held.after != found.run.generations[-1] + 1:
-        stale = f" This was measured after {held.after} generations, before the run went on."
-    return (
-        f"On {held.problems} held-out problems the best agent by standing"
-        + (f" ({held.best_agent})" if held.best_agent else "")
-        + f" solves {held.best.text()}, the base {held.base.text()}: a difference of "
-        + held.gain.text("+.3f")
-        + (", paired by problem" if held.paired else "")
-        + f". {said}{stale}"
-    )
-
-
-def _ends(values: Series) -> tuple[float, float]:
-    known = values[np.isfinite(values)]
-    part = max(len(known) // 5, 1)
-    return float(known[:part].mean()), float(known[-part:].mean())
-
-
-def _audits(audits: Sequence[Audit]) -> str:
-    cards = "".join(
-        f'<article class="card"><h3>{text(audit.name.capitalize())} {verdict(audit.verdict.value)}'
-        f"</h3>{paragraph(audit.reason)}{details('How it decides', paragraph(audit.rule))}"
-        "</article>"
-        for audit in audits
-    )
-    intro = (
-        "Alarms, not proofs. Errors after ± are standard errors. Five audits at these thresholds "
-        "raise an alarm now and then where nothing is wrong."
-    )
-    return section("audits", "Audits", paragraph(intro), f'<div class="cards">{cards}</div>')
-
-
-def _curves(found: Findings, charts: list[Chart]) -> str:
-    run = found.run
-    own: list[Chart] = []
-    missing: list[str] = []
+def _curves(found: Findings) -> Shown:
+    run, error = found.run, accuracy_error(found.run)
     others = [name for name in run.series if name not in _CURVES and name not in _HIDDEN]
-    for name in (*_CURVES, *others):
-        values = run.recorded(name)
-        plain = name.replace("_", " ").capitalize(), "As the run recorded it, by agent."
-        title, caption = {**_CURVES, **_OPTIONAL}.get(name, plain)
+    known = {name: run.recorded(name) for name in (*_CURVES, *others)}
+    names = [name for name, values in known.items() if values is not None]
+    charts: list[Chart] = []
+    for name, values in known.items():
         if values is None:
-            missing.append(name)
             continue
-        is_share = name == "accuracy"
-        error = found.accuracy_error if is_share else None
-        chart = curve(f"curve-{len(own)}", title, caption, run, values, error=error, share=is_share)
-        if is_share:
-            add_held_out(chart, run, found.held_out, found.curve)
-        own.append(chart)
-    if found.identical is not None and np.isfinite(found.identical).any():
-        caption = (
-            "Share of pairs of attempts at the same problem whose texts are the same but for white "
-            "space, mean over problems."
-        )
-        values = found.identical[:, None]
-        own.append(curve("curve-identical", "Identical replies", caption, run, values, share=True))
-    charts += own
-    note = f"Not recorded: {', '.join(missing)}." if missing else ""
-    return section(
-        "curves", "Over generations", paragraph("Generations count from 0."), figures(own),
-        paragraph(note) if note else "", details("Numbers by generation", _numbers(found)),
-    )  # fmt: skip
-
-
-def _numbers(found: Findings) -> str:
-    run = found.run
-    columns = {name: run.mean(name) for name in _CURVES if run.recorded(name) is not None}
-    columns |= {n: run.mean(n) for n in ("bonus", "vendi") if run.recorded(n) is not None}
-    if found.accuracy_error is not None:
+        key, share = f"curve-{len(charts)}", name == "accuracy"
+        charts.append(curve(key, run, values, error=error if share else None, share=share))
+        if share:
+            add_held_out(charts[-1], run, found.held_out, found.curve)
+    means = {name: run.mean(name) for name in (*_CURVES, "bonus", "vendi")}
+    columns = {name: values for name, values in means.items() if values is not None}
+    if error is not None:
         # 0 where all agents' accuracies are equal, which is no exactness
-        error = found.accuracy_error
         columns["s.e. of accuracy"] = np.where(error < 0.0005, np.nan, error)
     if found.identical is not None:
         columns["identical"] = found.identical
-    rows: list[list[Cell]] = []
-    for place, generation in enumerate(run.generations):
-        values = [float(column[place]) for column in columns.values() if column is not None]
-        cells = [value if np.isfinite(value) else None for value in values]
-        rows.append([generation, *cells, run.best[place]])
-    names = ["generation", *columns, "best by standing"]
-    return table("Means over the population.", names, rows)
+        if np.isfinite(found.identical).any():
+            names.append("identical replies")
+            charts.append(curve("curve-identical", run, found.identical[:, None], share=True))
+    cells = [[v if np.isfinite(v) else None for v in own.tolist()] for own in columns.values()]
+    return {
+        "charts": charts,
+        "names": names,
+        "missing": [name for name, values in known.items() if values is None],
+        "columns": ["generation", *columns, "best by standing"],
+        "rows": list(zip(run.generations, *cells, run.best, strict=True)),
+    }
 
 
-def _measured(found: Findings) -> str:
-    held, parts = found.held_out, list[str]()
-    if held is None:
-        parts.append(paragraph(NOT_RECORDED))
-    else:
-        rows: list[list[Cell]] = [["base", held.base.value, _error(held.base), None]]
+def _measured(found: Findings) -> Shown:
+    held, bench, rows = found.held_out, found.bench, list[list[Cell]]()
+    if held is not None:
+        base = held.base.value
+        rows.append(["base", base, _error(held.base), None])
         for name, own in held.agents.items() or [(held.best_agent or "best", held.best)]:
-            rows.append([name, own.value, _error(own), _change(own.value, held)])
+            rows.append([name, own.value, _error(own), f"{own.value - base:+.3f}"])
         if held.vote is not None:
-            rows.append(["majority vote", held.vote, None, _change(held.vote, held)])
-        caption = (
-            f"Accuracy on {held.problems} problems that were never trained on, greedy. The best "
-            f"agent, {held.best_agent or 'not recorded'}, was chosen on training problems. s.e.: "
-            "standard error over problems."
-        )
-        parts.append(table(caption, ["who", "accuracy", "s.e.", "vs base"], rows,
-                           marked=held.best_agent))  # fmt: skip
-    if found.bench is not None:
-        caption = (
-            f"Population mean against the base after generation {found.bench.generation}, from "
-            "populora bench; paired by problem. A fall on a task that was not trained on is "
-            "forgetting."
-        )
-        changes = sorted(found.bench.changes, key=lambda change: change.outside)
-        rows = [
-            [c.task, "no" if c.outside else "yes", c.problems, c.base, c.mean,
-             f"{c.change.value:+.3f}", _error(c.change)]
-            for c in changes
-        ]  # fmt: skip
-        names = ["task", "trained on", "problems", "base", "mean", "change", "s.e."]
-        parts.append(table(caption, names, rows))
-    return section("measured", "Held-out accuracy", *parts)
+            rows.append(["majority vote", held.vote, None, f"{held.vote - base:+.3f}"])
+    changes = sorted(bench.changes if bench else (), key=lambda change: change.outside)
+    table = [
+        [c.task, "no" if c.outside else "yes", c.problems, c.base, c.mean, f"{c.change.value:+.3f}",
+         _error(c.change)]
+        for c in changes
+    ]  # fmt: skip
+    return {"held": held, "rows": rows, "bench": bench, "changes": table}
 
 
 def _error(estimate: Estimate) -> float | None:
@@ -281,19 +139,113 @@ def _error(estimate: Estimate) -> float | None:
     return estimate.standard_error if estimate.error_text() else None
 
 
-def _change(accuracy: float, held: HeldOut) -> str:
-    return f"{accuracy - held.base.value:+.3f}"
+def _family_tree(found: Findings) -> Shown:
+    tree = family(found.run)
+    if tree is None:
+        return {"charts": [], "tree": None, "left": 0, "most": []}
+    left = [(name, share) for name, share in tree.founders.items() if share > 0]
+    left.sort(key=lambda entry: -entry[1])
+    return {
+        "charts": [family_chart(found.run, tree)],
+        "tree": tree,
+        "left": len(left),
+        "most": left[:_MOST_FOUNDERS],
+    }
 
 
-def _settings(found: Findings) -> str:
-    if not found.run.config:
-        return section("settings", "Settings", paragraph(NOT_RECORDED))
-    rows = [[name, str(value)] for name, value in sorted(found.run.config.items())]
-    body = table("As saved in run.toml; what is not listed was left to its default.",
-                 ["setting", "value"], rows, texts=True)  # fmt: skip
-    parts = [details("All settings", body)]
-    if changes := read_changes(found.run.path):
-        rows = [[str(c.generation), c.option, str(c.before), str(c.after), c.note] for c in changes]
-        names = ["from generation", "setting", "from", "to", "note"]
-        parts.insert(0, table("Changed while the run went on.", names, rows, texts=True))
-    return section("settings", "Settings", *parts)
+def _games(found: Findings) -> Shown:
+    played = games(found.run.agents, found.run.transcripts)
+    if played is None:
+        return {"charts": [], "rows": []}
+    strength = played.strengths
+    rows: list[list[Cell]] = [
+        [agent, int(played.wins[i].sum()), int(played.ties[i].sum()), int(played.wins[:, i].sum()),
+         int(played.abstained[i].sum()), f"{strength.strengths[i]:+.2f}",
+         f"{strength.standard_errors[i]:.2f}"]
+        for i, agent in enumerate(played.agents)
+    ]  # fmt: skip
+    rows.sort(key=lambda row: -float(str(row[5])))
+    return {"charts": [matrix_chart(played)], "rows": rows}
+
+
+def _judges(found: Findings) -> Shown:
+    names = {OVERALL: _ALL_AGENTS, OUTSIDE: "judge from outside"}
+    lines = {names.get(name, name): _judged(entry) for name, entry in found.judges.items()}
+    columns = [
+        column
+        for column in next(iter(lines.values()), {})
+        if any(line[column] is not None for line in lines.values())
+    ]
+    bins = judging_over_time(found.run.episodes) if lines else []
+    return {
+        "charts": [judging_chart(bins)] if len(bins) > 1 else [],
+        "columns": ["judge", *columns],
+        "rows": [[who, *(line[column] for column in columns)] for who, line in lines.items()],
+        "all": _ALL_AGENTS,
+        "groups": len(bins) if any(part.last > part.first for part in bins) else None,
+        "majority": majority_figures(found.run.transcripts),
+    }
+
+
+def _judged(entry: JudgeStatistics) -> dict[str, Cell]:
+    share, pairs = entry.agreement, entry.agreement_pairs
+    error = None  # of a share of pairs; none where it would be 0, as if exact
+    if share is not None and pairs > 1:
+        error = math.sqrt(max(share * (1 - share), 0.0) / (pairs - 1)) or None
+    return {
+        "asked": entry.comparisons + entry.assessments,
+        "unreadable": entry.abstention_rate,
+        "flips": entry.flip_rate,
+        "says A": entry.first_rate,
+        "ties": entry.tie_rate,
+        "length r, pairs": entry.pair_length_correlation,
+        "length r, scores": entry.score_length_correlation,
+        "own - peers": entry.own_peer_gap,
+        "agrees with truth": share,
+        "s.e.": error,
+        "pairs with a truth": pairs,
+        "score if right": entry.right_score,
+        "score if wrong": entry.wrong_score,
+        "verdicts right": entry.verdict_accuracy,
+    }
+
+
+def _map(found: Findings) -> Shown:
+    placed = text_map(found.run)
+    if placed is None:
+        return {"charts": [], "found": None, "eras": []}
+    eras: list[tuple[int, int, int, int]] = []
+    for late, ends in ((False, placed.early), (True, placed.late)):
+        if ends is not None:
+            own = [point for point in placed.points if point.late is late]
+            eras.append((*ends, len(own), sum(point.wrong for point in own)))
+    return {"charts": map_charts(found.run, placed), "found": placed, "eras": eras}
+
+
+def _transcripts(found: Findings) -> Shown:
+    run, judged = found.run, bool(found.judges)
+    return {"contrast": contrast(run), "fooled": fooled(run), "judged": judged}
+
+
+def _settings(found: Findings) -> Shown:
+    changes = read_changes(found.run.path) if found.run.config else []
+    return {
+        "changes": [(str(c.generation), c.option, str(c.before), str(c.after), c.note)
+                    for c in changes],
+        "rows": [(name, str(value)) for name, value in sorted(found.run.config.items())],
+    }  # fmt: skip
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Findings], Shown]], ...] = (
+    ("summary", "Summary", _summary),
+    ("audits", "Audits", lambda found: {"audits": found.audits}),
+    ("curves", "Over generations", _curves),
+    ("measured", "Held-out accuracy", _measured),
+    ("family-tree", "Family tree", _family_tree),
+    ("games", "Who beats whom", _games),
+    ("judges", "Judges", _judges),
+    ("map", "Map of replies", _map),
+    ("transcripts", "Transcripts", _transcripts),
+    ("settings", "Settings", _settings),
+)
+"""Key, title and function of each section, in the order of the page."""

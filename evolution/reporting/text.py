@@ -121,6 +121,11 @@ class Point:
     x: float
     y: float
 
+    @property
+    def wrong(self) -> bool:
+        """Whether it is known to be wrong."""
+        return self.attempt.grade is not None and self.attempt.grade.correct is False
+
 
 @dataclass(frozen=True, slots=True)
 class TextMap:

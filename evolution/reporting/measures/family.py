@@ -45,6 +45,12 @@ class Family:
     ancestors: frozenset[str]
     founders: Mapping[str, float]
 
+    @property
+    def measured(self) -> str:
+        """What individuals are compared by: accuracy, or fitness where no accuracy is known."""
+        known = any(life.accuracy is not None for life in self.lives)
+        return "accuracy" if known else "fitness"
+
 
 def family(run: RunData) -> Family | None:
     """Return a run's family tree; None if births were not recorded."""

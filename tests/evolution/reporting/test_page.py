@@ -10,13 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 
 from evolution.commands import report
 from evolution.reporting.charts import hover
 from evolution.reporting.findings import find
 from evolution.reporting.measures.audits import Verdict
 from evolution.reporting.measures.data import read_run_data
-from evolution.reporting.page import embedded, text
+from evolution.reporting.page import ENVIRONMENT
 from tests.evolution.synthetic_run import write_measured, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -155,14 +156,34 @@ def _plotly():
     return get_plotlyjs()
 
 
+def printed(template, value):
+    return ENVIRONMENT.from_string(template).render(value=value)
+
+
 def test_lone_surrogates_and_binary_noise_can_be_shown():
-    assert text("a\ud800b\x00<") == "a\ufffdb\ufffd&lt;"
+    assert printed("{{ value }}", "a\ud800b\x00<") == "a\ufffdb\ufffd&lt;"
+    for quoted in ('"', "'"):
+        evil = f"a{quoted} onclick={quoted}b"
+        element = printed(f"<p title={quoted}{{{{ value }}}}{quoted}>", evil)
+        assert Elements(element).all("p") == [{"title": evil}]
     assert hover("a\ud800b\x00<i>&amp;") == "a\ufffdb\ufffd&lt;i&gt;&amp;amp;"
     assert len(hover("x" * 5000)) < 600
     assert hover("x" * 130).count("<br>") == 2
+
+    def embedded(value):
+        return printed("{{ value|tojson }}", value)
+
     assert embedded({"a": "</script><!--\u2028\ud800"}).isascii()
     assert "<" not in embedded(["<>&"])
     assert json.loads(embedded(["<>&\u2028"])) == ["<>&\u2028"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        embedded([float("nan")])
+
+
+def test_numbers_are_short_and_what_is_unknown_is_empty():
+    assert [printed("{{ value }}", value) for value in (0.12345, 7, None)] == ["0.123", "7", ""]
+    with pytest.raises(UndefinedError):  # what no function worked out is no empty place
+        printed("{{ values }}", 1)
 
 
 def test_a_reply_with_surrogates_in_the_file(tmp_path):
