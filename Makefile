@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
-.PHONY: run test test-all check examples clean
+.PHONY: run test test-all check examples docs clean
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
@@ -24,6 +24,15 @@ check: .venv/.installed
 examples: .venv/.installed
 	for file in examples/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+# All pages and the reference, to docs/_build/index.html; a broken link or name fails.
+docs: .venv/.docs
+	rm -rf docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build
+
+.venv/.docs: .venv/.installed
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "populora-env needs Python 3.11 or newer; call make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -32,4 +41,4 @@ examples: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -47,6 +47,7 @@ from populora_env.spaces import UnicodeText
 __version__ = "0.1.0"
 
 ENV_ID = "populora/ReasoningArena-v0"
+"""The arena's id in PettingZoo's registries."""
 
 __all__ = [
     "ENV_ID",

@@ -309,7 +309,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         """Return all that there is to know of the episode, for a critic in training.
 
         No agent is shown this: it holds the known answer and everybody's attempts. It is in
-        ``state_space``; see `spaces.state_space`.
+        ``state_space``; see `states.state_space`.
 
         Raises:
             ArenaError: Before the first reset.

@@ -24,6 +24,8 @@ from populora_env.reading.answers import canonical_answer, read_answer
 from populora_env.records import AnswerKind, Comparison, Preference, Problem, ReplyStatus, Verdict
 from populora_env.storage import storable
 
+__all__ = ["FromTrlJudge", "FromTrlReward", "RewardFunction", "ToTrlJudge", "TrlJudge"]
+
 Message: TypeAlias = dict[str, Any]
 TextOrChat: TypeAlias = str | Sequence[Message]
 

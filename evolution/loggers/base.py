@@ -200,7 +200,7 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 class ConsoleLogger:
-    """Prints a line per generation, as `populora evolve` does; a `Logger`.
+    """Prints a line per generation, as ``populora evolve`` does; a `Logger`.
 
     Args:
         console: Where to; by default standard output.
