@@ -4,10 +4,11 @@ One arena is played per problem. At each step the prompts of all arenas go to th
 which is what makes a population of adapters cheap to decode.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.policy import Policy, Request, ask, check_policy, failures_said
+from agents.progress import Progress
 from populora_env.arena import ReasoningArena
 from populora_env.keys import derive_seed
 from populora_env.prompts import REPLY_TOKENS
@@ -21,7 +22,7 @@ def rollout(
     *,
     key: Sequence[str | int] = (),
     limits: Mapping[Phase, int] = REPLY_TOKENS,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Transcript]:
     """Play one episode in each arena and return its transcript.
 
@@ -32,7 +33,7 @@ def rollout(
         key: Key of all random draws of this rollout, such as ``(run seed, generation)``. With the
             same key, problems and policy, the transcripts are the same.
         limits: Reply length by phase, in tokens; `REPLY_TOKENS` for phases not named.
-        progress: Called with the fraction of requests answered so far.
+        progress: Called with ``playing`` and the fraction of requests answered so far.
 
     Warns:
         RuntimeWarning: If the policy says that it failed to answer; see `failures_said`.
@@ -64,7 +65,7 @@ def _play(
     problems: Sequence[Problem],
     key: Sequence[str | int],
     limits: Mapping[Phase, int],
-    progress: Callable[[float], None] | None,
+    progress: Progress | None,
 ) -> None:
     """Play all arenas to their end."""
     pending = {
@@ -101,7 +102,7 @@ def _play(
         stepped = {i: arenas[i].step(actions[i])[0] for i in pending}
         pending = {i: observations for i, observations in stepped.items() if arenas[i].agents}
         if progress is not None:
-            progress(done / (done + sum(len(arenas[i].agents) for i in pending)))
+            progress("playing", done / (done + sum(len(arenas[i].agents) for i in pending)))
 
 
 def _each(name: str, values: Any, kind: type, fix: str) -> None:

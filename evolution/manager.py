@@ -19,6 +19,7 @@ import numpy as np
 
 from agents.learning.learners import LearnerStats
 from agents.population import LoraPopulation
+from agents.progress import Progress
 from agents.rollout import rollout
 from evolution.config import EvolutionConfig
 from evolution.errors import CheckpointError
@@ -50,8 +51,6 @@ from populora_env.judges import Judge, TimedJudge
 from populora_env.problems import ProblemSource, as_source
 from populora_env.ratings import Ratings, bradley_terry
 from populora_env.records import Phase, Problem, Transcript
-
-Progress = Callable[[str, float], None]
 
 JUDGE_TIMEOUT = 60.0  # seconds that a judge from outside may take over one episode
 
@@ -214,7 +213,7 @@ class EvolutionManager:
                     Phase.CRITIQUE: config.critique_tokens,
                     Phase.REVISE: config.solve_tokens,
                 },
-                progress=None if progress is None else lambda done: progress("playing", done),
+                progress=progress,
             )
 
     def tell(
@@ -416,11 +415,8 @@ class EvolutionManager:
         if self._learner is None:
             return None
         samples = gather_samples(transcripts, self.population, self.config)
-        return self._learner.step(
-            samples,
-            None if progress is None else lambda done: progress("learning", done),
-            key=("learn", self.config.seed, self.generation),
-        )
+        key = ("learn", self.config.seed, self.generation)
+        return self._learner.step(samples, progress, key=key)
 
     def _save(self, result: GenerationResult, transcripts: Sequence[Transcript]) -> None:
         if self.folder is None:

@@ -38,6 +38,7 @@ ORDER = [
     "populora_env",
     "agents.old_names",
     "agents.plain_files",
+    "agents.progress",
     "agents.prompts",
     "agents.peft_config",
     "agents.peft_io",

@@ -22,9 +22,8 @@ from agents.learning.objective import Objective
 from agents.learning.optimizer import StackedAdamW
 from agents.learning.packing import Batch, plan
 from agents.loading.models import BaseModel
+from agents.progress import Progress
 from populora_env.keys import Key
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +281,8 @@ class PolicyGradient(_StackedLearner):
 
         Args:
             samples: Replies of any agents.
-            progress: Called with the fraction done after each forward (and backward) pass.
+            progress: Called with ``learning`` and the fraction done after each forward (and
+                backward) pass.
             key: Of the step's dropout masks; another one for each step.
 
         Raises:
@@ -323,7 +323,8 @@ class RejectionTuning(_StackedLearner):
 
         Args:
             samples: Replies for any agents, not necessarily their own.
-            progress: Called with the fraction done after each forward (and backward) pass.
+            progress: Called with ``learning`` and the fraction done after each forward (and
+                backward) pass.
             key: Of the step's dropout masks; another one for each step.
 
         Raises:
@@ -352,6 +353,6 @@ def _ticks(progress: Progress | None, total: int) -> Callable[[], None]:
         nonlocal done
         done += 1
         if progress is not None:
-            progress(done / total)
+            progress("learning", done / total)
 
     return tick

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from agents.measuring.reply_log import Key, LoggedReply, ReplyLog, text_hash
 from agents.measuring.statistics import Figures, Mark, figures
 from agents.policy import Policy, Request, ask, failures_said
+from agents.progress import Progress
 from populora_env.grading import Grader
 from populora_env.grading.extraction import EXTRACTIONS
 from populora_env.judges.votes import Opinions
@@ -152,7 +153,7 @@ def benchmark(
     log: ReplyLog | None = None,
     grader: Grader | None = None,
     batch: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Ask agents problems and compute all figures.
 
@@ -169,7 +170,8 @@ def benchmark(
         grader: Used and left open; None for one that is closed at the end.
         batch: Requests asked for at once. The log is written after each batch, and within one as
             replies come, if the policy tells them (`Tells`).
-        progress: Called with the number of replies that are there and that are needed.
+        progress: Called with how many replies of which task are needed, and the fraction of them
+            that are there.
 
     Raises:
         ValueError: If problems or entrants cannot be used; `PromptError` and `ReplyLogError`
@@ -204,13 +206,14 @@ def benchmark(
                 request = Request(agent, Phase.SOLVE, prompt, limit, seed, chosen.stops)
                 missing.append((key, request, problem, entrant))
     needed = len(rows) + len(missing)
+    label = f"{needed} replies to {task}"
     own = None if grader is not None else Grader()
     used = grader or own
     assert used is not None
     try:
         for start in range(0, len(missing), batch):
             if progress is not None:
-                progress(len(rows), needed)
+                progress(label, len(rows) / needed)
             part = missing[start : start + batch]
             with failures_said(policy):
                 batch_log = _BatchLog(part, chosen, used, log)
@@ -222,7 +225,7 @@ def benchmark(
                 batch_log.write()
             rows.update((row.key, row) for row in batch_log.rows.values())
         if progress is not None:
-            progress(needed, needed)
+            progress(label, 1.0)
         replies = {
             entrant.name: [
                 [

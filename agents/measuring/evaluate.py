@@ -4,13 +4,14 @@ Agents answer each problem once; nobody judges anybody. The vote is the most fre
 of the agents. Not covered here: few-shot prompts, pass@k, comparisons with other harnesses.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agents.measuring.statistics import Estimate
 from agents.policy import Policy, Request, ask, failures_said
+from agents.progress import Progress
 from populora_env.grading import Grader
 from populora_env.judges.votes import Opinions, vote_share
 from populora_env.keys import derive_seed
@@ -63,7 +64,7 @@ def evaluate(
     grader: Grader | None = None,
     max_new_tokens: int = 256,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> EvaluationResult:
     """Let agents answer problems and grade the answers.
 
@@ -74,7 +75,7 @@ def evaluate(
         grader: Used and left open; None for one that is closed at the end.
         max_new_tokens: Length limit of a reply.
         seed: Seed of sampled replies.
-        progress: Called with the fraction of agents that have answered.
+        progress: Called with ``measuring`` and the fraction of replies that are there.
 
     Warns:
         RuntimeWarning: If the policy says that it failed to answer; see `failures_said`.
@@ -137,7 +138,7 @@ def _replies(
     pairs: Sequence[tuple[str, Problem]],
     max_new_tokens: int,
     seed: int,
-    progress: Callable[[float], None] | None,
+    progress: Progress | None,
 ) -> list[str]:
     """Ask for one reply to each problem by each agent.
 
@@ -158,5 +159,5 @@ def _replies(
         ]
         replies += ask(policy, requests)
         if progress is not None:
-            progress(len(replies) / len(pairs))
+            progress("measuring", len(replies) / len(pairs))
     return replies

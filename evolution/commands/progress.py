@@ -1,35 +1,79 @@
-"""Progress bars of a run."""
+"""Progress bars of all commands."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from agents.engine.jobs import DecodeStats
+if TYPE_CHECKING:  # some commands show bars without torch
+    from agents.engine.jobs import DecodeStats
+
+_CLIP = 30  # characters of a name that are shown
 
 
 class Bars:
-    """Progress of generations and of the stage within one."""
+    """A bar of what is going on, and above it one of the whole; gone when the block is left.
 
-    def __init__(self, console: Console, stats: DecodeStats) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description:12}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+    Nothing is shown where the console is no terminal.
+
+    Args:
+        console: Where they are drawn.
+        stats: Whose tokens per second are shown; None to show none.
+    """
+
+    def __init__(self, console: Console, stats: "DecodeStats | None" = None) -> None:
+        self._shown = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}", markup=False),
             console=console,
             transient=True,
+            disable=not console.is_terminal,  # it would leave an empty line in a log
         )
         self._stats = stats
+        self._whole: TaskID | None = None
         self._stage: TaskID | None = None
-        self._name = ""
+        self._label = ""
 
-    def stage(self, name: str, done: float) -> None:
-        """Show how far a stage is, in percent."""
-        if name != self._name:
+    def __enter__(self) -> "Bars":
+        self._shown.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._shown.stop()
+
+    def tell(self, label: str, fraction: float) -> None:
+        """Show how far a stage is, as `agents.progress.Progress`; another label, another bar."""
+        if self._stage is None or label != self._label:
             if self._stage is not None:
-                self.progress.remove_task(self._stage)
-            self._stage, self._name = self.progress.add_task(name, total=100, rate=""), name
-        if self._stage is not None:
-            rate = self._stats.tokens_per_second
-            said = f"{rate:.0f} tokens/s" if rate else ""
-            self.progress.update(self._stage, completed=100 * done, rate=said)
+                self._shown.remove_task(self._stage)
+            self._stage, self._label = (
+                self._shown.add_task(label[:_CLIP], total=1.0, said=""),
+                label,
+            )
+        rate = self._stats.tokens_per_second if self._stats else 0.0
+        said = f"{rate:.0f} tokens/s" if rate else ""
+        self._shown.update(self._stage, completed=fraction, said=said)
+
+    def count(self, label: str, done: int, total: int) -> None:
+        """Show how many steps of the whole are done."""
+        if self._whole is None:
+            self._whole = self._shown.add_task(label, total=total, said="")
+        self._shown.update(self._whole, completed=done, said=f"{done}/{total}")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from evolution.commands.progress import Bars
 from evolution.commands.usage import one_line, parse
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
@@ -144,23 +144,14 @@ def _known(source: ProblemSource, options: ValidateOptions) -> list[Problem]:
 
 def _failures(problems: Sequence[Problem], timeout: float) -> list[Failure]:
     """Grade all answers and show how far it is."""
-    console = PlainConsole(stderr=True)
-    bar = Progress(
-        TextColumn("validating"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,  # it would leave an empty line in a log
-    )
     failures: list[Failure] = []
     try:
-        with bar, Grader(timeout=timeout) as grader:
-            for problem in bar.track(problems):
+        with Bars(PlainConsole(stderr=True)) as bars, Grader(timeout=timeout) as grader:
+            for done, problem in enumerate(problems, 1):
                 failure = _failure(problem, grader, timeout)
                 if failure is not None:
                     failures.append(failure)
+                bars.count("validating", done, len(problems))
     except WorkerError as error:
         raise UsageError(str(error)) from error
     return failures

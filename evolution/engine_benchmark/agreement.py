@@ -23,7 +23,7 @@ def agreement_row(bench: Workbench) -> None:
             crowd = generate(base, lora, jobs, temperature=temperature, max_rows=sizes.rows)
             same: list[float] = []
             for number, (job, reply) in enumerate(zip(jobs, crowd, strict=True)):
-                bench.tell(f"{name}, alone: {number} of {count}")
+                bench.tell(f"{name}, alone", number / count)
                 alone = generate(base, lora, [job], temperature=temperature)[0]
                 same.append(float(alone.ids == reply.ids))
         key = f"agreement_{name}"

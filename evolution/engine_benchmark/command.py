@@ -16,12 +16,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from agents.engine.native import kernel
 from agents.loading.linear import Products
 from agents.loading.models import BaseModel, load_base
+from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
 from evolution.config import RunConfig
 from evolution.engine_benchmark.agreement import agreement_row
@@ -178,15 +178,8 @@ def main(arguments: Sequence[str]) -> int:
         + (f"a kernel of {environment['kernel']}" if environment["kernel"] else "PyTorch"),
         soft_wrap=True,
     )
-    bars = Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
-        console=console, transient=True,
-    )  # fmt: skip
-    with bars:
-        bar = bars.add_task("", total=None)
-        bench = Workbench(
-            base, source, options.sizes(), lambda what: bars.update(bar, description=what)
-        )
+    with Bars(console) as bars:
+        bench = Workbench(base, source, options.sizes(), bars.tell)
         for name in options.chosen():
             {**ROWS, **ON_DEMAND}[name](bench)
     console.print(table(bench.findings.figures))

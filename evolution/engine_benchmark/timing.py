@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.progress import Progress
+
 Contender = Callable[[int], float]
 
 
@@ -46,7 +48,7 @@ def interleaved(
     rounds: int,
     *,
     warmup: int = 1,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Let every contender run once in each round.
 
@@ -57,7 +59,8 @@ def interleaved(
         contenders: Name to contender.
         rounds: Rounds that count, numbered from 0.
         warmup: Rounds before them whose results are dropped; numbered below 0.
-        progress: Told who is about to run.
+        progress: Called with the name of who is about to run, and the fraction of all runs that
+            are done.
 
     Returns:
         What each contender measured, in order of the rounds.
@@ -71,9 +74,10 @@ def interleaved(
     measured: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warmup, rounds):
         first = number % len(names) if names else 0
-        for name in names[first:] + names[:first]:
+        for place, name in enumerate(names[first:] + names[:first]):
             if progress is not None:
-                progress(name)
+                done = (number + warmup) * len(names) + place
+                progress(name, done / ((rounds + warmup) * len(names)))
             value = contenders[name](number)
             if number >= 0:
                 measured[name].append(value)

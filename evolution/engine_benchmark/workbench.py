@@ -20,6 +20,7 @@ from agents.engine.adapters import StackedLora
 from agents.engine.jobs import Job
 from agents.loading.models import BaseModel
 from agents.loading.quiet import no_bars
+from agents.progress import Progress
 from evolution.engine_benchmark.timing import Contender, Spread, interleaved, ratios
 from evolution.operators import mutation_weights as mutation
 from populora_env.keys import derive_seed
@@ -161,7 +162,7 @@ class Workbench:
         base: The frozen base as the engine uses it.
         problems: Where prompts come from.
         sizes: How much is measured.
-        progress: Told who is about to run.
+        progress: Told what is going on.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class Workbench:
         base: BaseModel,
         problems: ProblemSource,
         sizes: Sizes,
-        progress: Callable[[str], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.base, self.sizes, self.findings = base, sizes, Findings()
         self._problems, self._progress = problems, progress
@@ -221,10 +222,10 @@ class Workbench:
             interleaved(contenders, self.sizes.rounds, warmup=warmup, progress=self._progress)
         )
 
-    def tell(self, what: str) -> None:
-        """Say what is about to happen."""
+    def tell(self, what: str, fraction: float = 0.0) -> None:
+        """Say what is about to happen, and how much of it has."""
         if self._progress is not None:
-            self._progress(what)
+            self._progress(what, fraction)
 
 
 def seconds(device: torch.device, run: Callable[[], object]) -> float:

@@ -8,7 +8,7 @@ Not covered here: which adapters, and how they are weighted (`evolution.commands
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from agents.peft_io import AdapterError, read_adapter, write_adapter
+from agents.progress import Progress
 from evolution.lowrank.algebra import combine
 
 
@@ -116,7 +117,7 @@ def merge(
     adapters: Sequence[Adapter],
     weights: Sequence[float],
     rank: int | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Merge:
     """Weighted sum of adapters' updates at a rank, layer by layer in float32.
 
@@ -127,7 +128,7 @@ def merge(
         adapters: At least one, all of the same layers.
         weights: One for each.
         rank: Rank of the result; None for the sum of the ranks, where nothing is lost.
-        progress: Called with the fraction of the layers done.
+        progress: Called with ``merging`` and the fraction of the layers done.
 
     Returns:
         The merged adapter at the first one's scale, and the error measured on its factors.
@@ -167,7 +168,7 @@ def merge(
             _square(*made),
         )
         if progress is not None:
-            progress((done + 1) / len(first.factors))
+            progress("merging", (done + 1) / len(first.factors))
     return Merge(Adapter(factors, scale, first.base), errors)
 
 

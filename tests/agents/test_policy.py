@@ -87,11 +87,13 @@ def test_rollout_credits_each_reply():
 
     arenas = [ReasoningArena([p], num_agents=3) for p in PROBLEMS]
     done = []
-    transcripts = rollout(FunctionPolicy(answer), arenas, PROBLEMS, progress=done.append)
+    transcripts = rollout(
+        FunctionPolicy(answer), arenas, PROBLEMS, progress=lambda *told: done.append(told)
+    )
     assert all(a.grade.correct for t in transcripts for a in t.attempts)
     assert all(e.flipped for t in transcripts for e in t.evaluations)
     assert done == sorted(done)
-    assert done[-1] == 1
+    assert done[-1] == ("playing", 1)
     with pytest.raises(ValueError, match="got 3 for 4 arenas"):
         rollout(FunctionPolicy(answer), arenas, PROBLEMS[:3])
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.loading.linear import Products
 from agents.loading.models import load_base
@@ -41,6 +40,7 @@ from evolution.commands.participants import (
     trained_on,
     unique_names,
 )
+from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
 from evolution.config import RunConfig
 from evolution.errors import UsageError
@@ -245,19 +245,7 @@ def _measure(
     sampling = options.sampling()
     if run is not None and not options.max_new_tokens and task.preset.name == "arena-v1":
         sampling = replace(sampling, max_new_tokens=run.config.solve_tokens)
-    bars = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(),
-        TextColumn("{task.completed}/{task.total} replies"), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[rate]}"),
-        console=console, transient=True,
-    )  # fmt: skip
-
-    def tell(done: int, of: int) -> None:
-        rate = population.stats.tokens_per_second
-        bars.update(bar, completed=done, total=of, rate=f"{rate:.0f} tokens/s" if rate else "")
-
-    with bars, Grader() as grader:
-        bar = bars.add_task(task.spec[:30], total=None, rate="")
+    with Bars(console, population.stats) as bars, Grader() as grader:
         try:
             result = benchmark(
                 population,
@@ -269,7 +257,7 @@ def _measure(
                 log=log,
                 grader=grader,
                 batch=2 * options.max_rows,
-                progress=tell,
+                progress=bars.tell,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error

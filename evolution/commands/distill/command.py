@@ -20,14 +20,15 @@ from agents.loading.linear import Products
 from agents.loading.models import BaseModel, load_base
 from agents.plain_files import write_whole
 from agents.population import LoraPopulation
-from evolution.commands.distill.measure import DISTILLED, MERGED, figures, measure, plain_bar, table
+from evolution.commands.distill.measure import DISTILLED, MERGED, figures, measure, table
 from evolution.commands.distill.replies import Verified, choose, from_transcripts, sampled
-from evolution.commands.export.command import merge_with_bar, new_folder
+from evolution.commands.export.command import new_folder
 from evolution.commands.export.sources import best_agent, last_records
 from evolution.commands.participants import SavedRun, load_entrants, read_run
+from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts, parse
 from evolution.errors import UsageError
-from evolution.lowrank.merging import Merge, read_factors, write_factors
+from evolution.lowrank.merging import Merge, merge, read_factors, write_factors
 from evolution.operators import mutation_weights as mutation
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
@@ -121,7 +122,8 @@ def main(arguments: Sequence[str]) -> int:
             adapters = [read_factors(folder) for folder in run.adapters]
             rank = options.rank or max(adapter.rank for adapter in adapters)
             equal = [1 / len(adapters)] * len(adapters)
-            merged = merge_with_bar(adapters, equal, rank, console)
+            with Bars(console) as bars:
+                merged = merge(adapters, equal, rank, bars.tell)
             write_factors(merged.adapter, work / MERGED)
             replies = _replies(options, run, base, held_out, grader, console)
             used = choose(replies, options.per_problem, options.seed)
@@ -207,8 +209,7 @@ def _replies(
     folders = {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
     population, _ = load_entrants(base, folders, max_rows=options.max_rows)
     try:
-        with plain_bar(console) as bars:
-            bar = bars.add_task("sampling", total=1.0)
+        with Bars(console) as bars:
             return sampled(
                 population,
                 population.agents,
@@ -218,7 +219,7 @@ def _replies(
                 max_new_tokens=config.solve_tokens,
                 temperature=config.resolved(config.size).temperature or SAMPLING_TEMPERATURE,
                 seed=options.seed,
-                progress=lambda done: bars.update(bar, completed=done),
+                progress=bars.tell,
             )
     finally:
         population.lora.detach()
@@ -258,20 +259,20 @@ def train(
             base, population.lora, LearnerConfig(learning_rate=options.learning_rate)
         )
         samples = [Sample(0, reply.prompt_ids, reply.reply_ids, 1.0) for reply in replies]
-        each = math.ceil(len(samples) / options.batch)
-        with plain_bar(console) as bars:
-            bar = bars.add_task("learning", total=options.epochs * each)
+        steps, total = 0, options.epochs * math.ceil(len(samples) / options.batch)
+        with Bars(console) as bars:
             for epoch in range(options.epochs):
                 order = generator("distill order", options.seed, epoch).permutation(len(samples))
                 for start in range(0, len(samples), options.batch):
                     interrupts.check()
                     part = order[start : start + options.batch].tolist()
                     learner.step([samples[i] for i in part])
-                    bars.advance(bar)
+                    steps += 1
+                    bars.tell("learning", steps / total)
         population.save_adapter("agent_0", folder)
     finally:
         population.lora.detach()
-    return options.epochs * each
+    return steps
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from agents.loading.models import BaseModel
@@ -13,6 +12,7 @@ from agents.measuring.evaluate import evaluate, vote_shares
 from agents.measuring.statistics import Estimate, paired
 from agents.population import BASE
 from evolution.commands.participants import load_entrants
+from evolution.commands.progress import Bars
 from populora_env.grading import Grader
 from populora_env.records import Problem
 
@@ -36,15 +36,14 @@ def measure(
     """
     population, entrants = load_entrants(base, folders, max_rows=max_rows)
     try:
-        with plain_bar(console) as bars:
-            bar = bars.add_task("measuring", total=1.0)
+        with Bars(console) as bars:
             result = evaluate(
                 population.greedy(),
                 held_out,
                 agents=[entrant.agent or entrant.name for entrant in entrants],
                 grader=grader,
                 max_new_tokens=max_new_tokens,
-                progress=lambda done: bars.update(bar, completed=done),
+                progress=bars.tell,
             )
     finally:
         population.forget()
@@ -109,11 +108,3 @@ def table(right: Mapping[str, Sequence[float]], best: str, size: int) -> Table:
             "" if name == BASE else change.text("+.3f", short=True),
         )
     return made
-
-
-def plain_bar(console: Console) -> Progress:
-    """A progress bar with a word before it, gone when it is done."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-        console=console, transient=True,
-    )  # fmt: skip

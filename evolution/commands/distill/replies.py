@@ -1,12 +1,13 @@
 """Replies that were found right, for ``populora distill``: from a run's transcripts, or fresh."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agents.loading.models import BaseModel
 from agents.policy import Request
 from agents.population import LoraPopulation
+from agents.progress import Progress
 from evolution.commands.participants import SavedRun
 from evolution.errors import UsageError
 from evolution.fitness.task import solve_replies
@@ -14,8 +15,6 @@ from populora_env.grading import Grader
 from populora_env.keys import derive_seed, generator
 from populora_env.prompts import solve_prompt
 from populora_env.records import Phase, Problem, Transcript
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def sampled(
         max_new_tokens: Length limit.
         temperature: Of the sampling.
         seed: Of all draws.
-        progress: Called with the fraction of the problems done.
+        progress: Called with ``sampling`` and the fraction of the problems done.
     """
     found: list[Verified] = []
     each = max(1, population.max_rows // (count * len(agents)))
@@ -130,7 +129,7 @@ def sampled(
             if grade.correct:
                 found.append(Verified(problem.id, text, reply.prompt_ids, reply.reply_ids))
         if progress is not None:
-            progress((start + len(part)) / len(problems))
+            progress("sampling", (start + len(part)) / len(problems))
     return found
 
 

@@ -177,25 +177,23 @@ def _evolve(
     started: float,
     interrupts: Interrupts,
 ) -> list[GenerationResult]:
-    bars = Bars(console, manager.population.stats)
     limit = options.max_minutes * 60
 
     def is_over() -> bool:
         interrupts.check()
         return bool(limit) and time.monotonic() - started > limit
 
-    with bars.progress:
-        total = bars.progress.add_task("generations", total=options.generations, rate="")
-        bars.progress.update(total, completed=manager.generation)
+    with Bars(console, manager.population.stats) as bars:
 
-        def tell(result: GenerationResult) -> None:
-            bars.progress.update(total, completed=result.generation + 1)
+        def count(done: int) -> None:
+            bars.count("generations", done, options.generations)
 
+        count(manager.generation)
         return manager.run(
             max(options.generations - manager.generation, 0),
             until=is_over,
-            on_generation=tell,
-            progress=bars.stage,
+            on_generation=lambda result: count(result.generation + 1),
+            progress=bars.tell,
         )
 
 

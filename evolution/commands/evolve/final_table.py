@@ -30,8 +30,7 @@ def measure(
 ) -> dict[str, Any]:
     """Held-out accuracy of the base and all agents: table, replies, best adapter."""
     population = manager.population
-    bars = Bars(console, manager.population.stats)
-    with bars.progress:
+    with Bars(console, manager.population.stats) as bars:
         base, agents = (
             evaluate(
                 population.greedy(),
@@ -39,7 +38,7 @@ def measure(
                 agents=names,
                 grader=grader,
                 max_new_tokens=options.solve_tokens,
-                progress=lambda done: bars.stage("measuring", done),
+                progress=bars.tell,
             )
             for names in ((BASE,), population.agents)
         )

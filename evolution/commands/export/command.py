@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from agents.loading.models import load_base
@@ -26,6 +24,7 @@ from agents.loading.quiet import no_bars
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.participants import SavedRun
+from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Adapter, Merge, merge, read_factors, write_factors
@@ -97,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
                 shutil.copyfile(sources[0].folder / name, work / name)
             merged, made = adapters[0], None
         else:
-            made = merge_with_bar(adapters, [source.weight for source in sources], rank, console)
+            with Bars(console) as bars:
+                made = merge(adapters, [source.weight for source in sources], rank, bars.tell)
             merged = made.adapter
             write_factors(merged, work)
         record = lineage_record(run, sources, merged, made)
@@ -112,18 +112,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.merge_into_base:
         console.print(f"Model: {Path(options.out) / 'model'}", soft_wrap=True)
     return 0
-
-
-def merge_with_bar(
-    adapters: Sequence[Adapter], weights: Sequence[float], rank: int | None, console: Console
-) -> Merge:
-    """`merge` with a progress bar."""
-    bars = Progress(
-        TextColumn("merging"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
-    )
-    with bars:
-        bar = bars.add_task("merging", total=1.0)
-        return merge(adapters, weights, rank, lambda done: bars.update(bar, completed=done))
 
 
 @contextmanager

@@ -282,9 +282,10 @@ def test_the_pull_to_the_base_never_vanishes_or_overflows(apart):
 def test_progress_is_told_to_the_end(tiny_base):
     learner = PolicyGradient(tiny_base, newborn(tiny_base), OFTEN)
     told = []
-    learner.step(samples_for(tiny_base), told.append)
+    learner.step(samples_for(tiny_base), lambda *what: told.append(what))
     assert told == sorted(told)
-    assert told[-1] == 1
+    assert told[-1] == ("learning", 1)
+    assert {label for label, _ in told} == {"learning"}
     assert len(told) == len(set(told)) >= 6  # the base, the second half, two epochs of halves
 
 

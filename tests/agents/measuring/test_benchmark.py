@@ -52,7 +52,7 @@ def test_all_figures_by_hand():
     seen = []
     result = benchmark(
         Scripted(), PROBLEMS, entrants(1, 1, 5), task="sums", batch=5,
-        progress=lambda done, of: seen.append((done, of)),
+        progress=lambda *told: seen.append(told),
     )  # fmt: skip
     lenient, strict = result.figures["default"], result.figures["strict"]
     assert list(result.figures) == ["default", "strict"]
@@ -71,8 +71,8 @@ def test_all_figures_by_hand():
         "agent_0|agent_1": 0.5, "agent_0|agent_2": 0.25, "agent_1|agent_2": 0.25
     }  # fmt: skip
     assert strict.agreement == pytest.approx((0.5 + 0 + 0.25) / 3)
-    assert seen[0] == (0, 16)
-    assert seen[-1] == (16, 16)
+    assert seen[0] == ("16 replies to sums", 0)
+    assert seen[-1] == ("16 replies to sums", 1)
     assert [row.reply for rows in result.replies["agent_1"] for row in rows] == SAYS["agent_1"]
     data = json.loads(json.dumps(result.to_dict()))
     assert data["rules"]["strict"]["vote"]["value"] == strict.vote.value

@@ -198,12 +198,13 @@ def test_fresh_replies_are_sampled_from_training_problems(saved, base, capsys, t
 
     problems = load_problems(SUMS, split="train", seed=4).distinct(3)
     told = []
-    options = dict(count=2, max_new_tokens=6, temperature=1.0, seed=0, progress=told.append)
+    options = dict(count=2, max_new_tokens=6, temperature=1.0, seed=0,
+                   progress=lambda *what: told.append(what))  # fmt: skip
     found = sampled(population, population.agents, problems, AllRight(), **options)
     population.lora.detach()
     assert len(asked) == 12
     assert len(found) == 6
-    assert told[-1] == 1.0
+    assert told[-1] == ("sampling", 1.0)
     for reply, (problem, text) in zip(found, asked[1::2], strict=True):
         assert (reply.problem, reply.text) == (problem.id, text)
         ids = [i for i in reply.reply_ids if i != base.tokenizer.eos_token_id]

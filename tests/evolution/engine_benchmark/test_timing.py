@@ -19,14 +19,16 @@ def test_contenders_take_turns_and_the_first_changes():
 
     told = []
     measured = interleaved(
-        {name: contender(name) for name in ("a", "bb", "ccc")}, 3, warmup=1, progress=told.append
-    )
+        {name: contender(name) for name in ("a", "bb", "ccc")}, 3, warmup=1,
+        progress=lambda *what: told.append(what),
+    )  # fmt: skip
     assert [number for number, _ in log] == sorted(number for number, _ in log)
     assert [name for number, name in log if number == 0] == ["a", "bb", "ccc"]
     assert [name for number, name in log if number == 1] == ["bb", "ccc", "a"]
     assert [name for number, name in log if number == 2] == ["ccc", "a", "bb"]
     assert sum(number < 0 for number, _ in log) == 3
-    assert told == [name for _, name in log]
+    assert [name for name, _ in told] == [name for _, name in log]
+    assert [done for _, done in told] == pytest.approx([n / 12 for n in range(12)])
     assert measured == {"a": (1, 11, 21), "bb": (2, 12, 22), "ccc": (3, 13, 23)}
 
 

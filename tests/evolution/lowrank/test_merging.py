@@ -96,8 +96,9 @@ def test_a_sum_of_nothing_has_no_error():
 
 def test_progress_reaches_the_end():
     told = []
-    merge(THREE, WEIGHTS, 1, told.append)
-    assert told == pytest.approx([1 / 3, 2 / 3, 1])
+    merge(THREE, WEIGHTS, 1, lambda *what: told.append(what))
+    assert [label for label, _ in told] == ["merging"] * 3
+    assert [done for _, done in told] == pytest.approx([1 / 3, 2 / 3, 1])
 
 
 def test_adapters_that_do_not_belong_together():
