@@ -9,11 +9,10 @@ No random state is kept: every draw is keyed by the run's seed and what it is fo
 killed and resumed continues as if nothing had happened.
 """
 
-import json
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,16 +21,10 @@ from agents.population import LoraPopulation
 from agents.progress import Progress
 from agents.rollout import rollout
 from evolution.config import EvolutionConfig
-from evolution.errors import CheckpointError
 from evolution.fitness.evaluator import Appraiser
 from evolution.fitness.task import known
-from evolution.individuals.breeding import Breeder
-from evolution.individuals.inheritance import (
-    Estate,
-    change_learning_rate,
-    inherit_ratings,
-    set_learning_rate,
-)
+from evolution.individuals.breeding import Breeder, candidates
+from evolution.individuals.inheritance import Estate, change_learning_rate, inherit_ratings
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.non_finite import broken_slots, quarantine
 from evolution.individuals.reevaluation import Champion, Trial, Trials
@@ -39,18 +32,16 @@ from evolution.individuals.standing import Standing
 from evolution.learning import gather_samples, make_learner
 from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_all
 from evolution.operators import selection
-from evolution.operators.selection import Candidates
-from evolution.results import EpisodePlan, GenerationResult, history_rows
-from evolution.run_problems import RunProblems, check_fit
-from evolution.runs.changes import find_changes, plain_settings, record
+from evolution.results import EpisodePlan, GenerationResult
+from evolution.run_problems import RunProblems, check_fit, make_arenas, reply_limits
 from evolution.runs.checkpoint import RunFolder
-from evolution.runs.fingerprints import check_same
-from populora_env.arena import ReasoningArena
+from evolution.runs.keeping import Keeper
+from evolution.runs.parts import Held, Part
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.problems import ProblemSource, as_source
 from populora_env.ratings import Ratings, bradley_terry
-from populora_env.records import Phase, Problem, Transcript
+from populora_env.records import Problem, Transcript
 
 JUDGE_TIMEOUT = 60.0  # seconds that a judge from outside may take over one episode
 
@@ -89,8 +80,6 @@ class EvolutionManager:
     ) -> None:
         self.config = config or EvolutionConfig()
         self.settings = self.config.resolved(population.size)
-        if folder is not None:
-            population.check_saving()
         self.population = population
         self.problems = as_source(problems, seed=self.config.seed)
         self.loggers = [as_logger(given) for given in loggers]
@@ -98,13 +87,16 @@ class EvolutionManager:
         self.ratings = Ratings()
         # One for all arenas, so that a judge that hangs holds a generation up only once.
         self._judge = None if judge is None else TimedJudge(judge, JUDGE_TIMEOUT)
-        self.folder = None if folder is None else RunFolder(folder)
-        self._grader, self._owns_grader = grader or Grader(), grader is None
         self._drawn = RunProblems(self.problems, self.config.seed, exclude)
+        self._digests = partial(self._drawn.digests, population.base)
+        self._keeper: Keeper | None = None
+        if folder is not None:
+            population.check_saving()
+            self._keeper = Keeper(folder, population, self.config, self._digests)
+        self._grader, self._owns_grader = grader or Grader(), grader is None
         self._standing = Standing(population.size, self.config.fitness_memory)
-        self._trials = Trials(population, self.config, self._grader, self._fresh)
+        self._trials = Trials(population, self.config, self._grader, self._drawn.with_answers)
         self._confirmed = 0  # generations that had been played when trials were last held
-        self._kept: tuple[str, Path] | None = None  # content hash and folder of the saved champion
         self._plan: EpisodePlan | None = None
         self._started = 0.0
         self._lineage = Lineage()
@@ -114,16 +106,18 @@ class EvolutionManager:
         self._appraiser = Appraiser(self.config)
 
     @property
+    def folder(self) -> RunFolder | None:
+        """Where the run is kept, if it is."""
+        return None if self._keeper is None else self._keeper.folder
+
+    @property
     def lineage(self) -> Sequence[Individual]:
         """Every individual of the run, in order of birth."""
         return tuple(self._lineage.individuals)
 
     @property
     def standing(self) -> np.ndarray:
-        """How far each individual is above the mean of its generations, ``[N]``; 0 is average.
-
-        See `evolution.individuals.standing`.
-        """
+        """Lead over the population ``[N]``, 0 is average; see `evolution.individuals.standing`."""
         return self._standing.values
 
     @property
@@ -164,7 +158,7 @@ class EvolutionManager:
             return self._plan
         self._started = time.monotonic()
         config, generation = self.config, self.generation
-        trial = None
+        trial, born = None, ()
         if generation == 0:
             # Only here: a run that was begun goes on, and such a problem counts as unanswered.
             check_fit(self.population.base, self.problems, config.solve_tokens)
@@ -174,8 +168,6 @@ class EvolutionManager:
         elif generation % self.settings.evolve_every == 0:
             trial = self.confirm()
             born = self._breed()
-        else:
-            born = ()
         self._quarantine()
         problems = self._drawn.draw("problems", generation, config.problems_per_generation)
         judged = tuple(i < config.judged_problems for i in range(len(problems)))
@@ -184,35 +176,15 @@ class EvolutionManager:
 
     def play(self, plan: EpisodePlan, progress: Progress | None = None) -> list[Transcript]:
         """Play a plan's episodes with the population."""
-        config = self.config
-        arenas = [
-            ReasoningArena(
-                [problem],
-                num_agents=self.population.size,
-                evaluation=config.evaluation if judged else "none",
-                judge=self._judge,
-                judge_load=config.judge_load,
-                matchmaking=config.matchmaking,
-                ratings=self.ratings,
-                revise=config.revise and judged,
-                rewards=config.rewards,
-                grader=self._grader,
-            )
-            for problem, judged in zip(plan.problems, plan.judged, strict=True)
-        ]
+        arenas = make_arenas(plan, self.config, self.population.size, self.ratings, self._judge,
+                             self._grader)  # fmt: skip
         with self._appraiser.watching(self.population):
             return rollout(
                 self.population,
                 arenas,
                 plan.problems,
-                key=("rollout", config.seed, plan.generation),
-                limits={
-                    Phase.SOLVE: config.solve_tokens,
-                    Phase.SCORE: config.judge_tokens,
-                    Phase.COMPARE: config.judge_tokens,
-                    Phase.CRITIQUE: config.critique_tokens,
-                    Phase.REVISE: config.solve_tokens,
-                },
+                key=("rollout", self.config.seed, plan.generation),
+                limits=reply_limits(self.config),
                 progress=progress,
             )
 
@@ -236,7 +208,7 @@ class EvolutionManager:
         plan.check(transcripts, self.population.agents)
         self._quarantine()
         scores = self._appraiser.appraise(
-            transcripts, self.population, self._births(), plan.generation
+            transcripts, self.population, self._lineage.births, plan.generation
         )
         scores.fitness[broken_slots(self._lineage)] = np.nan
         self._standing.update(scores.fitness, scores.errors, scores.unit)
@@ -252,7 +224,7 @@ class EvolutionManager:
         result = GenerationResult(
             plan.generation,
             self.population.agents,
-            self._individuals(),  # as measured, and broken if learning broke one
+            self._lineage.members,  # as measured, and broken if learning broke one
             scores,
             peers,
             np.array([self.ratings.rating(agent).mu for agent in self.population.agents]),
@@ -264,7 +236,8 @@ class EvolutionManager:
             learning,
             time.monotonic() - self._started,
         )
-        self._save(result, transcripts)
+        if self._keeper is not None:
+            self._keeper.save(result, transcripts, self._parts(), self.champion)
         log_all(self.loggers, result, transcripts)
         return result
 
@@ -308,37 +281,13 @@ class EvolutionManager:
                 manager, a setting changed that cannot, or the base's weights or the problems are
                 not those that the run was played with.
         """
-        self.folder = RunFolder(folder)
-        saved = self.folder.load(self.population)
-        generation = saved.generation + 1
+        keeper = self._keeper = Keeper(folder, self.population, self.config, self._digests)
         names = {"base": self.population.base.name, "problems": self.problems.spec}
         names["excluded"] = names["problems"]
-        check_same(
-            saved.state.get("rests_on", {}), self._drawn.digests(self.population.base), names
-        )
-        changes = find_changes(saved.state.get("config", {}), self.config, generation, note)
-        try:
-            self._standing.load(saved.state["standing"])
-            if saved.state["champion"] is not None:
-                self._trials.champion = Champion.restore(saved.state["champion"], saved.tensors)
-            self._trials.elites = frozenset(saved.state["elites"])
-            self._appraiser.load(saved.state["appraisal"], saved.tensors)
-            if self._learner is not None:
-                others = ("champion.", "fitness.")
-                own = {k: v for k, v in saved.tensors.items() if not k.startswith(others)}
-                self._learner.load_state(own)
-            self.ratings = Ratings.from_dict(saved.state["ratings"])
-            self._lineage = self._breeder.lineage = Lineage.from_list(saved.state["lineage"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"resume: the run's state does not fit: {error}") from error
+        self.generation, changes = keeper.resume(self._parts(), names, note)
         for change in changes:
             if change.option == "learning_rate":
                 change_learning_rate(self._learner, self._lineage, change.before, change.after)
-        record(self.folder, changes, generation)
-        # It may be a generation ahead, and deleting what need not be kept may be due.
-        self.folder.write("lineage.json", _json_rows(saved.state["lineage"]))
-        self.folder.prune(self.config.keep_generations, self.config.keep_every)
-        self.generation = generation
         self._plan = None
 
     def keep_best(self) -> Path | None:
@@ -349,14 +298,7 @@ class EvolutionManager:
         Raises:
             CheckpointError: If it cannot be written.
         """
-        champion, folder = self.champion, self.folder
-        if champion is None or folder is None:
-            return None
-        kept = champion.content_hash, folder.path / "best"
-        if kept != self._kept:
-            folder.replace("best", lambda path: champion.save(self.population, path))
-            self._kept = kept
-        return kept[1]
+        return None if self._keeper is None else self._keeper.keep_best(self.champion)
 
     def close(self) -> None:
         """Close the loggers and the manager's own grader, and let others play the run."""
@@ -366,47 +308,23 @@ class EvolutionManager:
         if self._owns_grader:
             self._grader.close()
 
-    def _births(self) -> np.ndarray:
-        """Generation and slot of birth of those who live in the slots, ``[N, 2]``."""
-        born = [(i.generation, i.slot) for i in self._individuals()]
-        return np.array(born, dtype=np.int64)
-
-    def _individuals(self) -> tuple[Individual, ...]:
-        """Who lives in which slot."""
-        living = self._lineage.living
-        return tuple(living[slot] for slot in range(self.population.size))
-
     def _quarantine(self) -> None:
         """Take individuals out of evolution whose weights are not finite."""
         lora = self.population.lora
         quarantine(lora, self._learner, self._lineage, self._standing, self.generation)
 
     def _breed(self) -> tuple[Individual, ...]:
-        """Replace the least fit by children, who inherit ratings, and copies their standing.
-
-        Children may inherit optimiser state as well.
-        """
+        """Replace the least fit by children, who inherit more than weights."""
         estate = Estate(self._learner, self.population.lora, self.config.child_optimizer)
         agents = self.population.agents
-        ratings = [self.ratings.rating(agent) for agent in agents]
-        mu = np.array([r.mu for r in ratings])
-        mu[broken_slots(self._lineage)] = np.nan  # never to breed, whatever selection goes by
-        known = Candidates(self.standing, mu, np.array([r.sigma for r in ratings]))
+        known = candidates(self.standing, self.ratings, agents, broken_slots(self._lineage))
         born = self._breeder.breed(self.generation, known)
         estate.hand_down(born)
         self._standing.inherit(
             {c.individual.slot: c.parent_slots[0] if c.is_copy else None for c in born}
         )
-        if self._learner is not None:
-            for child in born:
-                set_learning_rate(self._learner, child.individual)
         self.ratings = inherit_ratings(self.ratings, agents, born)
         return tuple(child.individual for child in born)
-
-    def _fresh(self, generation: int) -> list[Problem]:
-        """Problems with known answers for the trial of a generation."""
-        drawn = self._drawn.draw("trial", generation, self.config.confirm_problems)
-        return [problem for problem in drawn if problem.answer is not None]
 
     def _learn(
         self, transcripts: Sequence[Transcript], progress: Progress | None
@@ -418,35 +336,14 @@ class EvolutionManager:
         key = ("learn", self.config.seed, self.generation)
         return self._learner.step(samples, progress, key=key)
 
-    def _save(self, result: GenerationResult, transcripts: Sequence[Transcript]) -> None:
-        if self.folder is None:
-            return
-        folder, config, champion = self.folder, self.config, self.champion
-        folder.append("history.jsonl", history_rows(result))
-        folder.append(
-            "transcripts.jsonl",
-            ({"generation": result.generation, **t.to_dict()} for t in transcripts),
-        )
-        lineage = self._lineage.to_list()
-        folder.write("lineage.json", _json_rows(lineage))
-        self.keep_best()
-        state = {
-            "config": plain_settings(config),
-            "standing": self._standing.to_dict(),
-            "ratings": self.ratings.to_dict(),
-            "lineage": lineage,
-            "elites": sorted(self._trials.elites),
-            "champion": None if champion is None else champion.to_dict(),
-            "appraisal": self._appraiser.to_dict(),
-            "rests_on": self._drawn.digests(self.population.base),
+    def _parts(self) -> dict[str, Part]:
+        """What a generation saves besides adapters, by name; one thing more is one line."""
+        parts: dict[str, Part] = {
+            "standing": self._standing,
+            "ratings": Held(self, "ratings", Ratings.to_dict, Ratings.from_dict),
+            "lineage": self._lineage,
+            "elites": Held(self._trials, "elites", sorted, frozenset),
+            "champion": Held(self._trials, "champion", Champion.state, Champion.restore),
+            "appraisal": self._appraiser,
         }
-        tensors = {} if self._learner is None else self._learner.state()
-        tensors = {**tensors, **self._appraiser.tensors()}
-        if champion is not None:
-            tensors = {**tensors, **champion.tensors()}
-        keep, every = config.keep_generations, config.keep_every
-        folder.save(result.generation, self.population, tensors, state, keep, every)
-
-
-def _json_rows(rows: Sequence[dict[str, Any]]) -> str:
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+        return parts if self._learner is None else {**parts, "learner": self._learner}

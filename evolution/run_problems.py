@@ -1,4 +1,4 @@
-"""The problems of a run: whether they fit the model, which are drawn, what they are known by.
+"""The problems of a run: whether they fit the model, which are drawn, what plays them.
 
 Whether they fit is checked before a run and not when one is drawn. Procedural problems are made
 while the run goes on and are not looked at before.
@@ -7,12 +7,18 @@ while the run goes on and are not looked at before.
 from collections.abc import Collection, Iterable
 
 from agents.loading.models import BaseModel
+from evolution.config import EvolutionConfig
 from evolution.errors import ConfigError
+from evolution.results import EpisodePlan
 from evolution.runs.fingerprints import base_digest, problems_digest
+from populora_env.arena import ReasoningArena
+from populora_env.grading import Grader
+from populora_env.judges import Judge
 from populora_env.keys import generator
 from populora_env.problems import ProblemSource, SequenceSource
 from populora_env.prompts import solve_prompt
-from populora_env.records import Problem
+from populora_env.ratings import Ratings
+from populora_env.records import Phase, Problem
 
 
 def check_fit(base: BaseModel, problems: Iterable[Problem], solve_tokens: int) -> None:
@@ -88,6 +94,11 @@ class RunProblems:
             )
         return tuple(drawn.values())
 
+    def with_answers(self, generation: int, count: int) -> list[Problem]:
+        """Problems for the trial of a generation; those without a known answer are left out."""
+        drawn = self.draw("trial", generation, count)
+        return [problem for problem in drawn if problem.answer is not None]
+
     def digests(self, base: BaseModel) -> dict[str, str]:
         """Digests of what the run rests on, which is read once."""
         if self._digests is None:
@@ -98,6 +109,52 @@ class RunProblems:
                 "excluded": problems_digest(excluded),
             }
         return self._digests
+
+
+def make_arenas(
+    plan: EpisodePlan,
+    config: EvolutionConfig,
+    agents: int,
+    ratings: Ratings,
+    judge: Judge | None,
+    grader: Grader,
+) -> list[ReasoningArena]:
+    """An arena for each of a plan's episodes.
+
+    Args:
+        plan: What is to be played.
+        config: Settings of the run.
+        agents: How many play.
+        ratings: Of the agents, for who judges whom.
+        judge: One from outside, if any.
+        grader: Shared, and left open.
+    """
+    return [
+        ReasoningArena(
+            [problem],
+            num_agents=agents,
+            evaluation=config.evaluation if judged else "none",
+            judge=judge,
+            judge_load=config.judge_load,
+            matchmaking=config.matchmaking,
+            ratings=ratings,
+            revise=config.revise and judged,
+            rewards=config.rewards,
+            grader=grader,
+        )
+        for problem, judged in zip(plan.problems, plan.judged, strict=True)
+    ]
+
+
+def reply_limits(config: EvolutionConfig) -> dict[Phase, int]:
+    """Length limits of replies in tokens, by phase."""
+    return {
+        Phase.SOLVE: config.solve_tokens,
+        Phase.SCORE: config.judge_tokens,
+        Phase.COMPARE: config.judge_tokens,
+        Phase.CRITIQUE: config.critique_tokens,
+        Phase.REVISE: config.solve_tokens,
+    }
 
 
 def _is_given(source: ProblemSource) -> bool:

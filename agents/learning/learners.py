@@ -169,10 +169,10 @@ class _StackedLearner:
         self.optimizer.inherit(parents)
 
     def state(self) -> dict[str, Tensor]:
-        """The whole state as named tensors, as `load_state` takes it."""
+        """The whole state as named tensors, as `load` takes it."""
         return self.optimizer.state()
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state; see `StackedAdamW.load_state`."""
         self.optimizer.load_state(state)
 

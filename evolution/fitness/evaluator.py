@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from agents.population import LoraPopulation
 from evolution.errors import ConfigError, OperatorError
@@ -152,32 +151,24 @@ class Appraiser:
             self._rule.figures(),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """What is remembered, as JSON types; `tensors` is the rest of it."""
-        return {"weight": self.weight}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The rule's archive by name, for `load`."""
-        return {
+    def state(self) -> dict[str, Any]:
+        """What is remembered: the weight, and the rule's archive as tensors by name."""
+        archive = {
             f"{_PREFIX}{name}": torch.from_numpy(np.ascontiguousarray(array))
             for name, array in self._rule.state().items()
         }
+        return {"weight": self.weight, **archive}
 
-    def load(self, saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Read back what `to_dict` and `tensors` wrote, among tensors of others.
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Read back what `state` gave.
 
         Raises:
             KeyError: If the weight is missing.
             ValueError: If the archive does not fit the rule.
         """
         self.weight = float(saved["weight"])
-        self._rule.load(
-            {
-                name.removeprefix(_PREFIX): tensor.numpy()
-                for name, tensor in tensors.items()
-                if name.startswith(_PREFIX)
-            }
-        )
+        archive = {k.removeprefix(_PREFIX): v for k, v in saved.items() if k.startswith(_PREFIX)}
+        self._rule.load({name: tensor.numpy() for name, tensor in archive.items()})
 
 
 def _mean(values: np.ndarray) -> float:

@@ -28,6 +28,7 @@ from evolution.operators.mutation import Form
 from evolution.operators.mutation_weights import Newborn
 from evolution.operators.selection import Candidates, Turnover, draw, merits, ranking, turnover
 from populora_env.keys import generator
+from populora_env.ratings import Ratings
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,23 @@ class Child:
     individual: Individual
     parent_slots: tuple[int, ...]
     is_copy: bool
+
+
+def candidates(
+    standing: np.ndarray, ratings: Ratings, agents: Sequence[str], broken: Sequence[int]
+) -> Candidates:
+    """What selection goes by, of the individuals in slots whose agents these are.
+
+    Args:
+        standing: ``[N]``.
+        ratings: Of the agents.
+        agents: Their names, by slot.
+        broken: Slots of those that are never to breed, whatever selection goes by.
+    """
+    rated = [ratings.rating(agent) for agent in agents]
+    mu = np.array([rating.mu for rating in rated])
+    mu[list(broken)] = np.nan
+    return Candidates(standing, mu, np.array([rating.sigma for rating in rated]))
 
 
 class Breeder:

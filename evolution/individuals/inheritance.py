@@ -56,6 +56,8 @@ class Estate:
         self._learner.inherit(heirs)
         slots = [child.individual.slot for child in born]
         self._learner.reset([slot for slot in slots if slot not in heirs])
+        for child in born:
+            set_learning_rate(self._learner, child.individual)
 
 
 def _row_hashes(lora: StackedLora) -> list[str]:

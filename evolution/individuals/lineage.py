@@ -5,9 +5,12 @@ child, or as a copy that migrated. Learning changes its weights, not its name; `
 the weights it was born with, so a copy and its original are seen to agree.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,17 @@ class Lineage:
         """Who lives in which slot."""
         return {slot: self.individuals[place] for slot, place in self._living.items()}
 
+    @property
+    def members(self) -> tuple[Individual, ...]:
+        """Who lives in the slots, by slot."""
+        living = self.living
+        return tuple(living[slot] for slot in sorted(living))
+
+    @property
+    def births(self) -> np.ndarray:
+        """Generation and slot of birth of the members, ``[N, 2]``."""
+        return np.array([(i.generation, i.slot) for i in self.members], dtype=np.int64)
+
     def add(self, individual: Individual) -> None:
         """Record a birth; the newcomer takes its slot."""
         self._living[individual.slot] = len(self.individuals)
@@ -71,15 +85,19 @@ class Lineage:
         for slot, value in fitness.items():
             self.amend(slot, fitness=value)
 
-    def to_list(self) -> list[dict[str, Any]]:
+    def state(self) -> list[dict[str, Any]]:
         """All individuals as JSON types."""
         return [{**asdict(i), "parents": list(i.parents)} for i in self.individuals]
 
-    @classmethod
-    def from_list(cls, data: list[dict[str, Any]]) -> "Lineage":
-        """Read back what `to_list` wrote."""
-        lineage = cls()
-        for entry in data:
-            parents: tuple[str, ...] = tuple(entry["parents"])
-            lineage.add(replace(Individual(**entry), parents=parents))
-        return lineage
+    def load(self, saved: list[dict[str, Any]]) -> None:
+        """Read back what `state` gave, in place of what is there."""
+        read = [replace(Individual(**entry), parents=tuple(entry["parents"])) for entry in saved]
+        self.individuals.clear()
+        self._living.clear()
+        for individual in read:
+            self.add(individual)
+
+
+def lineage_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A lineage's state as JSON, a line for each individual."""
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from agents.measuring.evaluate import evaluate
@@ -76,16 +75,13 @@ class Champion:
             folder, factors, alpha=self.genome.alpha, dropout=0.0, base=population.base.path
         )
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Its factors by name, for `restore`."""
-        return {
+    def state(self) -> dict[str, Any]:
+        """As JSON types, and its factors as tensors by name, for `restore`."""
+        factors = {
             f"champion.{place}.{side}": factor
             for place, pair in enumerate(self.genome.factors)
             for side, factor in zip("AB", pair, strict=True)
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the factors, as JSON types."""
         return {
             "individual": self.individual,
             "agent": self.agent,
@@ -95,21 +91,22 @@ class Champion:
             "alpha": self.genome.alpha,
             "scale": self.genome.scale,
             "rank": self.genome.rank,
+            **factors,
         }
 
     @classmethod
-    def restore(cls, saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Champion":
-        """Read back what `to_dict` and `tensors` wrote.
+    def restore(cls, saved: Mapping[str, Any]) -> "Champion":
+        """Read back what `state` gave.
 
         Raises:
             KeyError: If a factor is missing.
         """
-        count = sum(name.startswith("champion.") for name in tensors) // 2
+        own = dict(saved)
+        count = sum(name.startswith("champion.") for name in own) // 2
         factors = tuple(
-            (tensors[f"champion.{place}.A"], tensors[f"champion.{place}.B"])
+            (own.pop(f"champion.{place}.A"), own.pop(f"champion.{place}.B"))
             for place in range(count)
         )
-        own = dict(saved)
         genome = Genome(own.pop("alpha"), own.pop("scale"), own.pop("rank"), factors)
         return cls(**own, genome=genome)
 
@@ -151,7 +148,7 @@ class Trials:
         population: Whose members are tried.
         config: Settings of the run.
         grader: Used and left open.
-        fresh: Draws problems for the trial of a generation.
+        fresh: Draws so many problems for the trial of a generation.
 
     Attributes:
         champion: The best that was confirmed; None before the first generation has ended.
@@ -163,7 +160,7 @@ class Trials:
         population: LoraPopulation,
         config: EvolutionConfig,
         grader: Grader,
-        fresh: Callable[[int], Sequence[Problem]],
+        fresh: Callable[[int, int], Sequence[Problem]],
     ) -> None:
         self._population, self._config, self._grader = population, config, grader
         self._fresh = fresh
@@ -189,7 +186,8 @@ class Trials:
         finite = self._population.lora.finite().cpu().numpy() & np.isfinite(standing.values)
         if not finite.any():
             return None
-        problems = list(self._fresh(generation)) if self._config.confirm_problems else []
+        count = self._config.confirm_problems
+        problems = list(self._fresh(generation, count)) if count else []
         right: dict[int, np.ndarray] = {}
 
         def measure(slots: Sequence[int]) -> None:

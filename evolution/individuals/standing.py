@@ -94,7 +94,7 @@ class Standing:
             self._noise[slot] = 0.0 if source is None else noise[source]
             self.evidence[slot] = 0.0 if source is None else evidence[source]
 
-    def to_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """As JSON types."""
         lead, noise = (
             [value if np.isfinite(value) else None for value in values.tolist()]
@@ -104,7 +104,7 @@ class Standing:
         return {"lead": lead, "noise": noise, "evidence": evidence, "unit": self._unit}
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Read back what `to_dict` wrote.
+        """Read back what `state` gave.
 
         Raises:
             ValueError: If it is of another number of individuals.

@@ -115,7 +115,7 @@ def write_run(
     for file, entries in (("history.jsonl", rows), ("transcripts.jsonl", lines)):
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         (folder / file).write_text(text, encoding="utf-8")
-    (folder / "lineage.json").write_text(json.dumps(lineage.to_list()))
+    (folder / "lineage.json").write_text(json.dumps(lineage.state()))
     return folder
 
 

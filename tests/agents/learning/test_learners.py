@@ -153,7 +153,7 @@ def test_resumed_equals_uninterrupted(learner_type, config):
     other = StackedLora(base.model, 3, 2)
     other.load_state_dict(weights)
     resumed = learner_type(base, other, config)
-    resumed.load_state(state)
+    resumed.load(state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.state().items())
     resumed.step(samples)
     for name, parameter in lora.named_parameters():
@@ -168,7 +168,7 @@ def test_a_state_that_does_not_fit_changes_nothing(tiny_base):
     before = copy_state(learner)
     for state in ({"steps": torch.zeros(3)}, {**before, "steps": torch.zeros(4)}):
         with pytest.raises(ValueError, match="expected"):
-            learner.load_state(state)
+            learner.load(state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.state().items())
 
 

@@ -55,7 +55,9 @@ def test_every_individual_says_where_it_comes_from_and_the_export_says_it_too(tm
     exported = json.loads((tmp_path / "lineage.json").read_text())
     fields = {field.name for field in dataclasses.fields(Individual)}
     assert all(set(entry) == fields for entry in exported)
-    assert Lineage.from_list(exported).individuals == list(manager.lineage)
+    again = Lineage()
+    again.load(exported)
+    assert again.individuals == list(manager.lineage)
 
 
 def test_copies_agree_with_their_parents_by_hash_also_after_a_resume(tmp_path):

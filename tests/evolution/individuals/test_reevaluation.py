@@ -46,7 +46,7 @@ def make(grader, skills, standings, kind=Planted, **settings):
     standing = Standing(4, 0.8)
     standing.update(np.array(standings), np.full(4, 0.1))
     quick = {"learner": "none", "elites": 1, "solve_tokens": 4, **settings}
-    trials = kind(population, EvolutionConfig(**quick), grader, lambda generation: PROBLEMS)
+    trials = kind(population, EvolutionConfig(**quick), grader, lambda generation, count: PROBLEMS)
     return population, standing, trials
 
 
@@ -97,7 +97,7 @@ def test_nothing_is_asked_where_nothing_is_in_question_or_no_answer_is_known(gra
     trials.hold(standing, LIVING, 1)
     assert trials.hold(standing, LIVING, 2) is None
     assert not hasattr(trials, "asked")
-    trials._fresh = lambda generation: []
+    trials._fresh = lambda generation, count: []
     population.lora.set_alpha(0, 10.0)
     assert trials.hold(standing, LIVING, 3) is None
     assert trials.champion.content_hash == content_hash(population.lora, 0)
@@ -147,7 +147,7 @@ def test_a_champion_is_saved_restored_and_written_as_an_adapter(tmp_path):
     for layer in population.lora.layers():
         layer.B.normal_(generator=draws)
     champion = Champion.of(population, 1, Individual("g0-1", 1, 0, "spread"), 3)
-    again = Champion.restore(champion.to_dict(), champion.tensors())
+    again = Champion.restore(champion.state())
     assert (again.individual, again.generation) == ("g0-1", 3)
     with hosting(population.lora, 0, again.genome):
         assert content_hash(population.lora, 0) == champion.content_hash

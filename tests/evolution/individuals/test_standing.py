@@ -79,9 +79,9 @@ def test_saved_and_loaded_it_is_the_same():
     standing = told([1.0, 3.0])
     standing.update(np.array([0.0, 1.0]), np.full(2, np.inf))
     other = Standing(2, 0.8)
-    other.load(standing.to_dict())
+    other.load(standing.state())
     for one in (standing, other):
         one.update(np.array([2.0, 1.0]), np.full(2, 0.1))
-    assert other.to_dict() == standing.to_dict()
+    assert other.state() == standing.state()
     with pytest.raises(ValueError, match="the run has 2 agents, the population 3"):
-        Standing(3, 0.8).load(standing.to_dict())
+        Standing(3, 0.8).load(standing.state())
