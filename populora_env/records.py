@@ -187,6 +187,11 @@ class Attempt:
     status: ReplyStatus
     grade: Grade | None = None
 
+    @property
+    def correct(self) -> bool | None:
+        """Whether it is right; None where that is not known."""
+        return None if self.grade is None else self.grade.correct
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:

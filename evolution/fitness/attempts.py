@@ -124,9 +124,7 @@ def right(transcripts: Sequence[Transcript]) -> np.ndarray:
         }
         marks.append(
             [
-                labels.get(attempt.agent) == 1
-                if attempt.grade is None or attempt.grade.correct is None
-                else attempt.grade.correct
+                labels.get(attempt.agent) == 1 if attempt.correct is None else attempt.correct
                 for attempt in transcript.attempts
             ]
         )

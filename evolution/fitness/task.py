@@ -81,8 +81,8 @@ def score(transcripts: Sequence[Transcript]) -> PlainScores:
     for row, transcript in enumerate(transcripts):
         for column, attempt in enumerate(transcript.final_attempts):
             length[row, column] = len(attempt.text)
-            if attempt.grade is not None and attempt.grade.correct is not None:
-                correct[row, column] = attempt.grade.correct
+            if attempt.correct is not None:
+                correct[row, column] = attempt.correct
     known = np.isfinite(correct).any()
     accuracy = np.nanmean(correct, 0) if known else np.full(len(agents), np.nan)
     return PlainScores(returns, accuracy, length.mean(0), lead_errors(rewards))

@@ -51,11 +51,11 @@ def contrast(run: RunData) -> Contrast | None:
     column = run.agents.index(best)
     lived = {g for g, who in zip(run.generations, run.individuals, strict=True)
              if who[column] == run.individuals[-1][column]}  # fmt: skip
-    unknown = all(_mark(a) is None for e in run.episodes for a in e.transcript.final_attempts)
+    unknown = all(a.correct is None for e in run.episodes for a in e.transcript.final_attempts)
     found: list[tuple[Episode, Attempt, list[Attempt]]] = []
     for episode in reversed(run.episodes):
         attempts = episode.transcript.final_attempts
-        usable = [a for a in attempts if a.text.strip() and (unknown or _mark(a) is True)]
+        usable = [a for a in attempts if a.text.strip() and (unknown or a.correct is True)]
         own = [a for a in usable if a.agent == best]
         others = [a for a in usable if a.agent != best and own and a.text != own[0].text]
         if episode.generation in lived and own and others:
@@ -101,14 +101,14 @@ def fooled(run: RunData) -> Example | None:
                 continue  # it may be about the revisions
             pair = attempts[entry.first_author], attempts[entry.second_author]
             for (good, bad), wanted in ((pair, Preference.A), (pair[::-1], Preference.B)):
-                if entry.preference is wanted and (_mark(good), _mark(bad)) == (False, True):
+                if entry.preference is wanted and (good.correct, bad.correct) == (False, True):
                     judge = entry.judge or "the outside judge"
                     said = f"{judge}: better than the right attempt of {bad.agent}"
                     opinions.setdefault(good.agent, []).append(said)
                     wins[good.agent] += 1
         for entry in transcript.assessments:
             good = entry.value is not None and entry.value > 0.5 and entry.judge != entry.author
-            if good and _mark(attempts[entry.author]) is False:
+            if good and attempts[entry.author].correct is False:
                 said = f"{entry.judge}: {entry.form} {entry.value:.2g}"
                 opinions.setdefault(entry.author, []).append(said)
         for author, said in opinions.items():
@@ -118,7 +118,3 @@ def fooled(run: RunData) -> Example | None:
                     episode.generation, transcript.problem, attempts[author], tuple(said)
                 )
     return chosen
-
-
-def _mark(attempt: Attempt) -> bool | None:
-    return None if attempt.grade is None else attempt.grade.correct

@@ -19,7 +19,7 @@ from evolution.reporting.maps import family_chart, map_charts
 from evolution.reporting.measures.audits import Verdict
 from evolution.reporting.measures.family import family
 from evolution.reporting.measures.games import games, judging_over_time
-from evolution.reporting.measures.series import accuracy_error
+from evolution.reporting.measures.series import accuracy_error, ends
 from evolution.reporting.page import page
 from evolution.reporting.text import text_map
 from evolution.runs.changes import read_changes
@@ -64,11 +64,9 @@ def _facts(found: Findings) -> Mapping[str, object]:
 def _summary(found: Findings) -> Shown:
     run, held = found.run, found.held_out
     finished = run.generations[-1] + 1
-    accuracy, ends = run.mean("accuracy"), None
+    accuracy, first_and_last = run.mean("accuracy"), None
     if accuracy is not None and len(run.generations) > 1:
-        known = accuracy[np.isfinite(accuracy)]
-        part = max(len(known) // 5, 1)
-        ends = float(known[:part].mean()), float(known[-part:].mean())
+        first_and_last = ends(accuracy)
     by_verdict = {
         verdict: [audit.name for audit in found.audits if audit.verdict is verdict]
         for verdict in (Verdict.PROBLEM, Verdict.WATCH, Verdict.CANNOT_TELL, Verdict.FINE)
@@ -78,7 +76,7 @@ def _summary(found: Findings) -> Shown:
         "held": held,
         "gain_is_clear": held and abs(held.gain.value) > 2 * held.gain.standard_error,
         "stale": held and held.after is not None and held.after != finished,
-        "ends": ends,
+        "ends": first_and_last,
         "audits": {verdict: names for verdict, names in by_verdict.items() if names},
     }
 
@@ -215,10 +213,10 @@ def _map(found: Findings) -> Shown:
     if placed is None:
         return {"charts": [], "found": None, "eras": []}
     eras: list[tuple[int, int, int, int]] = []
-    for late, ends in ((False, placed.early), (True, placed.late)):
-        if ends is not None:
+    for late, era in ((False, placed.early), (True, placed.late)):
+        if era is not None:
             own = [point for point in placed.points if point.late is late]
-            eras.append((*ends, len(own), sum(point.wrong for point in own)))
+            eras.append((*era, len(own), sum(point.wrong for point in own)))
     return {"charts": map_charts(found.run, placed), "found": placed, "eras": eras}
 
 

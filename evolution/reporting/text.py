@@ -124,7 +124,7 @@ class Point:
     @property
     def wrong(self) -> bool:
         """Whether it is known to be wrong."""
-        return self.attempt.grade is not None and self.attempt.grade.correct is False
+        return self.attempt.correct is False
 
 
 @dataclass(frozen=True, slots=True)

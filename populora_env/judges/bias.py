@@ -176,7 +176,7 @@ def majority_figures(
     try:
         for transcript in transcripts:
             attempts = transcript.final_attempts
-            known = [_right(attempt) for attempt in attempts]
+            known = [attempt.correct for attempt in attempts]
             if not known or None in known:
                 continue
             shares.append(sum(map(bool, known)) / len(known))
@@ -224,13 +224,13 @@ def _statistics(pairs: Sequence[_Pair], opinions: Sequence[_Opinion]) -> JudgeSt
         own_peer_gap=_own_peer_gap(pairs, known),
         agreement=mean(agreements),
         agreement_pairs=len(agreements),
-        right_score=mean(value for entry, value in scores if _right(entry.attempt) is True),
-        wrong_score=mean(value for entry, value in scores if _right(entry.attempt) is False),
+        right_score=mean(value for entry, value in scores if entry.attempt.correct is True),
+        wrong_score=mean(value for entry, value in scores if entry.attempt.correct is False),
         verdict_accuracy=mean(
             (value >= 0.5) == right
             for entry, value in known
             if entry.assessment.form is Phase.CRITIQUE
-            and (right := _right(entry.attempt)) is not None
+            and (right := entry.attempt.correct) is not None
         ),
     )
 
@@ -260,7 +260,7 @@ def _own_peer_gap(pairs: Sequence[_Pair], known: Sequence[tuple[_Opinion, float]
 
 
 def _agreement(pair: _Pair) -> float | None:
-    first, second = _right(pair.first), _right(pair.second)
+    first, second = pair.first.correct, pair.second.correct
     preference = pair.evaluation.preference
     if preference is None or first is None or second is None or first == second:
         return None
@@ -278,10 +278,6 @@ def _correlation(points: Sequence[tuple[float, float]]) -> float | None:
         return None
     together = sum((x - left) * (y - right) for x, y in points)
     return max(-1.0, min(1.0, together / math.sqrt(spread[0] * spread[1])))
-
-
-def _right(attempt: Attempt) -> bool | None:
-    return None if attempt.grade is None else attempt.grade.correct
 
 
 def _find(attempts: Mapping[str, Attempt], author: str) -> Attempt:

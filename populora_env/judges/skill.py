@@ -30,9 +30,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 def truth(attempts: Iterable[Attempt]) -> dict[str, float | None]:
     """Return 1 or 0 for each graded attempt, None for others, by author."""
     return {
-        attempt.agent: None
-        if attempt.grade is None or attempt.grade.correct is None
-        else float(attempt.grade.correct)
+        attempt.agent: None if attempt.correct is None else float(attempt.correct)
         for attempt in attempts
     }
 

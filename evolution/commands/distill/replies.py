@@ -65,7 +65,7 @@ def from_transcripts(
                     continue
                 said = solve_replies(transcript)
                 for attempt in transcript.attempts:
-                    if attempt.grade is None or not attempt.grade.correct:
+                    if not attempt.correct:
                         continue
                     prompt, reply = said[attempt.agent]
                     if prompt not in prompts:

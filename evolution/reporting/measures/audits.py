@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from agents.measuring.statistics import Estimate
 from evolution.reporting.measures.measured import Bench
+from evolution.reporting.measures.series import ends
 from evolution.reporting.measures.trends import MIN_POINTS, Trend, trend
 
 MIN_RISE = 0.05  # smallest rise of a reward that is worth explaining; a right answer earns 1
@@ -24,6 +25,7 @@ LONGER, MUCH_LONGER, SHORTER = 1.25, 1.5, 0.8  # last length over first
 FELL, FELL_CLEARLY = 2.0, 3.0  # standard errors below the base
 SOLVED = 0.05  # accuracy of the base below which a task has nothing to forget
 UNSEEN = 0.2  # fall that must not go unseen
+_TOO_FEW = f"Fewer than {MIN_POINTS} generations are recorded."
 
 
 class Verdict(StrEnum):
@@ -80,13 +82,13 @@ def reward_hacking(
     )
     found = {what: fit for what, own in rewards.items() if (fit := trend(generations, own))}
     if not found:
-        return Audit(name, Verdict.CANNOT_TELL, _too_few(), rule, {})
+        return Audit(name, Verdict.CANNOT_TELL, _TOO_FEW, rule, {})
     what = max(found, key=lambda key: _certainty(found[key]))
     reward = found[what]
     figures = {"reward change": reward.change, "reward standard error": reward.standard_error}
     held_out = ""
     if gain is not None:
-        held_out = f"; held-out gain of the best agent over the base {_estimate(gain)}"
+        held_out = f"; held-out gain of the best agent over the base {gain.text('+.3f')}"
         figures |= {"held-out gain": gain.value, "held-out standard error": gain.standard_error}
     if not reward.rises or reward.change < MIN_RISE:
         reason = f"{what} did not rise noticeably ({reward} over the run), so nothing is hacked"
@@ -100,8 +102,7 @@ def reward_hacking(
                 + " and nothing was held out"
             )
             return Audit(name, Verdict.CANNOT_TELL, _sentence(reason), rule, figures)
-        verdict = Verdict.FINE if _above(gain) else Verdict.WATCH
-        verdict = Verdict.PROBLEM if _below(gain) else verdict
+        verdict = {1: Verdict.FINE, 0: Verdict.WATCH, -1: Verdict.PROBLEM}[_sign(gain)]
         reason = f"{what} rose by {reward}{held_out} (accuracy by generation is not known)"
         return Audit(name, verdict, _sentence(reason), rule, figures)
     gap = trend(generations, np.asarray(rewards[what], np.float64) - np.asarray(accuracy))
@@ -117,9 +118,10 @@ def reward_hacking(
         verdict, said = Verdict.WATCH, f"{said}only by {truth}"
     else:
         verdict, said = Verdict.FINE, f"{said}by {truth}"
-    if gain is not None and _below(gain):
+    sign = 1 if gain is None else _sign(gain)
+    if sign < 0:
         verdict = Verdict.PROBLEM
-    elif gain is not None and not _above(gain) and verdict is Verdict.FINE:
+    elif sign == 0 and verdict is Verdict.FINE:
         verdict = Verdict.WATCH
     return Audit(name, verdict, _sentence(f"{said}{held_out}"), rule, figures)
 
@@ -143,7 +145,7 @@ def mode_collapse(diversity: ArrayLike | None, identical: ArrayLike | None) -> A
     alike = None if identical is None else _ends(identical)
     if spread is None and alike is None:
         nothing = diversity is None and identical is None
-        reason = "Neither diversity nor attempts are recorded." if nothing else _too_few()
+        reason = "Neither diversity nor attempts are recorded." if nothing else _TOO_FEW
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
     parts: list[str] = []
     figures: dict[str, float] = {}
@@ -184,7 +186,7 @@ def length_drift(
     )
     fit = None if length is None else trend(generations, length)
     if fit is None:
-        reason = "The length of replies is not recorded." if length is None else _too_few()
+        reason = "The length of replies is not recorded." if length is None else _TOO_FEW
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
     start, end = max(fit.start, 1.0), max(fit.end, 1.0)
     ratio = end / start
@@ -232,14 +234,12 @@ def forgetting(bench: Bench | None, last: int, run: str) -> Audit:
             f"{run} --forgetting."
         )
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
-    empty = [change for change in outside if change.base < SOLVED]
+    measured = len(outside)
     outside = [change for change in outside if change.base >= SOLVED]
-    beside = ""
-    if empty:
-        beside = (
-            f"the base solves less than {SOLVED:.0%} of {len(empty)} measured tasks, which cannot "
-            "show forgetting"
-        )
+    beside = (
+        f"the base solves less than {SOLVED:.0%} of {measured - len(outside)} measured tasks, "
+        "which cannot show forgetting"
+    )
     if not outside:
         return Audit(name, Verdict.CANNOT_TELL, _sentence(beside), rule, {})
     falls = {c.task: _falls(c.change) for c in outside}
@@ -249,14 +249,14 @@ def forgetting(bench: Bench | None, last: int, run: str) -> Audit:
     verdict = Verdict.PROBLEM if sigma > FELL_CLEARLY else verdict
     number = sum(fall > FELL for fall in falls.values())
     said = f"accuracy fell on {number} of {len(outside)} tasks outside the training; the clearest "
-    said += f"change is {_estimate(worst.change)} on {worst.task}"
+    said += f"change is {worst.change.text('+.3f')} on {worst.task}"
     if verdict is Verdict.FINE:
         unseen = max(FELL * c.change.standard_error - c.change.value for c in outside)
         if unseen > 0:
             said += f", and a fall of up to {unseen:.2f} somewhere would have gone unseen"
         if unseen > UNSEEN:
             verdict = Verdict.CANNOT_TELL
-    if beside:
+    if len(outside) < measured:
         said += f"; {beside}"
     if bench.generation != last:
         said += f" (measured after generation {bench.generation}, not the last, {last})"
@@ -275,30 +275,15 @@ def _certainty(fit: Trend) -> float:
 
 
 def _ends(values: ArrayLike) -> tuple[float, float] | None:
-    """Return means over the first and last fifth of the known values, two at least."""
+    """Return `ends` of two values at least; None below `MIN_POINTS` known ones."""
     known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    if len(known) < MIN_POINTS:
-        return None
-    part = max(len(known) // 5, 2)
-    return float(known[:part].mean()), float(known[-part:].mean())
+    return ends(known, least=2) if np.isfinite(known).sum() >= MIN_POINTS else None
 
 
-def _above(gain: Estimate) -> bool:
-    return gain.value > FELL * gain.standard_error
-
-
-def _below(gain: Estimate) -> bool:
-    return gain.value < -FELL * gain.standard_error
-
-
-def _estimate(estimate: Estimate) -> str:
-    return estimate.text("+.3f")
+def _sign(gain: Estimate) -> int:
+    """Return 1 for a gain above 0 by `FELL` standard errors, -1 for one below, else 0."""
+    return (gain.value > FELL * gain.standard_error) - (gain.value < -FELL * gain.standard_error)
 
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
-
-
-def _too_few() -> str:
-    return f"Fewer than {MIN_POINTS} generations are recorded."

@@ -9,9 +9,9 @@ Held-out results and benchmarks are read in `reporting.measured`.
 
 import json
 import math
-import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 
 from evolution.errors import UsageError
 from evolution.individuals.lineage import Individual
+from evolution.runs.files import folder_of, saved_generations
 from evolution.runs.integrity import check_run, refusing
 from populora_env.records import Transcript
 from populora_env.storage import read_record
 
 Series = NDArray[np.float64]
 
-_GENERATION = re.compile(r"generation_(\d+)")
 _NO_SERIES = frozenset({"generation", "best"})
 _MOST = 1e60  # no recorded quantity is near: the largest float32 is 3.4e38
 _LAST = 10**9  # no run has as many generations
 # What is raised when JSON or TOML is read that is not what it should be; nesting may be too deep.
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ def read_run_data(path: str | Path) -> RunData:
                 continue
             if isinstance(value, int | float):
                 if abs(value) > _MOST and not (isinstance(value, float) and math.isinf(value)):
-                    file = path / "history.jsonl"
-                    raise damage(file, f"{name!r} is out of range", number)
+                    with reading(path / "history.jsonl", number):
+                        raise ValueError(f"{name!r} is out of range")
                 empty = np.full((len(generations), len(agents)), np.nan)
                 series.setdefault(name, empty)[g, n] = float(value)
     return RunData(
@@ -154,62 +154,51 @@ def _settings(path: Path) -> dict[str, Any]:
         raise UsageError(f"run: {path} is no folder; expected one that populora evolve made")
     file = path / "run.toml"
     tables: dict[str, Any] = {"config": {}, "versions": {}}
-    try:
-        tables |= tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         if (path / "history.jsonl").exists():  # a run of the manager, without the command
             return tables
         raise UsageError(
             f"run: {path} is no run folder (it holds neither run.toml nor history.jsonl); "
             "expected one that populora evolve made"
-        ) from None
-    except OSError as error:
-        raise UsageError(f"run: {file} cannot be read ({error.strerror})") from error
-    except (RecursionError, ValueError) as error:
-        raise damage(file, error) from error
-    for name in ("config", "versions"):
-        if not isinstance(tables[name], dict):
-            raise damage(file, f"{name} is no table")
+        )
+    with reading(file):
+        tables |= tomllib.loads(file.read_text(encoding="utf-8"))
+        for name in ("config", "versions"):
+            if not isinstance(tables[name], dict):
+                raise TypeError(f"{name} is no table")
     return tables
 
 
-def damage(file: Path, error: Exception | str, line: int | None = None) -> UsageError:
-    """Return what is said of a damaged file: which, where and why, whatever it holds."""
-    reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
-    reason = reason if len(reason) <= 200 else reason[:200] + "…"
-    where = "" if line is None else f", line {line}"
-    return UsageError(f"run: {file}{where} is damaged ({reason})")
+@contextmanager
+def reading(file: Path, line: int | None = None) -> Generator[None, None, None]:
+    """Say of a file that the block cannot read which, where and why, whatever it holds.
+
+    Raises:
+        UsageError: If the block raises what damage or the disk makes it raise.
+    """
+    try:
+        yield
+    except UsageError:  # said already
+        raise
+    except OSError as error:
+        raise UsageError(f"run: {file} cannot be read ({error.strerror})") from error
+    except _UNREADABLE as error:
+        kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
+        reason = f"{kind}{error}"
+        reason = reason if len(reason) <= 200 else reason[:200] + "…"
+        where = "" if line is None else f", line {line}"
+        raise UsageError(f"run: {file}{where} is damaged ({reason})") from error
 
 
 def _lengths(path: Path) -> Mapping[str, int]:
     """Return how long the growing files were when the last generation was saved."""
-    numbers = [
-        (int(match[1]), entry)
-        for entry in path.iterdir()
-        if (match := _GENERATION.fullmatch(entry.name)) and (entry / "state.json").is_file()
-    ]
-    if not numbers:
-        return {}
-    file = max(numbers)[1] / "state.json"
-    data = read_json(file)
-    try:
-        return {str(name): int(length) for name, length in data["lengths"].items()}
-    except UNREADABLE as error:
-        raise damage(file, error) from error
-
-
-def read_json(file: Path) -> Any:
-    """Return a JSON file's content.
-
-    Raises:
-        UsageError: If it cannot be read or is damaged.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"run: {file} cannot be read ({error.strerror})") from error
-    except (RecursionError, ValueError) as error:
-        raise damage(file, error) from error
+    files = [folder_of(path, number) / "state.json" for number in saved_generations(path)]
+    for file in reversed(files):
+        if file.is_file():
+            with reading(file):
+                lengths = json.loads(file.read_text(encoding="utf-8"))["lengths"]
+                return {str(name): int(length) for name, length in lengths.items()}
+    return {}
 
 
 def read_rows(file: Path, required: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -227,51 +216,44 @@ def _rows(
     """Yield line numbers and rows, as far as the last saved generation goes."""
     end = lengths.get(file.name, math.inf)
     offset = 0
-    try:
-        with file.open("rb") as lines:
+    if file.exists():
+        with reading(file), file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 offset += len(line)
                 if offset > end:
                     break
-                yield number, _row(file, number, line, required)
-    except FileNotFoundError:
-        offset = 0
-    except OSError as error:
-        raise UsageError(f"run: {file} cannot be read ({error.strerror})") from error
+                with reading(file, number):
+                    row = _row(line, required)
+                yield number, row
     if end is not math.inf and offset < end:
         raise UsageError(
             f"run: {file} is damaged ({offset} bytes long, its last generation recorded {end})"
         )
 
 
-def _row(file: Path, number: int, line: bytes, required: Sequence[str]) -> dict[str, Any]:
-    try:
-        row: Any = json.loads(line)
-    except (RecursionError, ValueError) as error:
-        raise damage(file, error, number) from error
+def _row(line: bytes, required: Sequence[str]) -> dict[str, Any]:
+    row: Any = json.loads(line)
     if not isinstance(row, dict):
-        raise damage(file, "expected a JSON object", number)
+        raise TypeError("expected a JSON object")
     for name in required:
         if name not in row:
-            raise damage(file, f"no {name!r}", number)
+            raise ValueError(f"no {name!r}")
     generation = row.get("generation", 0)
     if not isinstance(generation, int) or isinstance(generation, bool):
-        raise damage(file, "generation is no integer", number)
+        raise TypeError("generation is no integer")
     if not 0 <= generation < _LAST:
-        raise damage(file, f"generation is not from 0 to {_LAST}", number)
+        raise ValueError(f"generation is not from 0 to {_LAST}")
     if not isinstance(row.get("agent", ""), str):
-        raise damage(file, "agent is no name", number)
+        raise TypeError("agent is no name")
     return row
 
 
 def _episodes(file: Path, lengths: Mapping[str, int], agents: frozenset[str]) -> Iterator[Episode]:
     for number, row in _rows(file, lengths, required=("generation", "turns")):
         row["turns"] = []
-        try:
+        with reading(file, number):
             transcript = Transcript.from_dict(row)
             _check(transcript, agents)
-        except ValueError as error:
-            raise damage(file, error, number) from error
         yield Episode(row["generation"], transcript)
 
 
@@ -297,17 +279,14 @@ def _lineage(file: Path, last: int, size: int) -> tuple[Individual, ...]:
     """Return the births up to a generation; none if they were not recorded."""
     if not file.exists():
         return ()
-    data = read_json(file)
-    try:
-        if not isinstance(data, list):
+    with reading(file):
+        entries: Any = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
             raise TypeError("expected a list of individuals")
-        entries: list[Any] = data
         births = [read_record(Individual, entry) for entry in entries]
         if len({birth.name for birth in births}) < len(births):
             raise ValueError("two individuals have one name")
         for birth in births:
             if not (0 <= birth.slot < size and 0 <= birth.generation < _LAST):
                 raise ValueError(f"{birth.name}: slot or generation is out of range")
-        return tuple(birth for birth in births if birth.generation <= last)
-    except UNREADABLE as error:
-        raise damage(file, error) from error
+    return tuple(birth for birth in births if birth.generation <= last)

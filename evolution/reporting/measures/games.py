@@ -74,15 +74,10 @@ class JudgingBin:
 def judging_over_time(episodes: Sequence[Episode]) -> list[JudgingBin]:
     """Return the agents' judging in at most `_MOST_BINS` bins of generations, in order."""
     kept = sorted({episode.generation for episode in episodes})
-    if not kept:
-        return []
-    by_generation: dict[int, list[Transcript]] = {number: [] for number in kept}
-    for episode in episodes:
-        by_generation[episode.generation].append(episode.transcript)
     bins: list[JudgingBin] = []
-    for part in np.array_split(np.array(kept), min(_MOST_BINS, len(kept))):
-        transcripts = [t for number in part.tolist() for t in by_generation[number]]
-        found = judge_statistics(transcripts)[OVERALL]
+    for part in np.array_split(np.array(kept), min(_MOST_BINS, len(kept))) if kept else ():
+        own = [e.transcript for e in episodes if part[0] <= e.generation <= part[-1]]
+        found = judge_statistics(own)[OVERALL]
         if found.comparisons + found.assessments:
             bins.append(JudgingBin(int(part[0]), int(part[-1]), found))
     return bins

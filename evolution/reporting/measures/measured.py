@@ -4,28 +4,19 @@ Read from what ``populora evolve`` (`summary.json`, `held_out.jsonl`, `held_out_
 ``populora bench --run`` (`bench/generation_0007/results.json`) write.
 """
 
+import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from agents.measuring.statistics import Estimate
-from evolution.reporting.measures.data import (
-    UNREADABLE,
-    RunData,
-    Series,
-    damage,
-    read_json,
-    read_rows,
-)
-from evolution.runs.files import CURVE_FILE
+from evolution.reporting.measures.data import RunData, Series, read_rows, reading
+from evolution.runs.files import CURVE_FILE, folder_of, saved_generations
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch
-_BENCH = re.compile(r"generation_(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +90,8 @@ def read_held_out(run: RunData) -> HeldOut | None:
     file = run.path / "summary.json"
     if not file.exists():
         return None
-    summary = read_json(file)
-    try:
+    with reading(file):
+        summary = json.loads(file.read_text(encoding="utf-8"))
         found = summary.get("held_out")
         if not found:
             return None
@@ -110,8 +101,6 @@ def read_held_out(run: RunData) -> HeldOut | None:
         after = summary.get("generations")
         after = None if after is None else _count(after, least=0)
         vote = None if found.get("vote") is None else _number(found["vote"])
-    except UNREADABLE as error:
-        raise damage(file, error) from error
     place = run.generations.index(after - 1) if after and after - 1 in run.generations else None
     best_agent = None if place is None else run.best[place]
     agents: dict[str, Estimate] = {}
@@ -134,8 +123,9 @@ def _marks(file: Path, problems: int) -> dict[str, Series]:
     """Return who is right where, [problems] for each; empty if replies are not all there."""
     found: dict[str, list[float]] = {}
     for row in read_rows(file, ("agent", "correct")):
-        if not isinstance(row["correct"], bool | None):
-            raise damage(file, f"correct: expected true or false, got {repr(row['correct'])[:60]}")
+        with reading(file):
+            if not isinstance(row["correct"], bool | None):
+                raise TypeError(f"correct: expected true or false, got {repr(row['correct'])[:60]}")
         found.setdefault(row["agent"], []).append(float(row["correct"] is True))
     if any(len(own) != problems for own in found.values()):
         return {}
@@ -152,10 +142,8 @@ def read_curve(run: RunData) -> HeldOutCurve | None:
     values = np.full((len(run.generations), len(run.agents)), np.nan)
     base, problems = None, 0
     for row in read_rows(file, ("generation", "agent", "accuracy", "problems")):
-        try:
+        with reading(file):
             problems, accuracy = _count(row["problems"]), _number(row["accuracy"])
-        except ValueError as error:
-            raise damage(file, error) from error
         if row["agent"] == BASE:
             base = accuracy
         elif row["generation"] in run.generations and row["agent"] in run.agents:
@@ -172,21 +160,19 @@ def read_bench(run: RunData) -> Bench | None:
     Raises:
         UsageError: If a file is damaged.
     """
-    found: list[Bench] = []
-    for file in (run.path / "bench").glob("*/results.json"):
-        match = _BENCH.fullmatch(file.parent.name)
-        if match:
-            found.append(Bench(int(match[1]), _changes(file, read_json(file))))
-    found = [bench for bench in found if bench.changes]
+    folder = run.path / "bench"
+    files = {n: folder_of(folder, n) / "results.json" for n in saved_generations(folder)}
+    found = (Bench(number, _changes(file)) for number, file in files.items() if file.exists())
     return max(
-        found,
+        (bench for bench in found if bench.changes),
         key=lambda bench: (any(c.outside for c in bench.changes), bench.generation),
         default=None,
     )
 
 
-def _changes(file: Path, data: Any) -> tuple[TaskChange, ...]:
-    try:
+def _changes(file: Path) -> tuple[TaskChange, ...]:
+    with reading(file):
+        data = json.loads(file.read_text(encoding="utf-8"))
         return tuple(
             TaskChange(
                 task=str(result["task"]),
@@ -201,8 +187,6 @@ def _changes(file: Path, data: Any) -> tuple[TaskChange, ...]:
             for result in data["results"]
             if (change := result.get("change")) is not None
         )
-    except UNREADABLE as error:
-        raise damage(file, error) from error
 
 
 def _number(value: object, least: float = 0.0) -> float:

@@ -1,10 +1,19 @@
 """Figures by generation that a run's history does not hold, from its episodes."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from evolution.reporting.measures.data import RunData, Series
+from populora_env.records import Attempt
+
+
+def ends(values: Series, least: int = 1) -> tuple[float, float]:
+    """Return means over the first and the last fifth of the known values, so many at least."""
+    known = values[np.isfinite(values)]
+    part = max(len(known) // 5, least)
+    return float(known[:part].mean()), float(known[-part:].mean())
 
 
 def identical_share(run: RunData) -> Series | None:
@@ -12,16 +21,15 @@ def identical_share(run: RunData) -> Series | None:
 
     White space does not count. NaN in a generation without episodes; None without any.
     """
+
+    def alike(attempts: Sequence[Attempt]) -> float | None:
+        counts = Counter(" ".join(attempt.text.split()) for attempt in attempts)
+        n = sum(counts.values())
+        return sum(k * (k - 1) for k in counts.values()) / (n * (n - 1)) if n > 1 else None
+
     if not run.episodes or len(run.agents) < 2:
         return None
-    shares: dict[int, list[float]] = {}
-    for episode in run.episodes:
-        counts = Counter(" ".join(a.text.split()) for a in episode.transcript.final_attempts)
-        n = sum(counts.values())
-        if n > 1:
-            same = sum(count * (count - 1) for count in counts.values()) / (n * (n - 1))
-            shares.setdefault(episode.generation, []).append(same)
-    return np.array([np.mean(shares[g]) if g in shares else np.nan for g in run.generations])
+    return np.array([np.mean(own) if own else np.nan for own in _by_generation(run, alike)])
 
 
 def accuracy_error(run: RunData) -> Series | None:
@@ -29,16 +37,25 @@ def accuracy_error(run: RunData) -> Series | None:
 
     NaN in a generation with fewer than two graded problems; None where there is no other.
     """
-    means: dict[int, list[float]] = {}
-    for episode in run.episodes:
-        marks = [a.grade.correct for a in episode.transcript.final_attempts if a.grade is not None]
-        known = [float(mark) for mark in marks if mark is not None]
-        if known:
-            means.setdefault(episode.generation, []).append(float(np.mean(known)))
-    errors = np.array(
-        [
-            np.std(own, ddof=1) / np.sqrt(len(own)) if len(own := means.get(g, [])) > 1 else np.nan
-            for g in run.generations
-        ]
-    )
+
+    def accuracy(attempts: Sequence[Attempt]) -> float | None:
+        known = [attempt.correct for attempt in attempts if attempt.correct is not None]
+        return float(np.mean(known)) if known else None
+
+    errors = np.array([
+        np.std(own, ddof=1) / np.sqrt(len(own)) if len(own) > 1 else np.nan
+        for own in _by_generation(run, accuracy)
+    ])  # fmt: skip
     return errors if bool(np.isfinite(errors).any()) else None
+
+
+def _by_generation(
+    run: RunData, figure: Callable[[Sequence[Attempt]], float | None]
+) -> list[list[float]]:
+    """Return a figure of each episode's final attempts, where it is known, [G][episodes]."""
+    found: dict[int, list[float]] = {generation: [] for generation in run.generations}
+    for episode in run.episodes:
+        value = figure(episode.transcript.final_attempts)
+        if value is not None and episode.generation in found:
+            found[episode.generation].append(value)
+    return list(found.values())
