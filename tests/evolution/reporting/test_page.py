@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
+from jinja2.runtime import Macro
 
 from evolution.commands import report
 from evolution.reporting.charts import hover
@@ -18,6 +19,7 @@ from evolution.reporting.findings import find
 from evolution.reporting.measures.audits import Verdict
 from evolution.reporting.measures.data import read_run_data
 from evolution.reporting.page import ENVIRONMENT
+from evolution.reporting.sections import SECTIONS
 from tests.evolution.synthetic_run import write_measured, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -96,6 +98,15 @@ def test_the_page_says_what_the_run_did(folder):
     }
     assert {"family", "matrix", "judging", "map-early", "map-late"} < set(charts)
     assert len(page.all("figcaption")) == len(page.all("figure"))
+
+
+def test_a_section_is_a_row_and_a_macro_of_its_name():
+    found, shared = (
+        {name for name, value in vars(ENVIRONMENT.get_template(file).module).items()
+         if isinstance(value, Macro)}
+        for file in ("sections.html", "pieces.html")
+    )  # fmt: skip
+    assert found - shared == {key.replace("-", "_") for key, _, _ in SECTIONS}
 
 
 def test_links_lead_to_sections(folder):
