@@ -9,6 +9,7 @@ Not covered here: how the adapters are kept, saved and loaded (`agents.named_ada
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from agents.loading.models import BaseModel, load_base
 from agents.named_adapters import BASE, NamedAdapters
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from agents.policy import Request
+from populora_env.reading.reply_ids import IdentifiedReply
 from populora_env.records import Phase
 
 __all__ = [
@@ -33,12 +35,15 @@ __all__ = [
     "LoraPopulation",
 ]
 
+_IDS = count()  # of replies; no two of a process are alike
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
     """A reply with what the model knows about it.
 
     Attributes:
+        id: By which `LoraPopulation.recall` finds it: the request's, if it has one.
         text: The decoded reply.
         prompt_ids: Token ids of the prompt.
         reply_ids: Token ids of the reply, with the token that ended it, if one did.
@@ -47,6 +52,7 @@ class Generated:
             of attempts, and only if the population keeps them.
     """
 
+    id: str
     text: str
     prompt_ids: tuple[int, ...]
     reply_ids: tuple[int, ...]
@@ -111,7 +117,7 @@ class LoraPopulation(NamedAdapters):
         self.temperature, self.max_rows, self.top_p = temperature, max_rows, top_p
         self.stats = DecodeStats()
         self.keeps_distributions = False
-        self._recent: dict[tuple[str, str, str], Generated] = {}
+        self._recent: dict[str, Generated] = {}
 
     @classmethod
     def from_pretrained(
@@ -163,10 +169,10 @@ class LoraPopulation(NamedAdapters):
 
         A prompt that does not fit the model's context with its reply, as one that quotes two long
         attempts may be, gets an empty reply, which counts as no answer or as an abstention;
-        ``stats.overlong`` counts them.
+        ``stats.overlong`` counts them. Replies know their ids; see `recall`.
         """
         replies = self.generate(requests, temperature=temperature, raw=raw, overlong="empty")
-        return [reply.text for reply in replies]
+        return [IdentifiedReply(reply.text, reply.id) for reply in replies]
 
     def generate(
         self,
@@ -237,9 +243,15 @@ class LoraPopulation(NamedAdapters):
         for i, (request, job, reply) in enumerate(zip(requests, jobs, replies, strict=True)):
             text, ids = texts[i], reply.ids if reply.end is None else (*reply.ids, reply.end)
             kept = reply.distribution if attempts[i] else None
-            results.append(Generated(text, tuple(job.prompt_ids), ids, reply.feature, kept))
-            self._recent[request.agent, request.prompt, text] = results[-1]
+            made = Generated(
+                self._id(request), text, tuple(job.prompt_ids), ids, reply.feature, kept
+            )
+            self._recent[made.id] = made
+            results.append(made)
         return results
+
+    def _id(self, request: Request) -> str:
+        return request.reply_id or f"reply {next(_IDS)}"
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -261,8 +273,8 @@ class LoraPopulation(NamedAdapters):
         results: list[Generated] = []
         for i, (request, job) in enumerate(zip(requests, jobs, strict=True)):
             if i in left_out:
-                empty = Generated("", tuple(job.prompt_ids), (), nothing)
-                self._recent[request.agent, request.prompt, ""] = empty
+                empty = Generated(self._id(request), "", tuple(job.prompt_ids), (), nothing)
+                self._recent[empty.id] = empty
                 results.append(empty)
             else:
                 results.append(next(answered))
@@ -276,9 +288,13 @@ class LoraPopulation(NamedAdapters):
         """This population as a policy that decodes in a fixed way; see `generate`."""
         return DecodingPolicy(self, temperature, raw)
 
-    def recall(self, agent: str, prompt: str, reply: str) -> Generated | None:
-        """Tokens and feature of a reply given since the last `forget`, if it is known."""
-        return self._recent.get((agent, prompt, reply))
+    def recall(self, reply_id: str) -> Generated | None:
+        """Tokens and feature of a reply given since the last `forget`, if it is known.
+
+        Args:
+            reply_id: As in `populora_env.Turn`, `Generated`, or in a text that `act` returned.
+        """
+        return self._recent.get(reply_id)
 
     def forget(self) -> None:
         """Drop what `recall` keeps."""

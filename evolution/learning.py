@@ -118,7 +118,7 @@ def _right_replies(
 
 def _token_ids(turn: Turn, population: LoraPopulation) -> tuple[Sequence[int], Sequence[int]]:
     """Token ids of a turn's prompt and reply."""
-    known = population.recall(turn.agent, turn.prompt, turn.reply)
+    known = population.recall(turn.reply_id)
     if known is not None:
         return known.prompt_ids, known.reply_ids
     base = population.base  # played elsewhere: the text is all there is

@@ -36,14 +36,13 @@ from agents.measuring.evaluate import evaluate
 from agents.population import BASE
 from evolution import EvolutionConfig, EvolutionManager
 from evolution.fitness.diversity import vendi
-from evolution.fitness.task import solve_replies
 from evolution.individuals.reevaluation import hosting
 from evolution.lowrank.genomes import describe_child, read_genome, write_genome
 from evolution.operators.crossover import CROSSOVERS, Mating
 from evolution.operators.mutation_weights import MUTATIONS, Newborn, mutate
 from populora_env import Grader, load_problems
-from populora_env.prompts import solve_prompt
-from populora_env.records import Problem
+from populora_env.reading.reply_ids import reply_id
+from populora_env.records import Phase, Problem
 
 PROBLEMS = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
 EVOLUTION, RANDOM = "evolution alone", "random search"
@@ -132,14 +131,12 @@ def similarity(features: np.ndarray) -> np.ndarray:
     return (unit @ unit.transpose(0, 2, 1)).mean(axis=0)
 
 
-def features(
-    population: LoraPopulation, rows: Sequence[Iterable[tuple[str, str, str]]]
-) -> np.ndarray:
-    """Features of replies, ``[problems, N, width]``; a row has agents, prompts and replies."""
+def features(population: LoraPopulation, rows: Sequence[Iterable[str]]) -> np.ndarray:
+    """Features of replies by their ids ``[problems][N]``, ``[problems, N, width]``."""
     found: list[list[np.ndarray]] = []
     width = population.base.model.get_input_embeddings().weight.shape[1]
     for row in rows:
-        known = [population.recall(*reply) for reply in row]
+        known = [population.recall(known_as) for known_as in row]
         found.append(
             [
                 np.full(width, NAN) if k is None or len(k.reply_ids) < 2 else k.feature.numpy()
@@ -164,7 +161,7 @@ def run(
             while population.replies < budget:
                 played = manager.play(manager.ask())
                 rows = [
-                    [(agent, *text) for agent, text in solve_replies(episode).items()]
+                    [turn.reply_id for turn in episode.turns if turn.phase is Phase.SOLVE]
                     for episode in played
                 ]
                 curve.append(float(vendi(similarity(features(population, rows))[None])[0]))
@@ -212,8 +209,8 @@ def measure(
         max_new_tokens=tokens,
     )
     replies = [
-        [(agent, solve_prompt(problem), score.replies[i]) for agent, score in agents.scores.items()]
-        for i, problem in enumerate(held_out)
+        [reply_id(score.replies[i]) for score in agents.scores.values()]
+        for i in range(len(held_out))
     ]
     kernel = similarity(features(population, replies))
     champion = manager.champion

@@ -143,6 +143,8 @@ class Request:
         max_new_tokens: Length limit of the reply, for policies that count tokens.
         seed: Seed of every random draw the reply needs.
         stop: Texts at which a policy may end the reply, as whoever asked cuts it there.
+        reply_id: Id for the reply, another one for each; empty if whoever answers may choose. Not
+            compared, since it changes nothing about the reply.
     """
 
     agent: str
@@ -151,6 +153,7 @@ class Request:
     max_new_tokens: int = 64
     seed: int = 0
     stop: tuple[str, ...] = ()
+    reply_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +323,8 @@ class Turn:
         reward: Weighted sum of the known parts.
         parts: Part name to value; None is unknown and left out of the sum. The skill shown on a
             pair is credited to both of its turns, one for each order.
+        reply_id: Id by which whoever gave the reply knows it; empty if there is none. It holds
+            while the process lasts, and is neither compared nor stored.
     """
 
     agent: str
@@ -330,6 +335,7 @@ class Turn:
     status: ReplyStatus
     reward: float
     parts: Mapping[str, float | None] = field(hash=False)
+    reply_id: str = field(default="", compare=False, metadata=NEVER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import numpy as np
 
 from agents.population import LoraPopulation
 from evolution.errors import OperatorError
-from evolution.fitness.task import solve_replies
 from evolution.registry import Operators, Use
 from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Phase, Transcript
@@ -81,11 +80,11 @@ def gather(
     features = np.full((problems, size, width), np.nan)
     distributions: list[list[np.ndarray | None]] = [[None] * size for _ in transcripts]
     for row, transcript in enumerate(transcripts):
-        for agent, (prompt, reply) in solve_replies(transcript).items():
-            known = population.recall(agent, prompt, reply)
+        for turn in transcript.turns:
+            known = population.recall(turn.reply_id) if turn.phase is Phase.SOLVE else None
             if known is None or len(known.reply_ids) < 2:
                 continue
-            column = population.agents.index(agent)
+            column = population.agents.index(turn.agent)
             features[row, column] = known.feature.numpy()
             if known.distribution is not None:
                 distributions[row][column] = known.distribution.numpy()

@@ -31,6 +31,7 @@ from populora_env.prompts import (
 from populora_env.reading.answers import AnswerReading, read_answer
 from populora_env.reading.judgements import read_preference, read_score, read_verdict
 from populora_env.reading.no_reply import NoReply
+from populora_env.reading.reply_ids import reply_id
 from populora_env.records import (
     Assessment,
     Attempt,
@@ -179,7 +180,7 @@ class Episode:
             }
             reward = self._rules.weights.total(parts)
             self._solve_rewards[agent] = reward
-            self._add_turn(agent, attempt.text, attempt.status, parts)
+            self._add_turn(agent, attempt.text, attempt.status, parts, reply_id(replies[agent]))
             outcomes[agent] = Outcome(attempt.status, reward, parts)
         return outcomes
 
@@ -208,7 +209,7 @@ class Episode:
             entry = Assessment(agent, author, self.phase, value, text, status)
             self.assessments.append(entry)
             self._judged[agent, self.round] = entry
-        self._add_turn(agent, text, status, _paid_at_once(reply, status))
+        self._add_turn(agent, text, status, _paid_at_once(reply, status), reply_id(reply))
         return Outcome(status, 0.0, {})
 
     def _compare(self, agent: str, reply: str) -> ReplyStatus:
@@ -287,10 +288,12 @@ class Episode:
             return ReplyStatus.FAILED
         return ReplyStatus.TOO_LONG if len(reply) > self._rules.max_reply_chars else None
 
-    def _add_turn(self, agent: str, text: str, status: ReplyStatus, parts: Parts) -> None:
+    def _add_turn(
+        self, agent: str, text: str, status: ReplyStatus, parts: Parts, known_as: str
+    ) -> None:
         prompt = self.prompts[agent]
         self._turns.append(
-            Turn(agent, self.phase, self.round, prompt, text, status, 0.0, dict(parts))
+            Turn(agent, self.phase, self.round, prompt, text, status, 0.0, dict(parts), known_as)
         )
 
     @property

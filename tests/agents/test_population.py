@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,11 @@ import torch
 from peft import PeftModel
 
 from agents.measuring.evaluate import evaluate
-from agents.policy import Policy, Request
+from agents.policy import Policy, RandomPolicy, Request
 from agents.population import LoraPopulation
 from agents.rollout import rollout
 from populora_env import Problem, ReasoningArena
-from populora_env.records import Phase
+from populora_env.records import Phase, Transcript
 from tests.agents.helpers import randomise
 
 # PyTorch's layers and PEFT's adapters draw their first weights from the shared generator.
@@ -45,12 +46,49 @@ def test_the_seed_decides_the_reply(population):
 def test_recall_gives_the_tokens_back(population):
     (request,) = requests("agent_1")
     (reply,) = population.act([request])
-    known = population.recall("agent_1", request.prompt, reply)
+    known = population.recall(reply.reply_id)
     assert known is not None
     assert population.base.tokenizer.decode(known.reply_ids, skip_special_tokens=True) == reply
     assert list(known.prompt_ids) == population.base.chat_ids(request.prompt)
     population.forget()
-    assert population.recall("agent_1", request.prompt, reply) is None
+    assert population.recall(reply.reply_id) is None
+
+
+class Trimming:
+    """A population behind a policy that keeps the first letters of a reply alone."""
+
+    def __init__(self, population):
+        self.population = population
+
+    def act(self, requests):
+        return [str(reply)[:2] for reply in self.population.act(requests)]
+
+
+@pytest.mark.parametrize("between", [None, Trimming])
+def test_a_reply_that_is_cut_is_found_again(population, between):
+    problem = Problem.create("1 + 1 =", "2")
+    arena = ReasoningArena([problem], num_agents=3, evaluation="none", max_reply_chars=3)
+    policy = population if between is None else between(population)
+    (transcript,) = rollout(policy, [arena], [problem], limits={Phase.SOLVE: 20})
+    for turn in transcript.turns:
+        known = population.recall(turn.reply_id)
+        assert len(known.reply_ids) > len(turn.reply) > 0  # a letter is a token here
+        assert known.text.startswith(turn.reply)
+    ids = [turn.reply_id for turn in transcript.turns]
+    assert len(set(ids)) == 3
+    stored = json.dumps(transcript.to_dict())
+    assert not any(known_as in stored for known_as in ids)
+    assert Transcript.from_dict(json.loads(stored)) == transcript
+    (again,) = rollout(RandomPolicy(), [arena], [problem])  # whose replies nobody remembers
+    assert [population.recall(turn.reply_id) for turn in again.turns] == [None] * 3
+
+
+def test_the_same_texts_of_one_agent_are_two_replies(population):
+    request = requests("agent_1")[0]
+    first, second = population.greedy().act([request, replace(request, seed=8)])
+    assert first == second
+    assert first.reply_id != second.reply_id
+    assert population.recall(first.reply_id) is not population.recall(second.reply_id)
 
 
 def test_unknown_agent(population):

@@ -68,7 +68,7 @@ def test_only_what_does_not_fit_is_left_unanswered():
     assert [replies[0], replies[2]] == fitting
     assert replies[1] == ""
     assert population.stats.overlong == 1
-    assert population.recall("agent_0", prompts[1], "").reply_ids == ()
+    assert population.recall(replies[1].reply_id).reply_ids == ()
     with pytest.raises(ValueError, match=r"requests\[1\]: .* exceed the model's context of 300"):
         population.generate(requests)
     with pytest.raises(ValueError, match=r"requests\[1\]"):
