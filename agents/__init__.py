@@ -25,11 +25,15 @@ from populora_env.moved import OldNames
 
 if TYPE_CHECKING:
     from agents.engine.adapters import Layout, StackedLora
+    from agents.learning.advantages import ADVANTAGES
     from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
+    from agents.learning.rejection import RejectionSource
+    from agents.loading.linear import Products
     from agents.loading.models import BaseModel, ModelError, load_base
     from agents.population import AdapterError, LoraPopulation
 
 _LAZY = {
+    "ADVANTAGES": "agents.learning.advantages",
     "AdapterError": "agents.population",
     "BaseModel": "agents.loading.models",
     "Layout": "agents.engine.adapters",
@@ -37,6 +41,8 @@ _LAZY = {
     "LoraPopulation": "agents.population",
     "ModelError": "agents.loading.models",
     "PolicyGradient": "agents.learning.learners",
+    "Products": "agents.loading.linear",
+    "RejectionSource": "agents.learning.rejection",
     "RejectionTuning": "agents.learning.learners",
     "Sample": "agents.learning.learners",
     "StackedLora": "agents.engine.adapters",
@@ -44,6 +50,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "ADVANTAGES",
     "AdapterError",
     "AgentScore",
     "BaseModel",
@@ -58,7 +65,9 @@ __all__ = [
     "Policy",
     "PolicyError",
     "PolicyGradient",
+    "Products",
     "RandomPolicy",
+    "RejectionSource",
     "RejectionTuning",
     "Request",
     "Sample",
@@ -77,7 +86,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__
 
 
 sys.meta_path.insert(0, OldNames(NAMES))

@@ -65,7 +65,13 @@ class NamedAdapters:
         dtype = DTYPES[adapter_dtype] if adapter_dtype else None
         self.base = base
         self.lora = StackedLora(
-            base.model, size, rank, alpha, targets, dropout=dropout, dtype=dtype
+            base.model,
+            size,
+            rank,
+            alpha=alpha,
+            targets=targets,
+            dropout=dropout,
+            dtype=dtype,
         )
         self.agents = tuple(f"agent_{i}" for i in range(size))
 

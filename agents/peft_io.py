@@ -75,7 +75,7 @@ _REFUSED_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeftAdapter:
     """A LoRA adapter as it was read.
 
@@ -226,7 +226,8 @@ def _read(folder: Path) -> PeftAdapter:
     alpha = whole * rank
     if not _SMALLEST <= alpha <= 1 / _SMALLEST:
         raise AdapterError(f"{CONFIG_FILE}: lora_alpha makes alpha {alpha:g}, which is not usable")
-    return PeftAdapter(rank, alpha, str(config.get("base_model_name_or_path") or ""), factors)
+    base = str(config.get("base_model_name_or_path") or "")
+    return PeftAdapter(rank=rank, alpha=alpha, base=base, factors=factors)
 
 
 def _check_targets(config: Mapping[str, Any], layers: Iterable[str]) -> None:

@@ -10,36 +10,69 @@ from typing import TYPE_CHECKING, Any
 from evolution.old_names import NAMES
 
 if TYPE_CHECKING:
-    from evolution.config import EvolutionConfig, Learner, RunConfig
+    from evolution.config import ChildOptimizer, EvolutionConfig, Learner, RunConfig
     from evolution.errors import CheckpointError, ConfigError
+    from evolution.fitness.attempts import BARS
+    from evolution.fitness.descriptors import DESCRIPTORS
+    from evolution.fitness.diversity import EMBEDDERS, MEASURES
+    from evolution.fitness.rules import FITNESSES
+    from evolution.fitness.scaling import SCALES, SCHEDULES
+    from evolution.fitness.strategies import CLASSIFIERS
     from evolution.individuals.lineage import Individual
     from evolution.loggers.base import CallbackLogger, ConsoleLogger, JsonlLogger, Logger
     from evolution.loggers.tensorboard import TensorBoardLogger
     from evolution.manager import EvolutionManager
+    from evolution.operators.crossover import CROSSOVERS
+    from evolution.operators.mutation_weights import MUTATIONS
+    from evolution.operators.selection import SELECTIONS
     from evolution.results import EpisodePlan, GenerationResult
     from evolution.runs.branching import branch
 
 _LAZY = {
+    "BARS": "evolution.fitness.attempts",
+    "CLASSIFIERS": "evolution.fitness.strategies",
+    "CROSSOVERS": "evolution.operators.crossover",
     "CallbackLogger": "evolution.loggers.base",
     "CheckpointError": "evolution.errors",
+    "ChildOptimizer": "evolution.config",
     "ConfigError": "evolution.errors",
     "ConsoleLogger": "evolution.loggers.base",
+    "DESCRIPTORS": "evolution.fitness.descriptors",
+    "EMBEDDERS": "evolution.fitness.diversity",
     "EpisodePlan": "evolution.results",
     "EvolutionConfig": "evolution.config",
     "EvolutionManager": "evolution.manager",
+    "FITNESSES": "evolution.fitness.rules",
     "GenerationResult": "evolution.results",
     "Individual": "evolution.individuals.lineage",
     "JsonlLogger": "evolution.loggers.base",
     "Learner": "evolution.config",
     "Logger": "evolution.loggers.base",
+    "MEASURES": "evolution.fitness.diversity",
+    "MUTATIONS": "evolution.operators.mutation_weights",
     "RunConfig": "evolution.config",
+    "SCALES": "evolution.fitness.scaling",
+    "SCHEDULES": "evolution.fitness.scaling",
+    "SELECTIONS": "evolution.operators.selection",
     "TensorBoardLogger": "evolution.loggers.tensorboard",
     "branch": "evolution.runs.branching",
 }
 
 __all__ = [
+    "BARS",
+    "CLASSIFIERS",
+    "CROSSOVERS",
+    "DESCRIPTORS",
+    "EMBEDDERS",
+    "FITNESSES",
+    "MEASURES",
+    "MUTATIONS",
+    "SCALES",
+    "SCHEDULES",
+    "SELECTIONS",
     "CallbackLogger",
     "CheckpointError",
+    "ChildOptimizer",
     "ConfigError",
     "ConsoleLogger",
     "EpisodePlan",
@@ -63,7 +96,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__
 
 
 class _OldNames:

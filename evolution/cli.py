@@ -108,7 +108,7 @@ def _run(arguments: list[str]) -> int:
     command, *words = arguments
     try:
         if command not in COMMANDS:
-            from populora_env.spelling import did_you_mean
+            from populora_env.registry import did_you_mean
 
             raise UsageError(
                 f"unknown command {command[:100]!r}; expected one of {', '.join(COMMANDS)}"

@@ -36,7 +36,7 @@ class ChildOptimizer(StrEnum):
     INHERIT = "inherit"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvolutionConfig:
     """What an `EvolutionManager` does in each generation."""
 
@@ -244,7 +244,7 @@ class BreedingOperators:
     mutations: tuple[Use[Mutation], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(EvolutionConfig):
     """A whole run: model, problems, population, generations, and where it goes."""
 

@@ -19,14 +19,14 @@ or after the built-in ones are used, and from then on settings and the command l
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from evolution.errors import OperatorError
 from populora_env.problems import ProblemSpecError
 from populora_env.problems.sources.spec import parse_mixture
-from populora_env.spelling import did_you_mean
+from populora_env.registry import Registry, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 Range = tuple[float, float]
@@ -53,7 +53,7 @@ class Use(Generic[F]):
         return f"{self.name}({listed})" if listed else self.name
 
 
-class Operators(Generic[F]):
+class Operators(Registry[F]):
     """Operators of one kind, by name.
 
     Args:
@@ -62,9 +62,12 @@ class Operators(Generic[F]):
         most: Greatest number allowed there.
     """
 
+    error = OperatorError
+
     def __init__(self, kind: str, factor: str = "chance", most: float = 1.0) -> None:
-        self.kind, self._factor, self._most = kind, factor, most
-        self._known: dict[str, tuple[F, dict[str, Range]]] = {}
+        super().__init__(kind)
+        self._factor, self._most = factor, most
+        self._ranges: dict[str, dict[str, Range]] = {}
 
     def add(self, name: str, **ranges: Range) -> Callable[[F], F]:
         """Decorate a function to give it a name.
@@ -76,23 +79,15 @@ class Operators(Generic[F]):
         Raises:
             OperatorError: If the name is taken or cannot be one.
         """
-        if not name.isidentifier():
-            raise OperatorError(f"{self.kind}: name {name!r} must be an identifier, such as my_own")
-        if name in self._known:
-            raise OperatorError(f"{self.kind}: {name!r} exists already; choose another name")
-
-        def keep(function: F) -> F:
-            self._known[name] = (function, ranges)
-            return function
-
+        keep = super().add(name)
+        self._ranges[name] = ranges
         return keep
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __getitem__(self, name: str) -> F:
-        """The function of that name."""
-        return self._known[name][0]
+    def check_name(self, name: str) -> None:
+        """Raise an OperatorError if a new operator cannot have this name."""
+        if not name.isidentifier():
+            raise OperatorError(f"{self.kind}: name {name!r} must be an identifier, such as my_own")
+        super().check_name(name)
 
     def read(self, text: str) -> Use[F]:
         """Read a setting that names one operator.
@@ -131,7 +126,7 @@ class Operators(Generic[F]):
         return [self._use(part.name, part.parameters, part.weight) for part in parts]
 
     def _use(self, name: str, parameters: dict[str, Any], chance: float) -> Use[F]:
-        if name not in self._known:
+        if name not in self:
             raise OperatorError(
                 f"{self.kind}: got {name!r}, expected one of {', '.join(self)}"
                 f"{did_you_mean(name, self)}"
@@ -141,7 +136,7 @@ class Operators(Generic[F]):
                 f"{self.kind}: {self._factor} of {name}: got {chance:g}, expected at most "
                 f"{self._most:g}"
             )
-        function, ranges = self._known[name]
+        function, ranges = self[name], self._ranges.get(name, {})
         known = {
             entry.name: entry.default
             for entry in inspect.signature(function).parameters.values()

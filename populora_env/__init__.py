@@ -10,7 +10,9 @@ and ``evolution``.
 
 import inspect
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import pettingzoo
 from pettingzoo.utils.conversions import parallel_to_aec, parallel_to_aec_wrapper
@@ -23,7 +25,13 @@ from populora_env.grading import Grader
 from populora_env.judges import Judge
 from populora_env.moved import OldNames
 from populora_env.moved.names import NAMES
-from populora_env.problems import ProblemSource, ProblemSpecError, check_disjoint, load_problems
+from populora_env.problems import (
+    SOURCES,
+    ProblemSource,
+    ProblemSpecError,
+    check_disjoint,
+    load_problems,
+)
 from populora_env.ratings import BradleyTerry, Ratings, bradley_terry
 from populora_env.records import (
     AnswerKind,
@@ -42,7 +50,11 @@ from populora_env.records import (
     Turn,
     Verdict,
 )
+from populora_env.registry import Registry
 from populora_env.spaces import UnicodeText
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 __version__ = "0.1.0"
 
@@ -52,6 +64,7 @@ ENV_ID = "populora/ReasoningArena-v0"
 __all__ = [
     "ENV_ID",
     "REWARD_PRESETS",
+    "SOURCES",
     "AnswerKind",
     "ArenaError",
     "Assessment",
@@ -72,6 +85,7 @@ __all__ = [
     "ProblemSpecError",
     "Ratings",
     "ReasoningArena",
+    "Registry",
     "ReplyStatus",
     "Request",
     "RewardPart",
@@ -90,26 +104,44 @@ __all__ = [
 ]
 
 
-def parallel_env(*args: Any, **kwargs: Any) -> ReasoningArena:
+def _takes_what(
+    arena: Callable[P, ReasoningArena],
+) -> Callable[[Callable[[ReasoningArena], T]], Callable[P, T]]:
+    """Make of a function of an arena one of the arena's own arguments, for readers and checkers."""
+
+    def around(function: Callable[[ReasoningArena], T]) -> Callable[P, T]:
+        @wraps(function)
+        def made(*args: P.args, **kwargs: P.kwargs) -> T:
+            return function(arena(*args, **kwargs))
+
+        returned = inspect.signature(function).return_annotation
+        signature = inspect.signature(arena).replace(return_annotation=returned)
+        made.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+        return made
+
+    return around
+
+
+@_takes_what(ReasoningArena)
+def parallel_env(arena: ReasoningArena) -> ReasoningArena:
     """Return the arena, where all agents act at once; arguments as for `ReasoningArena`."""
-    return ReasoningArena(*args, **kwargs)
+    return arena
 
 
-def raw_env(*args: Any, **kwargs: Any) -> "pettingzoo.AECEnv[Any, Any, Any]":
+@_takes_what(ReasoningArena)
+def raw_env(arena: ReasoningArena) -> "pettingzoo.AECEnv[Any, Any, Any]":
     """Return the arena with agents acting in turn, without checks of the order of calls."""
-    return parallel_to_aec_wrapper(ReasoningArena(*args, **kwargs))
+    return parallel_to_aec_wrapper(arena)
 
 
-def env(*args: Any, **kwargs: Any) -> "pettingzoo.AECEnv[Any, Any, Any]":
+@_takes_what(ReasoningArena)
+def env(arena: ReasoningArena) -> "pettingzoo.AECEnv[Any, Any, Any]":
     """Return the arena with agents acting in turn, in PettingZoo's order-enforcing wrapper."""
-    return parallel_to_aec(ReasoningArena(*args, **kwargs))
+    return parallel_to_aec(arena)
 
 
-for _made in (parallel_env, raw_env, env):
-    # What help() and editors show: the arena's own arguments.
-    _made.__signature__ = inspect.signature(ReasoningArena).replace(  # pyright: ignore[reportFunctionMemberAccess]
-        return_annotation=inspect.signature(_made).return_annotation
-    )
+def __dir__() -> list[str]:
+    return __all__
 
 
 def _register() -> None:

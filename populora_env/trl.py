@@ -88,7 +88,7 @@ class ToTrlJudge:
         TypeError: If ``judge`` has no method ``judge``.
     """
 
-    def __init__(self, judge: Judge, seed: int = 0) -> None:
+    def __init__(self, judge: Judge, *, seed: int = 0) -> None:
         self._judge, self._seed = _with_judge(judge), seed
         self.failures = 0
         self.last_error: str | None = None
@@ -161,6 +161,7 @@ class RewardFunction:
     def __init__(
         self,
         grader: Grader | None = None,
+        *,
         answer_column: str = "answer",
         answer_kind: AnswerKind | str = AnswerKind.NUMBER,
         right: float = 1.0,
@@ -272,8 +273,8 @@ class FromTrlReward:
     def __init__(
         self,
         function: Callable[..., Sequence[float | None]],
-        answer_column: str | None = "answer",
         *,
+        answer_column: str | None = "answer",
         chat: bool = False,
     ) -> None:
         called = getattr(function, "__call__", None)  # noqa: B004

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -9,6 +10,7 @@ import shlex
 import tomllib
 from itertools import zip_longest
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -71,10 +73,11 @@ def test_code_runs_and_prints_what_is_shown(block, monkeypatch, tmp_path, capsys
     # `examples/evolve_a_population.py` is the same with the former.
     monkeypatch.setattr(population, "load_base", lambda *_, **__: tiny_base)
     monkeypatch.chdir(tmp_path)
-    for registry in map(resolve, REGISTRIES):  # what a page adds is gone after it
-        monkeypatch.setattr(registry, "_known", dict(registry._known))
     code = compile(block.text, block.where, "exec", dont_inherit=True)
-    exec(code, {"__name__": "readme"})
+    with contextlib.ExitStack() as kept:  # what a page adds is gone after it
+        for registry in map(resolve, REGISTRIES):
+            kept.enter_context(mock.patch.dict(registry))
+        exec(code, {"__name__": "readme"})
     if block.prints is not None:
         assert capsys.readouterr().out == block.prints
 
@@ -155,6 +158,10 @@ REGISTRIES = [
     *(registry for _, registry in OPERATORS),
     "evolution.fitness.scaling.SCHEDULES",
     "evolution.fitness.descriptors.DESCRIPTORS",
+    "evolution.CLASSIFIERS",
+    "agents.ADVANTAGES",
+    "populora_env.REWARD_PRESETS",
+    "populora_env.SOURCES",
 ]
 
 
@@ -212,14 +219,15 @@ def test_named_classes_and_checks_exist():
     assert [n for n in sorted(names) if not any(hasattr(p, n) for p in places)] == []
 
 
-def test_an_advantage_of_ones_own_is_a_setting(monkeypatch):
-    from agents.learning.advantages import ADVANTAGES
+def test_an_advantage_of_ones_own_is_a_setting():
+    from agents import ADVANTAGES
     from evolution import ConfigError, EvolutionConfig
 
     with pytest.raises(ConfigError, match="advantage: got 'mine'"):
         EvolutionConfig(advantage="mine").check()
-    monkeypatch.setitem(ADVANTAGES, "mine", ADVANTAGES["rloo"])
-    EvolutionConfig(advantage="mine").check()
+    with mock.patch.dict(ADVANTAGES):
+        ADVANTAGES.add("mine")(ADVANTAGES["rloo"])
+        EvolutionConfig(advantage="mine").check()
 
 
 def test_files_targets_and_extras_exist():

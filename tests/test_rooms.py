@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "populora_env.moved",
     "populora_env.keys",
-    "populora_env.spelling",
+    "populora_env.registry",
     "populora_env.spaces",
     "populora_env.storage",
     "populora_env.records",

@@ -90,9 +90,9 @@ class StackedLora(nn.Module):
         model: nn.Module,
         size: int,
         rank: int | Sequence[int] = 8,
+        *,
         alpha: float | Sequence[float] | None = None,
         targets: str | Sequence[str] = "all-linear",
-        *,
         dropout: float | Sequence[float] = 0.0,
         dtype: torch.dtype | None = None,
     ) -> None:

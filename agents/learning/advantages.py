@@ -6,18 +6,23 @@ A reward that is NaN means that the reply has none: it takes part in no mean and
 its advantage is NaN, which the learners leave out. A reply without a rival in its group, and
 replies whose rewards are all equal, have advantage 0 wherever there is a group baseline.
 
-Add one by putting a function into `ADVANTAGES`.
+Add one with ``@ADVANTAGES.add("name")``; then ``EvolutionConfig(advantage="name")`` takes it.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from populora_env.registry import Registry
+
 Advantage = Callable[[Sequence[float], Sequence[str]], np.ndarray]
+
+ADVANTAGES = Registry[Advantage]("advantage")
 
 _FLAT = 1e-8  # differences up to this are floating-point noise of equal rewards
 
 
+@ADVANTAGES.add("rloo")
 def rloo(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     """Reward minus the mean of the others in the group, scaled over the step.
 
@@ -39,6 +44,7 @@ def rloo(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     return step.whole(_scaled(step.difference * step.count / np.maximum(step.count - 1, 1)))
 
 
+@ADVANTAGES.add("grpo")
 def grpo(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     """Reward minus the group's mean, divided by the group's standard deviation.
 
@@ -56,6 +62,7 @@ def grpo(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     return step.whole(step.difference / np.where(deviation > _FLAT, deviation, 1.0))
 
 
+@ADVANTAGES.add("dr_grpo")
 def dr_grpo(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     """Reward minus the group's mean, in units of the reward.
 
@@ -67,6 +74,7 @@ def dr_grpo(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     return step.whole(step.difference)
 
 
+@ADVANTAGES.add("reinforce++")
 def reinforce_plus_plus(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     """Reward normalised over the whole step, whatever the groups.
 
@@ -79,6 +87,7 @@ def reinforce_plus_plus(rewards: Sequence[float], groups: Sequence[str]) -> np.n
     return step.whole(_scaled(step.values - (step.values.mean() if len(step.values) else 0.0)))
 
 
+@ADVANTAGES.add("reinforce++-baseline")
 def reinforce_plus_plus_baseline(rewards: Sequence[float], groups: Sequence[str]) -> np.ndarray:
     """Reward minus the group's mean, normalised over the whole step.
 
@@ -89,15 +98,6 @@ def reinforce_plus_plus_baseline(rewards: Sequence[float], groups: Sequence[str]
     """
     step = _Step(rewards, groups)
     return step.whole(_scaled(step.difference))
-
-
-ADVANTAGES: dict[str, Advantage] = {
-    "rloo": rloo,
-    "grpo": grpo,
-    "dr_grpo": dr_grpo,
-    "reinforce++": reinforce_plus_plus,
-    "reinforce++-baseline": reinforce_plus_plus_baseline,
-}
 
 
 class _Step:

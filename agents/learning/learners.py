@@ -44,7 +44,7 @@ class Sample:
     advantage: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerConfig:
     """Settings of a learner.
 

@@ -9,7 +9,7 @@ Not covered here: loading adapters and runs, tables and the command line
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from agents.measuring.reply_log import Key, LoggedReply, ReplyLog, text_hash
@@ -50,7 +50,7 @@ class Tells(Protocol):
 _TOGETHER = 8  # replies that are written at once: few are lost in a kill, and writing costs nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How replies are drawn.
 
@@ -181,7 +181,7 @@ def benchmark(
     chosen = prompt_preset(preset) if isinstance(preset, str) else preset
     drawn = sampling or Sampling()
     limit = drawn.max_new_tokens or chosen.max_new_tokens
-    drawn = Sampling(drawn.temperature, drawn.samples, limit, drawn.seed)
+    drawn = replace(drawn, max_new_tokens=limit)
     who = tuple(Entrant(e) if isinstance(e, str) else e for e in entrants)
     _check(problems, who, chosen, batch)
     prompts = chosen.prompts(problems, examples)

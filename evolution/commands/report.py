@@ -20,7 +20,7 @@ from evolution.reporting.findings import Findings, find
 from populora_env.episodes.rendering import visible
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """Write a report of a run: one HTML page, readable without a network."""
 

@@ -34,7 +34,7 @@ _FORMS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ValidateOptions:
     """Grade every known answer of a problem set against itself, without a model."""
 

@@ -76,7 +76,7 @@ TARGETS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchEngineOptions:
     """Measure the population engine's speed beside its peers', in interleaved rounds."""
 

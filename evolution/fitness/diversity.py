@@ -25,6 +25,7 @@ from evolution.errors import OperatorError
 from evolution.fitness.attempts import Attempts
 from evolution.fitness.strategies import CLASSIFIERS
 from evolution.registry import Operators, Use
+from populora_env.registry import Registry
 
 Measure = Callable[..., np.ndarray]
 Embedder = Callable[[Sequence[str]], Any]
@@ -32,7 +33,7 @@ Embedder = Callable[[Sequence[str]], Any]
 MEASURES = Operators[Measure]("diversity", factor="weight", most=1e6)
 
 EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-EMBEDDERS: dict[str, Embedder] = {}
+EMBEDDERS = Registry[Embedder]("embeddings")
 """Functions from texts to vectors ``[texts, width]``, which ``embeddings(model=NAME)`` looks up."""
 
 NEED_DISTRIBUTIONS = {"token_distributions"}

@@ -13,10 +13,11 @@ for marks that anyone can check by eye; it knows nothing of whether the reply is
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 
 from evolution.errors import OperatorError
+from populora_env.registry import Registry
 
 Classifier = Callable[[str], str]
 
@@ -45,13 +46,16 @@ class Strategy(StrEnum):
     PROSE = "prose"  # anything else
 
 
-class Classifiers:
+class Classifiers(Registry[Classifier]):
     """Classifiers by name, each with its classes in order."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[Classifier, tuple[str, ...]]] = {}
+    error = OperatorError
 
-    def add(self, name: str, classes: tuple[str, ...]) -> Callable[[Classifier], Classifier]:
+    def __init__(self) -> None:
+        super().__init__("classifier")
+        self._classes: dict[str, tuple[str, ...]] = {}
+
+    def add(self, name: str, classes: tuple[str, ...] = ()) -> Callable[[Classifier], Classifier]:
         """Decorate a function to give it a name.
 
         Args:
@@ -61,18 +65,11 @@ class Classifiers:
         Raises:
             OperatorError: If the name is taken, or there is no class.
         """
-        if name in self._known or not classes:
-            said = "exists already" if classes else "has no classes"
-            raise OperatorError(f"classifier: {name!r} {said}; give another")
-
-        def keep(function: Classifier) -> Classifier:
-            self._known[name] = (function, tuple(classes))
-            return function
-
+        if not classes:
+            raise OperatorError(f"classifier: {name!r} has no classes; give another")
+        keep = super().add(name)
+        self._classes[name] = tuple(classes)
         return keep
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
 
     def classes(self, name: str) -> tuple[str, ...]:
         """All classes of a classifier, in order.
@@ -80,7 +77,9 @@ class Classifiers:
         Raises:
             OperatorError: If there is no such classifier.
         """
-        return self._get(name)[1]
+        if name not in self:
+            raise OperatorError(f"classifier: got {name!r}, expected one of {', '.join(self)}")
+        return self._classes[name]
 
     def classify(self, name: str, reply: str) -> int:
         """Position of a reply's class among the classifier's.
@@ -88,18 +87,13 @@ class Classifiers:
         Raises:
             OperatorError: If there is no such classifier, or it returns what is not among them.
         """
-        function, classes = self._get(name)
-        found = function(reply)
+        classes = self.classes(name)
+        found = self[name](reply)
         if found not in classes:
             raise OperatorError(
                 f"classifier: {name} returned {found!r}, expected one of {', '.join(classes)}"
             )
         return classes.index(found)
-
-    def _get(self, name: str) -> tuple[Classifier, tuple[str, ...]]:
-        if name not in self._known:
-            raise OperatorError(f"classifier: got {name!r}, expected one of {', '.join(self)}")
-        return self._known[name]
 
 
 CLASSIFIERS = Classifiers()

@@ -107,7 +107,8 @@ class Champion:
             (own.pop(f"champion.{place}.A"), own.pop(f"champion.{place}.B"))
             for place in range(count)
         )
-        genome = Genome(own.pop("alpha"), own.pop("scale"), own.pop("rank"), factors)
+        numbers = {name: own.pop(name) for name in ("alpha", "scale", "rank")}
+        genome = Genome(**numbers, factors=factors)
         return cls(**own, genome=genome)
 
 

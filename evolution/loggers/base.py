@@ -207,7 +207,7 @@ class ConsoleLogger:
         generations: In total, for the line; 0 if it is open.
     """
 
-    def __init__(self, console: "Console | None" = None, generations: int = 0) -> None:
+    def __init__(self, console: "Console | None" = None, *, generations: int = 0) -> None:
         from evolution.terminal import PlainConsole
 
         self._console = console or PlainConsole()

@@ -43,6 +43,7 @@ class TensorBoardLogger:
     def __init__(
         self,
         folder: str | Path,
+        *,
         samples: int = 2,
         first: int = 0,
         settings: Mapping[str, Any] | None = None,

@@ -20,7 +20,7 @@ def clear(lora: StackedLora, slot: int) -> None:
     recombine(lora, [slot], [[slot]], [[1.0]])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Genome:
     """A copy of one member.
 
@@ -55,7 +55,12 @@ def view_genome(lora: StackedLora, slot: int) -> Genome:
 def _genome(lora: StackedLora, slot: int, copied: bool) -> Genome:
     pairs = ((layer.A[slot], layer.B[slot]) for layer in lora.layers())
     factors = tuple((A.clone(), B.clone()) if copied else (A, B) for A, B in pairs)
-    return Genome(float(lora.alpha[slot]), float(lora.scale[slot]), int(lora.ranks[slot]), factors)
+    return Genome(
+        alpha=float(lora.alpha[slot]),
+        scale=float(lora.scale[slot]),
+        rank=int(lora.ranks[slot]),
+        factors=factors,
+    )
 
 
 def write_genome(lora: StackedLora, slot: int, genome: Genome) -> float:

@@ -12,7 +12,7 @@ from agents.loading.linear import Products
 from evolution.config import ChildOptimizer, Learner, RunConfig
 from evolution.errors import ConfigError
 from populora_env.episodes.matchmaking import Matchmaking
-from populora_env.spelling import did_you_mean
+from populora_env.registry import did_you_mean
 
 
 def presets() -> list[str]:

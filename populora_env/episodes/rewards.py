@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from populora_env.records import ReplyStatus
+from populora_env.registry import Registry
 
 Parts = dict[str, float | None]
 
@@ -90,14 +91,17 @@ class RewardWeights:
         return REWARD_PRESETS[name]
 
 
-REWARD_PRESETS: Mapping[str, RewardWeights] = {
-    "default": RewardWeights(),
-    "ground_truth": RewardWeights(labels=Labels.ANSWER),
-    "majority_answer": RewardWeights(labels=Labels.MAJORITY),
-    # Judging weighs as much as being judged well: a bloc that only praises its own must not gain.
-    "peers_only": RewardWeights(peer=0.0, judging=1.0, labels=Labels.PEERS),
-    "external_judge": RewardWeights(labels=Labels.JUDGE),
-}
+REWARD_PRESETS = Registry(
+    "rewards",
+    {
+        "default": RewardWeights(),
+        "ground_truth": RewardWeights(labels=Labels.ANSWER),
+        "majority_answer": RewardWeights(labels=Labels.MAJORITY),
+        # Judging weighs as much as being judged well: a bloc that praises its own must not gain.
+        "peers_only": RewardWeights(peer=0.0, judging=1.0, labels=Labels.PEERS),
+        "external_judge": RewardWeights(labels=Labels.JUDGE),
+    },
+)
 
 
 def format_part(status: ReplyStatus) -> float:

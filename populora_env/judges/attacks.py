@@ -269,6 +269,7 @@ def honest_attempt(problem: Problem) -> str:
 def attack_rates(
     judge: Judge,
     problems: Iterable[Problem],
+    *,
     honest: Callable[[Problem], str] = honest_attempt,
     attacks: Sequence[Attack] = ATTACKS,
 ) -> AttackReport:

@@ -9,8 +9,10 @@ from populora_env.problems.sources.base import (
     check_disjoint,
     split_of,
 )
+from populora_env.problems.sources.own import SOURCES
 
 __all__ = [
+    "SOURCES",
     "ProblemSource",
     "ProblemSpecError",
     "SequenceSource",

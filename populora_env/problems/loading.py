@@ -22,6 +22,7 @@ from populora_env.problems.sources.base import (
     check_disjoint,
     split_of,
 )
+from populora_env.problems.sources.own import SOURCES, own_problems
 from populora_env.problems.sources.spec import SourceSpec, parse_sources
 from populora_env.records import Problem
 
@@ -40,6 +41,7 @@ def load_problems(
               keeps a part of it, ``gsm8k(path='FOLDER')`` reads a local copy;
             - a path ending in .jsonl, .json, .parquet or .csv; options such as
               ``(prompt=question,answer=gold,kind=math,id=key)`` say what its columns mean;
+            - the name of a kind of your own, as in `SOURCES`, with its options;
             - several of these joined by ``+``: one after the other, or, if one of them is
               procedural or has a weight as in ``2*gsm8k``, drawn by weight. A problem that
               several of them hold counts once; one with different answers is refused.
@@ -74,7 +76,7 @@ def _read(spec: str) -> list[SourceSpec]:
     path = spec.strip()
     if path.lower().endswith(SUFFIXES) and os.path.isfile(os.path.expanduser(path)):
         return [SourceSpec(path, {})]
-    return parse_sources(spec, tuple(BENCHMARKS), SUFFIXES)
+    return parse_sources(spec, (*BENCHMARKS, *SOURCES), SUFFIXES)
 
 
 def _joined(sources: Sequence[SourceSpec], split: Split | None) -> list[Problem]:
@@ -111,7 +113,9 @@ def _finite(source: SourceSpec, split: Split | None) -> list[Problem]:
     """Return the problems of a benchmark or a file that are in a split."""
     if source.name.lower() in BENCHMARKS:
         return load_benchmark(source.name.lower(), source.options, split)
-    problems = problems_of_file(source.name, source.options)
+    own = source.name.lower() in SOURCES
+    read = own_problems if own else problems_of_file
+    problems = read(source.name.lower() if own else source.name, source.options)
     kept = [problem for problem in problems if split is None or split_of(problem) is split]
     if not kept:
         raise ProblemSpecError(
@@ -131,7 +135,7 @@ def _refuse_overlap(sources: Sequence[SourceSpec], train: Sequence[Problem]) -> 
         shared = [problem for problem in train if problem.id in ids]
         raise ProblemSpecError(
             f"{len(shared)} training problems are in the test split of another source, such as "
-            f"{shared[0].metadata['read_from']} ({shared[0].prompt[:40]!r}): remove them from the "
+            f"{_place(shared[0])} ({shared[0].prompt[:40]!r}): remove them from the "
             "file, or leave one source out"
         ) from None
 
@@ -164,10 +168,15 @@ def _refuse_contradictions(sources: Sequence[SourceSpec]) -> None:
             else:
                 how = "but for its white space"
             raise ProblemSpecError(
-                f"{problem.metadata['read_from']}: question {problem.prompt!r:.60} is there again "
-                f"{how}, first at {before.metadata['read_from']}: remove one"
+                f"{_place(problem)}: question {problem.prompt!r:.60} is there again "
+                f"{how}, first at {_place(before)}: remove one"
             )
     warn_of_case(doubtful)
+
+
+def _place(problem: Problem) -> str:
+    """Where a problem was read; of one made by a function, what it says of itself."""
+    return str(problem.metadata.get("read_from", problem.source or problem.id))
 
 
 def as_source(problems: str | ProblemSource | Sequence[Problem], *, seed: int = 0) -> ProblemSource:

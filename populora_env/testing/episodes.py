@@ -21,6 +21,7 @@ STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 def check_episode_determinism(
     make_env: Callable[[], ReasoningArena],
     policy: Act,
+    *,
     episodes: int = 3,
     seed: int = 42,
     max_steps: int = 1_000,

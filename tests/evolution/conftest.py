@@ -24,4 +24,4 @@ def _own_operators_are_forgotten(monkeypatch):
     for operators, name in added:
         # A module of ours that the test was the first to import stays registered.
         if name in operators and not operators[name].__module__.startswith("evolution."):
-            del operators._known[name]
+            del operators[name]

@@ -107,7 +107,7 @@ def test_the_order_is_shuffled_by_the_seed_and_mapped_back():
 
     def shown(seed, **options):
         ours = Prefers(longer)
-        assert ToTrlJudge(ours, seed).judge(prompts, pairs, **options) == expected
+        assert ToTrlJudge(ours, seed=seed).judge(prompts, pairs, **options) == expected
         return [(first, second) for _, first, second in ours.seen]
 
     turned = [seen != tuple(pair) for seen, pair in zip(shown(0), pairs, strict=True)]
@@ -247,7 +247,7 @@ def test_a_reward_function_judges():
         rewards = {"none": None, "nan": math.nan, "word": "high"}
         return [rewards.get(text, len(text)) for text in completions]
 
-    judge = FromTrlReward(length, "solution")
+    judge = FromTrlReward(length, answer_column="solution")
     assert isinstance(judge, Judge)
     unknown = Problem.create("?", None)
     comparisons = [
@@ -276,7 +276,7 @@ def test_a_reward_function_may_want_chats_and_no_answers():
         seen.update(columns)
         return [0.0, math.inf]
 
-    (verdict,) = FromTrlReward(notes, None, chat=True).judge([PAIR])
+    (verdict,) = FromTrlReward(notes, answer_column=None, chat=True).judge([PAIR])
     assert verdict.preference is Preference.B
     assert seen == {
         "prompts": [[{"role": "user", "content": "1 + 1 ="}]] * 2,
@@ -319,7 +319,7 @@ def test_trls_own_reward_judges():
     pytest.importorskip("trl")
     from trl.rewards import accuracy_reward
 
-    judge = FromTrlReward(accuracy_reward, "solution", chat=True)
+    judge = FromTrlReward(accuracy_reward, answer_column="solution", chat=True)
     judgement = ask(judge, [Comparison(PROBLEM, r"\boxed{3}", r"\boxed{2}")])
     assert (judgement.error, judgement.verdicts[0].preference) == (None, Preference.B)
 

@@ -49,7 +49,7 @@ from populora_env.grading import Grader
 from populora_env.records import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchOptions:
     """Measure accuracy; the first word may be the tasks: populora bench gsm8k --adapters DIR."""
 
@@ -124,7 +124,12 @@ class BenchOptions:
             UsageError: If that cannot be.
         """
         try:
-            return Sampling(self.temperature, self.samples, self.max_new_tokens or None, self.seed)
+            return Sampling(
+                temperature=self.temperature,
+                samples=self.samples,
+                max_new_tokens=self.max_new_tokens or None,
+                seed=self.seed,
+            )
         except ValueError as error:
             raise UsageError(str(error)) from error
 

@@ -39,7 +39,7 @@ from populora_env.records import Problem
 SAMPLING_TEMPERATURE = 0.8  # of fresh replies, where the run itself decoded greedily
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistillOptions:
     """Train one adapter on a run's verified replies: populora distill RUN --out DIR."""
 

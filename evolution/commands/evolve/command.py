@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
                 check_fit(base, problems, options.solve_tokens)
             folder.write("run.toml", run_toml(options))
         manager.loggers += [
-            ConsoleLogger(console, options.generations),
+            ConsoleLogger(console, generations=options.generations),
             TensorBoardLogger(
                 folder.path / "tensorboard",
                 first=manager.generation,

@@ -22,7 +22,7 @@ _PACKAGES = ("populora-env", "torch", "transformers", "numpy", "reasoning-gym")
 _SOURCES = ("preset", "config", "resume", "branch")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvolveOptions(RunConfig):
     """Evolve a population of LoRA adapters on one frozen base model.
 

@@ -31,7 +31,7 @@ from evolution.lowrank.merging import Adapter, Merge, merge, read_factors, write
 from evolution.terminal import PlainConsole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Merge adapters into one: populora export RUN --out DIR, or populora export DIR DIR ..."""
 

@@ -30,7 +30,7 @@ from populora_env.records import AnswerKind, Phase, Problem
 from populora_env.storage import storable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlayOptions:
     """Watch an episode as text, or play in it."""
 

@@ -143,7 +143,7 @@ def test_real_model_forward_equals_plain_peft(smollm, tmp_path):
 
 
 def test_any_subset_and_order_of_agents(tiny_base):
-    lora = own_factors(StackedLora(tiny_base.model, 4, (2, 1, 2, 3), (1.0, 2.0, 3.0, 4.0)))
+    lora = own_factors(StackedLora(tiny_base.model, 4, (2, 1, 2, 3), alpha=(1.0, 2.0, 3.0, 4.0)))
     ids = torch.randint(0, 200, (4, 5), generator=torch.Generator().manual_seed(3))
     everyone = logits(tiny_base, lora, ids, Layout((0, 1, 2, 3), 1))
     some = logits(tiny_base, lora, ids[[3, 1]], Layout((3, 1), 1))
@@ -200,7 +200,7 @@ def test_enforcing_ranks_cuts_what_is_beyond_them(tiny_base):
 
 
 def test_changing_a_rank_keeps_alpha_and_cuts_the_factors(tiny_base):
-    lora = randomise(StackedLora(tiny_base.model, 2, 4, 6.0))
+    lora = randomise(StackedLora(tiny_base.model, 2, 4, alpha=6.0))
     lora.set_rank(1, 3)
     assert lora.ranks.tolist() == [4, 3]
     assert lora.alpha.tolist() == [6.0, 6.0]

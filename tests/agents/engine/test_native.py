@@ -52,7 +52,7 @@ def rows_of(layout):
 def test_the_kernel_computes_what_pytorch_does(
     tiny_base, monkeypatch, layout, tokens, targets, rank, alpha
 ):
-    lora = randomise(StackedLora(tiny_base.model, 3, rank, alpha, targets))
+    lora = randomise(StackedLora(tiny_base.model, 3, rank, alpha=alpha, targets=targets))
     lora.enforce_ranks()
     ids = torch.randint(
         0, 200, (rows_of(layout), tokens), generator=torch.Generator().manual_seed(0)

@@ -36,7 +36,9 @@ class OneLayer(nn.Module):
 
 def identity_adapters(width, dropout):
     model = OneLayer(width)
-    lora = StackedLora(model, len(dropout), width, float(width), ("layer",), dropout=dropout)
+    lora = StackedLora(
+        model, len(dropout), width, alpha=float(width), targets=("layer",), dropout=dropout
+    )
     for layer in lora.layers():
         layer.A[:] = torch.eye(width)
         layer.B[:] = torch.eye(width)

@@ -173,8 +173,7 @@ def test_a_missing_package_or_model_is_named(monkeypatch, tmp_path):
         (np.array([[[1, 0.5], [0.2, 1]]]), "not symmetric"),
     ],
 )
-def test_a_measure_of_ones_own_is_checked(own, said, monkeypatch):
-    monkeypatch.setattr(MEASURES, "_known", dict(MEASURES._known))
+def test_a_measure_of_ones_own_is_checked(own, said):
     MEASURES.add("own")(lambda attempts: own)
     with pytest.raises(OperatorError, match=said):
         measured("own", make(answers=["1", "2"]))

@@ -130,10 +130,9 @@ def test_descriptors_look_only_at_what_counts():
     assert cells == [8, 6, 5, len(Strategy)]
 
 
-def test_a_descriptor_of_ones_own_is_checked(monkeypatch):
+def test_a_descriptor_of_ones_own_is_checked():
     from evolution.fitness.descriptors import Axis
 
-    monkeypatch.setattr(DESCRIPTORS, "_known", dict(DESCRIPTORS._known))
     DESCRIPTORS.add("own")(lambda attempts: Axis(np.array([2.0, 0.0]), 2))
     with pytest.raises(OperatorError, match="own returned"):
         describe(read("own"), measured("ab", [0, 0]).attempts)

@@ -130,7 +130,7 @@ def test_json_lines_have_the_aggregates_and_each_generation_once(tmp_path):
 def test_the_console_line_shows_what_is_not_known_as_such():
     out = io.StringIO()
     console = Console(file=out, highlight=False)
-    known = make(ConsoleLogger(console, 20)).run(1)[0]
+    known = make(ConsoleLogger(console, generations=20)).run(1)[0]
     problems = [Problem.create(f"Say {n}.", None) for n in range(4)]
     make(ConsoleLogger(console), problems=problems, rewards="majority_answer").run(1)
     first, second = out.getvalue().splitlines()
