@@ -9,10 +9,8 @@ Nothing is ever unpickled.
 Not covered here: whether an adapter fits a population (`agents.population`).
 """
 
-import errno
 import json
 import math
-import os
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -37,6 +35,7 @@ from agents.peft_config import (
     refuse,
     shown,
 )
+from agents.plain_files import refuse_holes
 
 __all__ = [
     "CONFIG_FILE",
@@ -59,8 +58,6 @@ _CONVERT = (
 )
 
 _MOST_HEADER = 16 << 20  # bytes; 90,000 factors of a large mixture of experts have 13 million
-_MOST_HOLES = 64 << 20  # bytes of a file that are read whether they are stored or not
-_MOST_PER_BYTE = 16  # bytes that a stored one may stand for: a newborn's B is all zeros
 _MOST_NAME = 500  # characters of a tensor's name
 _SMALLEST = 1e-30  # of an alpha: far inside what float32 holds
 
@@ -231,22 +228,38 @@ def _read(folder: Path) -> PeftAdapter:
 
 
 def _check_targets(config: Mapping[str, Any], layers: Iterable[str]) -> None:
-    """Refuse factors none of which is of a layer that the settings name: PEFT leaves them out.
+    """Refuse factors of a layer that the settings do not name: PEFT leaves them out.
 
-    A single layer of another name has a line of its own where it is loaded.
+    Only lists are looked at: regular expressions are their author's, and may take for ever. Where
+    a list holds paths, the last parts of some have to fit: PEFT lists the layers of small models
+    so, and whether a path is right is said where the base is known.
     """
-    named: object = config.get("target_modules")
-    if not isinstance(named, list) or not named:
-        return
-    listed: list[object] = named
-    wanted = {str(name).rpartition(".")[2] for name in listed}
-    found = {layer.rpartition(".")[2]: layer for layer in layers}
-    if not wanted & set(found):
-        raise AdapterError(
-            f"{WEIGHTS_FILE} has factors of {next(iter(found.values()))}, but target_modules of "
-            f"{CONFIG_FILE} are {', '.join(sorted(wanted))[:100]}, so that PEFT leaves them out; "
-            "expected the two files of one adapter"
-        )
+    wanted, unwanted = (
+        cast(list[object], named) if isinstance(named, list) else []
+        for named in (config.get("target_modules"), config.get("exclude_modules"))
+    )
+    layers = list(layers)
+    kinds = [str(name).rpartition(".")[2] for name in wanted]
+    unnamed = [n for n in layers if wanted and not _is_named(n, kinds)]
+    if kinds != wanted and len(unnamed) < len(layers):
+        unnamed = []
+    left_out = {
+        "target_modules": unnamed,
+        "exclude_modules": [n for n in layers if _is_named(n, unwanted)],
+    }
+    for option, outside in left_out.items():
+        if outside:
+            more = f" and {len(outside) - 1} more layers" if len(outside) > 1 else ""
+            names = ", ".join(sorted(map(str, config[option])))[:100]
+            raise AdapterError(
+                f"{WEIGHTS_FILE} has factors of {outside[0]}{more}, but {option} of {CONFIG_FILE} "
+                f"are {names}, so that PEFT leaves them out; expected the two files of one adapter"
+            )
+
+
+def _is_named(layer: str, names: Iterable[object]) -> bool:
+    """Whether a list names a layer, by its path or the end of it, as PEFT reads such lists."""
+    return any(f".{layer}".endswith(f".{name}") for name in names)
 
 
 def _header_names(path: Path) -> list[str]:
@@ -258,7 +271,7 @@ def _header_names(path: Path) -> list[str]:
     """
     check_regular(path)
     with path.open("rb") as file:
-        _refuse_holes(file.fileno(), path.name)
+        refuse_holes(file.fileno(), path.name)
         start = file.read(8)
         if len(start) < 8 or struct.unpack("<Q", start)[0] > _MOST_HEADER:
             raise ValueError(f"{WEIGHTS_FILE} has no header of at most {_MOST_HEADER >> 20} MiB")
@@ -269,35 +282,6 @@ def _header_names(path: Path) -> list[str]:
     if not isinstance(header, dict):
         raise ValueError(f"the header of {WEIGHTS_FILE} is no object")
     return [name for name in cast(dict[str, Any], header) if name != "__metadata__"]
-
-
-def _refuse_holes(handle: int, name: str) -> None:
-    """Refuse a file that says it is far larger than what is stored of it.
-
-    A hole costs its author nothing and its reader all the memory that it is read into.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If so.
-    """
-    size = os.fstat(handle).st_size
-    if size <= _MOST_HOLES:
-        return
-    stored = at = 0
-    while at < size and stored * _MOST_PER_BYTE < size:
-        try:
-            begin = os.lseek(handle, at, os.SEEK_DATA)
-            at = os.lseek(handle, begin, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
-                break
-            return  # a file system that does not tell
-        stored += at - begin
-    os.lseek(handle, 0, os.SEEK_SET)
-    if stored * _MOST_PER_BYTE < size:
-        raise ValueError(
-            f"{name} claims {size:,} bytes, of which {stored:,} are stored and the rest are holes"
-        )
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Writing files where a stranger may have put symbolic links.
+"""Writing files where a stranger may have put links, and reading those that may be hollow.
 
 A folder that came from elsewhere may hold a link under the name of a file that is about to be
 written; following it would change a file outside. Nothing here follows one.
@@ -10,6 +10,9 @@ import shutil
 import stat
 from pathlib import Path
 from typing import TextIO
+
+_MOST_HOLES = 64 << 20  # bytes of a file that are read whether they are stored or not
+_MOST_PER_BYTE = 16  # bytes that a stored one may stand for: a newborn's B is all zeros
 
 
 def open_growing(path: Path) -> TextIO:
@@ -44,6 +47,39 @@ def refuse_links(folder: Path) -> None:
     if linked:
         raise OSError(
             errno.ELOOP, "it is a link, and links are not followed: delete it", str(linked[0])
+        )
+
+
+def refuse_holes(handle: int, name: str) -> None:
+    """Refuse a file that says it is far larger than what is stored of it.
+
+    A hole costs its author nothing and its reader all the memory that it is read into.
+
+    Args:
+        handle: Descriptor of an open regular file; its position is at the beginning afterwards.
+        name: What messages call it.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If so.
+    """
+    size = os.fstat(handle).st_size
+    if size <= _MOST_HOLES:
+        return
+    stored = at = 0
+    while at < size and stored * _MOST_PER_BYTE < size:
+        try:
+            begin = os.lseek(handle, at, os.SEEK_DATA)
+            at = os.lseek(handle, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                break
+            return  # a file system that does not tell
+        stored += at - begin
+    os.lseek(handle, 0, os.SEEK_SET)
+    if stored * _MOST_PER_BYTE < size:
+        raise ValueError(
+            f"{name} claims {size:,} bytes, of which {stored:,} are stored and the rest are holes"
         )
 
 

@@ -139,7 +139,7 @@ def _apply(tokenizer: Any, chat: list[dict[str, str]], *, add_generation_prompt:
     # A template is a program that came with the model, so it may fail in any way; Transformers
     # raises ValueError where a tokenizer has several templates and none is the default.
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-            RecursionError) as error:  # fmt: skip
+            RecursionError, MemoryError) as error:  # fmt: skip
         first = next(iter(str(error).strip().splitlines()), "")
         raise PromptError(
             f"chat template: refuses a {' and '.join(turn['role'] for turn in chat)} turn "

@@ -7,6 +7,7 @@ reads them without a copy.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,14 +91,22 @@ class Slots(Cache):
             kept[there, :length] = kept[here, :length]
 
 
-def elements_per_token(config: object) -> int:
+def elements_per_token(config: Any) -> int:
     """Elements of keys and values that one token needs in all layers; 0 if it cannot be told."""
+    config = config.get_text_config()
+    if getattr(config, "is_heterogeneous", False):  # sizes of heads differ from layer to layer
+        return sum(_elements(layer) for layer in config.per_layer_config)
+    return getattr(config, "num_hidden_layers", 0) * _elements(config)
+
+
+def _elements(config: Any) -> int:
+    """Elements of keys and values of one token in one layer."""
     heads = getattr(config, "num_attention_heads", 0)
     shared = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or (
         getattr(config, "hidden_size", 0) // heads if heads else 0
     )
-    return 2 * getattr(config, "num_hidden_layers", 0) * shared * width
+    return 2 * shared * width
 
 
 def free_memory(device: torch.device) -> int | None:

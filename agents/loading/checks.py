@@ -1,11 +1,15 @@
 """What a base model must be, so that it is decoded and learned from as Transformers would do it."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from agents.loading.template_trial import try_template
+from agents.plain_files import refuse_holes
 from agents.prompts import PromptError, check_template
 
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -41,19 +45,77 @@ def window(config: Any) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-def switch(config: Any) -> int | None:
-    """The length above which a model turns its positions otherwise, where there is one."""
+def _turns(config: Any) -> list[dict[str, Any]]:
+    """How a model turns its positions: settings for all layers, or for each kind of them."""
     scaling: Any = (
         getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     )
-    parts = [scaling, *(part for part in scaling.values() if isinstance(part, dict))]
+    return [scaling, *(part for part in scaling.values() if isinstance(part, dict))]
+
+
+def switch(config: Any) -> int | None:
+    """The length above which a model turns its positions otherwise, where there is one."""
     limits: list[int | None] = []
-    for part in parts:
+    for part in _turns(config):
         if {part.get("rope_type"), part.get("type")} & {"longrope", "su", "dynamic"}:
             original = part.get("original_max_position_embeddings")
             original = original or getattr(config, "original_max_position_embeddings", None)
             limits.append(original or config.max_position_embeddings)
     return min((limit for limit in limits if limit), default=None)
+
+
+def check_rope(model: Any, name: str) -> None:
+    """Refuse a model whose positions turn by angles that are not numbers.
+
+    Its attention may still give numbers, since the kernels take what is no number for masked.
+    """
+    thetas = [part["rope_theta"] for part in _turns(model.config.get_text_config())
+              if part.get("rope_theta") is not None]  # fmt: skip
+    for theta in thetas:
+        if not isinstance(theta, int | float) or not 1 <= theta < math.inf:
+            raise ModelError(
+                f"model: {name!r} says rope_theta {theta!r:.60}, expected a finite number of at "
+                "least 1; mend its config.json"
+            )
+    for where, angles in model.named_buffers():
+        if where.endswith("inv_freq") and not angles.isfinite().all():
+            raise ModelError(
+                f"model: {name!r} turns positions by angles that are not numbers ({where}); mend "
+                "the rope_parameters in its config.json"
+            )
+
+
+def stored_bytes(path: str) -> int | None:
+    """Bytes of a folder's weights; None for a hub id, whose files are not there yet.
+
+    Raises:
+        ModelError: If something in the folder is neither a file nor a folder (a pipe never ends),
+            or mostly holes.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    files = [entry for entry in folder.iterdir() if entry.exists() and not entry.is_dir()]
+    if odd := [file.name for file in files if not file.is_file()]:
+        raise ModelError(f"model: {odd[0]!r} in {path!r} is no regular file")
+    for file in files:
+        refuse_hollow(file)
+    weights = (".safetensors", ".bin", ".pt")
+    return sum(file.stat().st_size for file in files if file.suffix in weights)
+
+
+def refuse_hollow(file: Path) -> None:
+    """Refuse a regular file that is mostly holes.
+
+    Raises:
+        ModelError: If it is.
+        OSError: If it cannot be read.
+    """
+    with file.open("rb") as opened:
+        try:
+            refuse_holes(opened.fileno(), file.name)
+        except ValueError as error:
+            raise ModelError(f"model: {str(file)!r}: {error}; expected a whole file") from error
 
 
 def check_complete(info: Any, name: str) -> None:
@@ -108,6 +170,7 @@ def check_output(model: Any, tokenizer: Any, name: str) -> None:
     rows = embedding.shape[0]
     if tokenizer is not None:
         try:
+            try_template(tokenizer)
             check_template(tokenizer)  # one that fails is said now
         except PromptError as error:
             raise ModelError(f"model: {name!r}: {error}") from error

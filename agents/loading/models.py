@@ -26,7 +26,10 @@ from agents.loading.checks import (
     check_complete,
     check_kind,
     check_output,
+    check_rope,
     check_size,
+    refuse_hollow,
+    stored_bytes,
     switch,
     window,
 )
@@ -79,10 +82,9 @@ class BaseModel:
         beyond it, a long neighbour in a batch would change a short prompt's reply.
         """
         config = self.model.config.get_text_config()
-        limits = [
-            getattr(config, "max_position_embeddings", None), window(config), switch(config)
-        ]  # fmt: skip
-        return min((limit for limit in limits if limit), default=None)
+        most: int | None = getattr(config, "max_position_embeddings", None)
+        limits = [limit for limit in (window(config), switch(config)) if limit]
+        return min(limits if most is None else [*limits, most], default=None)
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt as the user's turn of a chat, ready for the reply.
@@ -106,11 +108,24 @@ class BaseModel:
         return text_ids(self.tokenizer, text.encode("utf-8", "replace").decode("utf-8"))
 
     def stop_ids(self) -> frozenset[int]:
-        """Ids of the tokens that end a reply; with that which ends a turn in the template."""
-        configured = self.model.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        ends = [*ids, self.tokenizer.eos_token_id, turn_end(self.tokenizer)]
-        return frozenset(int(i) for i in ends if i is not None)
+        """Ids of the tokens that end a reply; with that which ends a turn in the template.
+
+        Raises:
+            ModelError: If one of them is no token of the model.
+        """
+        configured = _listed(self.model.generation_config.eos_token_id)
+        ends = [*configured, self.tokenizer.eos_token_id, turn_end(self.tokenizer)]
+        named = _listed(getattr(self.model.config.get_text_config(), "eos_token_id", None))
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        for i in (*ends, *named):
+            if i is None or (isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows):
+                continue
+            raise ModelError(
+                f"model: {self.name!r} ends its replies with the token {i!r:.60}, expected one of "
+                f"its {rows}, 0 to {rows - 1}; mend eos_token_id in its generation_config.json "
+                "and config.json"
+            )
+        return frozenset(i for i in ends if i is not None)
 
 
 def cache_folder() -> Path:
@@ -167,7 +182,7 @@ def load_base(
     try:
         with no_bars():
             # A model's own code is never run, nor is there a question whether it may.
-            if (stored := _stored_bytes(path)) is not None:
+            if (stored := stored_bytes(path)) is not None:
                 check_size(AutoConfig.from_pretrained(path, trust_remote_code=False), stored, name)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             options = _four_bits(DTYPES[dtype], where) if load_in_4bit else {}
@@ -185,9 +200,12 @@ def load_base(
                 model = model.to(where)
             base = freeze(model, tokenizer, name=name, path=path, products=products)
             base.stop_ids()
-            if (context := base.context) is not None and context < 1:
+            needed = len(base.chat_ids("a")) + 1
+            if (context := base.context) is not None and context < needed:
                 raise ModelError(
-                    f"model: {name!r} has a context of {context} tokens, expected some"
+                    f"model: {name!r} has a context of {context} tokens, expected at least "
+                    f"{needed}, for a prompt and a reply of one letter; mend "
+                    "max_position_embeddings in its config.json"
                 )
             return base
     except ModelError:
@@ -215,6 +233,7 @@ def freeze(
         ModelError: If the model is of a kind that cannot be decoded here.
     """
     check_kind(model, name)
+    check_rope(model, name)
     model.eval()
     model.requires_grad_(False)
     try:
@@ -230,20 +249,8 @@ def freeze(
     return BaseModel(name, path or name, model, tokenizer)
 
 
-def _stored_bytes(path: str) -> int | None:
-    """Bytes of a folder's weights; None for a hub id, whose files are not there yet.
-
-    Raises:
-        ModelError: If something in the folder is neither a file nor a folder: a pipe never ends.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return None
-    files = [entry for entry in folder.iterdir() if not entry.is_dir()]
-    if odd := [file.name for file in files if file.exists() and not file.is_file()]:
-        raise ModelError(f"model: {odd[0]!r} in {path!r} is no regular file")
-    weights = (".safetensors", ".bin", ".pt")
-    return sum(f.stat().st_size for f in files if f.suffix in weights and f.is_file())
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _first_line(error: BaseException) -> str:
@@ -307,6 +314,7 @@ def _embedded_file() -> Path | None:
 def _content_key(gguf: Path) -> str:
     """Key of a GGUF file's whole content; one file is read once for it, while it stays as it is."""
     try:
+        refuse_hollow(gguf)
         with gguf.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise ModelError(

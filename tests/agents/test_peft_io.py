@@ -450,6 +450,26 @@ def test_factors_that_the_settings_do_not_name_are_refused(tmp_path):
             assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target_modules": ["q_proj"]}, "of model.0.up_proj, but target_modules of .* are q_proj"),
+        ({"target_modules": ["up_proj"]}, "of model.0.q_proj and 1 more layers, but target"),
+        ({"exclude_modules": ["1.q_proj"]}, "of model.1.q_proj, but exclude_modules of .* are 1.q"),
+    ],
+)
+def test_factors_of_which_the_settings_name_a_part_are_refused(tmp_path, changes, said):
+    pair = (torch.ones(2, 4), torch.ones(4, 2))
+    layers = ("model.0.q_proj", "model.0.up_proj", "model.1.q_proj")
+    write_adapter(tmp_path, dict.fromkeys(layers, pair), alpha=2.0, dropout=0.0, base="b")
+    settings = json.loads((tmp_path / CONFIG).read_text())
+    assert list(read_adapter(tmp_path).factors) == list(layers)
+    (tmp_path / CONFIG).write_text(json.dumps({**settings, **changes}))
+    with pytest.raises(AdapterError, match=said) as caught:
+        read_adapter(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_zeros_that_are_stored_are_read(tmp_path):
     A, B = torch.zeros(8, 1 << 18), torch.zeros(1 << 21, 8)  # 72 MiB
     write_adapter(tmp_path, {"model.up": (A, B)}, alpha=8.0, dropout=0.0, base="b")

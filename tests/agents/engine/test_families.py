@@ -38,6 +38,17 @@ FAMILIES = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
     ),
+    "gemma4-unified": (  # the heads of its layers differ in size
+        "Gemma4UnifiedTextConfig",
+        {
+            "head_dim": 16,
+            "global_head_dim": 24,
+            "tie_word_embeddings": False,
+            "sliding_window": 96,
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        },
+    ),
 }
 PROMPTS = ["short", "a rather longer prompt", "x", "yet another one, the longest of them all"]
 AGENTS = 3

@@ -77,6 +77,10 @@ def known(tmp_path_factory):
     return save(tmp_path_factory.mktemp("known"))
 
 
+def rope(**changes):
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, **changes}}
+
+
 def ends_well(path):
     """Load a model; the error's text, or None."""
     began, held = time.monotonic(), forget_memory_peak()
@@ -178,7 +182,21 @@ def test_random_edits_of_a_gguf_file_load_or_end_in_one_line(tmp_path, monkeypat
         ),
         ("config.json", {"max_position_embeddings": -1}, "has a context of -1 tokens"),
         ("config.json", {"use_cache": "x"}, r"Validation error for field 'use_cache': TypeError"),
-        ("generation_config.json", {"eos_token_id": {"a": 1}}, "could not be loaded"),
+        ("generation_config.json", {"eos_token_id": {"a": 1}}, "the token {'a': 1}, expected one"),
+        ("generation_config.json", {"eos_token_id": 259}, "token 259, expected one of its 259"),
+        ("generation_config.json", {"eos_token_id": [258, 10**6]}, "with the token 1000000, exp"),
+        ("generation_config.json", {"eos_token_id": -1}, "with the token -1, expected one of"),
+        ("generation_config.json", {"eos_token_id": True}, "with the token True, expected one"),
+        ("generation_config.json", {"eos_token_id": 2.5}, "with the token 2.5, expected one of"),
+        ("config.json", {"eos_token_id": 10**6}, "ends its replies with the token 1000000"),
+        ("config.json", {"max_position_embeddings": 0}, "has a context of 0 tokens"),
+        ("config.json", {"max_position_embeddings": 1}, "of 1 tokens, expected at least 4, for"),
+        ("config.json", rope(rope_theta=0), "says rope_theta 0, expected a finite number of at"),
+        ("config.json", rope(rope_theta=-1.0), "says rope_theta -1.0, expected a finite number"),
+        ("config.json", rope(rope_theta=float("nan")), "says rope_theta nan, expected a finite"),
+        ("config.json", rope(rope_theta=float("inf")), "says rope_theta inf, expected a finite"),
+        ("config.json", {"rope_theta": 0, "rope_parameters": None}, "says rope_theta 0, expected"),
+        ("config.json", rope(rope_type="linear", factor=0.0), "angles that are not numbers"),
         ("tokenizer_config.json", {"model_max_length": "x"}, "could not be loaded"),
     ],
 )
@@ -189,6 +207,16 @@ def test_settings_of_another_model(known, tmp_path, file, changes, said):
     with pytest.raises(ModelError, match=said):
         load_base(str(folder))
     assert ends_well(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "m.gguf"])
+def test_a_file_that_is_mostly_holes(known, tmp_path, file):
+    folder = shutil.copytree(known, tmp_path / "m")
+    with (folder / file).open("ab") as opened:
+        opened.write(b"GGUF")
+        opened.truncate(1 << 34)
+    said = ends_well(folder / file if file == "m.gguf" else folder)
+    assert f"{file} claims 17,179,869,184 bytes, of which " in said
 
 
 def test_a_pipe_in_a_folder(known, tmp_path):
