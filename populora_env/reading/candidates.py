@@ -119,8 +119,11 @@ def after_phrase(text: str) -> str | None:
     # The tests for plain strings are much faster than the patterns.
     end = -1
     lowered = text.lower()
-    if "answer" in lowered or "option" in lowered or "choice" in lowered:
-        for match in _PHRASE.finditer(text):
+    words = [at for word in ("answer", "option", "choice") if (at := lowered.find(word)) >= 0]
+    if words:
+        # "correct option" begins eight characters before; some capitals are shorter than lowered.
+        begin = max(0, min(words) - 10) if text.isascii() else 0
+        for match in _PHRASE.finditer(text, begin):
             end = match.end()
     if "A:" in text or "A*" in text:
         for match in _LETTER.finditer(text):

@@ -347,9 +347,11 @@ def _written_out(match: re.Match[str]) -> str:
 
 def _value(token: str) -> Fraction | None:
     """Return the value of one match of `NUMBER_PATTERN`; None if too large or undefined."""
-    if sum(char.isdigit() for char in token) > MAX_DIGITS:
+    if len(token) > MAX_DIGITS and sum(char.isdigit() for char in token) > MAX_DIGITS:
         return None
     token = token.replace(",", "")
+    if token.isdigit():
+        return Fraction(int(token))
     if fraction := _FRACTION.fullmatch(token):
         value = _quotient(fraction[3], fraction[4])
         value = -value if fraction[2] and value is not None else value
@@ -362,7 +364,8 @@ def _value(token: str) -> Fraction | None:
     mantissa, _, exponent = token.lower().partition("e")
     if exponent and (len(exponent) > 5 or abs(int(exponent)) > MAX_EXPONENT):
         return None
-    return Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
+    value = Fraction(mantissa)
+    return value * Fraction(10) ** int(exponent) if exponent else value
 
 
 def _quotient(top: str, bottom: str) -> Fraction | None:

@@ -36,7 +36,9 @@ _CLOSES = re.compile(
     r"|<\|channel\|>\s?final\b[^<>]{0,99}<\|message\|>|<channel\|>",
     re.IGNORECASE,
 )
-# One of these is in whatever opens or closes a thought; plain tests are much faster.
+# Whatever opens or closes a thought begins with one of these and has one of those in it; plain
+# tests are much faster.
+_BEGINS = ("<", "[", "\u25c1")
 _HINTS = ("think", "thought", "reason", "reflection", "scratchpad", "analysis", "monologue",
           "cot", "unused9", "channel")  # fmt: skip
 # The channels of gpt-oss where a decoder dropped the special tokens between them.
@@ -64,8 +66,9 @@ def said(text: str) -> str:
     Empty if the reply is a thought that was not closed, or nothing follows the last closed one.
     Of longer texts, the last `READ_WINDOW` characters are looked at.
     """
-    lowered = text.lower()
-    if any(hint in lowered for hint in _HINTS):
+    marked = any(begin in text for begin in _BEGINS)
+    lowered = text.lower() if marked else ""
+    if marked and any(hint in lowered for hint in _HINTS):
         end = 0
         for match in _CLOSES.finditer(text):
             end = match.end()
