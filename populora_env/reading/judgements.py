@@ -252,7 +252,7 @@ _CHOICE = re.compile(
 
 
 def _exact_verdict(text: str) -> bool | None:
-    bare = unmarked(text)
+    bare = "" if text.rstrip()[-1:] == "?" else unmarked(text)
     return (not _WORDS[bare[4:]]) if bare[:4] == "not " and bare[4:] in _WORDS else _WORDS.get(bare)
 
 
@@ -289,6 +289,8 @@ def _stated_verdict(text: str) -> bool | None:
     value = _WORDS[begins[2].casefold()] is not bool(begins[1])
     # "correct, but the final answer is wrong" says both.
     rest = line[line.index(begins[0]) + len(begins[0]) :]
+    if rest.lstrip()[:1] == "?":
+        return None
     flawed = any(
         not _DENIED.search(CLAUSE.split(rest[: flaw.start()])[-1])
         for flaw in _FLAWS.finditer(rest[:400])

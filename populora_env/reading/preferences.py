@@ -17,16 +17,19 @@ _NAME = r"(?:(?:[Aa]ttempt|[Rr]esponse|[Aa]ssistant|[Ss]olution|[Oo]ption|[Aa]ns
 _ONE = rf"(?<!\w)(?:{_NAME}(A|B)|(?:[Aa]ttempt) (a|b))(?!\w)"
 _VERY = r"(?:(?:clearly|much|slightly|far|definitely|overall|the|a bit|probably|still|also) ){0,3}"
 _PREFERRED = re.compile(
-    rf"{_ONE} (?:(?:is|was|looks|seems) {_VERY}(?:better(?: one| attempt)?|best|superior|stronger|"
+    rf"{_ONE}(?:'s (?:answer|attempt|response|solution))? "
+    rf"(?:(?:is|was|looks|seems) {_VERY}(?:better(?: one| attempt)?|best|superior|stronger|"
     r"preferable|preferred|winner)(?! (?:at|in|written|explained|formatted))|wins|won|beats|"
     r"outperforms)\b"
 )
 _CHOSEN = re.compile(
     r"\b(?i:(?:prefer|choose|pick|select|favou?r|go with|vote for)|(?:better|best|preferred)"
-    r"(?: one| attempt| response)? is|(?:winner|answer|choice|vote|preference|decision|pick)"
-    rf"(?: is|:)|I(?:'d| would) say|I think it is) [\"'(\[]{{0,2}}{_ONE}(?! (?:or|and)\b|/)"
+    r"(?: one| attempt| response)?(?: is|:)|(?:winner|answer|choice|vote|preference|decision|pick)"
+    r"(?: is|:)|I(?:'d| would) say|it(?:'s| is)) "
+    rf"[\"'(\[]{{0,2}}{_ONE}(?! (?:or|and|that|which|who)\b|/)"
 )
 _RIGHT = re.compile(rf"{_ONE} (?:is|was) {_VERY}(?:right|correct)\b")
+_WRONG = re.compile(rf"{_ONE} (?:is|was) {_VERY}(?:wrong|incorrect)\b")
 _TIES = re.compile(
     r"\b(?:tie|tied|draw|equally (?:good|bad|correct|wrong)|"
     r"[Bb]oth (?:attempts |responses )?are (?:equally )?(?:good|right|correct|fine|wrong|equal|"
@@ -42,8 +45,8 @@ _BLAME = re.compile(
     re.IGNORECASE,
 )
 _TURNS = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)
-_OR_BEFORE = re.compile(r"\bor\s{1,3}(?:an?\s)?$", re.IGNORECASE)
-_OR_AFTER = re.compile(r"\s{1,3}or\b", re.IGNORECASE)
+_OR_BEFORE = re.compile(r"(?:\bor\s{1,3}(?:an?\s)?|[/|]\s?)$", re.IGNORECASE)
+_OR_AFTER = re.compile(r"\s{1,3}or\b|\s?[/|]", re.IGNORECASE)
 CLAUSE = re.compile(r"[.;!?\n,]|\b(?:but|because|since)\b")
 _PREFERENCES = {
     "a": Preference.A,
@@ -63,7 +66,7 @@ _PREFERENCES = {
 }
 _MARKED = {"c": Preference.TIE, "a=b": Preference.TIE, "b=a": Preference.TIE}
 _ORDER = re.compile(
-    r"(?:attempt |response )?([ab]) ?(>{1,3}|<{1,3}|=) ?(?:attempt |response )?([ab])"
+    r"(?:attempt |response )?([ab]) ?(>{1,3}|<{1,3}|=| over ) ?(?:attempt |response )?([ab])"
 )
 
 
@@ -74,7 +77,7 @@ def exact_preference(text: str) -> Preference | None:
     if order is not None and order[1] != order[3]:
         if order[2] == "=":
             return Preference.TIE
-        return _PREFERENCES[order[1] if order[2][0] == ">" else order[3]]
+        return _PREFERENCES[order[3] if order[2][0] == "<" else order[1]]
     if text.strip()[:2] == "[[" and bare in _MARKED:
         return _MARKED[bare]
     return _PREFERENCES.get(bare)
@@ -83,29 +86,42 @@ def exact_preference(text: str) -> Preference | None:
 def only_preference(text: str) -> Preference | None:
     """Return what words of preference say; what is blamed or denied is not preferred."""
     found: set[Preference] = set()
-    for pattern in (
-        (_PREFERRED, _CHOSEN)
-        if _BLAME.search(text)
-        else (
-            _PREFERRED,
-            _CHOSEN,
-            _RIGHT,
-        )
-    ):
+    blames = _BLAME.search(text) is not None
+    for pattern in (_PREFERRED, _CHOSEN) if blames else (_PREFERRED, _CHOSEN, _RIGHT):
         for match in pattern.finditer(text):
-            before = CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
-            if _UNSURE.search(before) or _TURNS.search(text, match.end(), match.end() + 400):
+            if _is_open(text, match):
                 return None
-            found.add(_PREFERENCES[(match[1] or match[2]).casefold()])
+            found.add(_named(match))
+    if not found and blames:
+        found = _one_of_both(text)
     if not found:
         for match in _TIES.finditer(text):
-            before = CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
-            turned = _TURNS.search(text, match.end(), match.end() + 400)
+            before = text[max(0, match.start() - 9) : match.start()]
             hedged = _OR_BEFORE.search(before) or _OR_AFTER.match(text, match.end())
-            if _UNSURE.search(before) or turned or hedged:
+            if hedged or _is_open(text, match):
                 return None
             found.add(Preference.TIE)
     return found.pop() if len(found) == 1 else None
+
+
+def _named(match: re.Match[str]) -> Preference:
+    return _PREFERENCES[(match[1] or match[2]).casefold()]
+
+
+def _is_open(text: str, match: re.Match[str]) -> bool:
+    """Whether what was found is denied, doubted, or turned round afterwards."""
+    before = CLAUSE.split(text[max(0, match.start() - 200) : match.start()])[-1]
+    turned = _TURNS.search(text, match.end(), match.end() + 400)
+    return _UNSURE.search(before) is not None or turned is not None
+
+
+def _one_of_both(text: str) -> set[Preference]:
+    """Return the one that is called right where the other is called wrong, and no more is said."""
+    right, wrong = (list(pattern.finditer(text)) for pattern in (_RIGHT, _WRONG))
+    if any(_is_open(text, match) for match in (*right, *wrong)):
+        return set()
+    praised, blamed = ({_named(match) for match in found} for found in (right, wrong))
+    return praised if blamed and {one.mirrored for one in praised} == blamed else set()
 
 
 _BEGINS = re.compile(
@@ -126,7 +142,9 @@ def first_preference(text: str) -> Preference | None:
     if match[2] and (_LABEL.search(text, match.end()) or _BLAMES.match(text[match.end() :][:200])):
         return None
     value = _PREFERENCES[match[1].casefold()]
-    return None if _says_another(text[match.end() :], value) else value
+    rest = text[match.end() :]
+    other = only_preference(rest[:ANSWER_LIMIT])  # "A. Wait, B is better."
+    return None if other not in (None, value) or _says_another(rest, value) else value
 
 
 def _says_another(text: str, value: Preference) -> bool:

@@ -58,6 +58,43 @@ def test_preferences(reply, preference, status):
 
 
 @pytest.mark.parametrize(
+    ("reply", "preference"),
+    [
+        ("Preferred: A", "A"),
+        ("Better: A", "A"),
+        ("Better attempt: A\nWorse attempt: B", "A"),
+        ("Worse: A\nBetter: B", "B"),
+        ("A over B", "A"),
+        ("B over A.", "B"),
+        ("A's answer is better than B's.", "A"),
+        ("It's B, not A.", "B"),
+        ("I read both. It is A.", "A"),
+        ("It is A that has it wrong.", None),
+        ("Attempt A is incorrect. Attempt B is correct.", "B"),
+        ("A is correct and B is incorrect.", "A"),
+        ("A is not correct and B is incorrect.", None),
+        ("If A is correct and B is incorrect, then that one.", None),
+        ("A is correct, B is incorrect, but neither shows its work.", None),
+        ("A is incorrect. B is incorrect.", None),
+        ("B is wrong. B is right.", None),
+        ("A\n\nWait, B is the better one.", "B"),
+        ("A. No, I prefer B.", "B"),
+        ("A. I prefer A.", "A"),
+        ("Verdict: [A/B/tie]", None),
+        ("Verdict: A|B|tie", None),
+        ("Verdict: tie/A/B", None),
+    ],
+)
+def test_preferences_as_judges_elsewhere_write_them(reply, preference):
+    assert read_preference(reply).value == preference
+
+
+@pytest.mark.parametrize("reply", ["Verdict: correct?", "Correct?", "Verdict: is it incorrect?"])
+def test_a_question_is_no_verdict(reply):
+    assert read_verdict(reply).value is None
+
+
+@pytest.mark.parametrize(
     ("reply", "score", "status"),
     [
         ("7", 0.7, OK),
