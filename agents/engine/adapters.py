@@ -13,13 +13,14 @@ Not covered here: adapters on embeddings or on the output layer, DoRA.
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, cast
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from agents.engine.layers import SharedInput, StackedLinear
@@ -119,6 +120,8 @@ class StackedLora(nn.Module):
             for i, names in enumerate(self._names)
         )
         self._checkpointed = False
+        self._hashes: dict[int, str] = {}  # of agents, at these versions
+        self._versions: list[tuple[int, int]] = []
         self.attach()
 
     @property
@@ -127,12 +130,16 @@ class StackedLora(nn.Module):
         return torch.arange(self.rank, device=self.ranks.device) < self.ranks[:, None]
 
     def layers(self) -> Iterator[LayerFactors]:
-        """All target layers in order, their factors as views that may be written in place."""
+        """All target layers in order, their factors as views that may be written in place.
+
+        PyTorch counts what it writes, and `hashes` goes by that. Whoever writes past it, by a
+        pointer or a NumPy view, says so: ``torch.autograd.graph.increment_version(factor)``.
+        """
         for names, module in zip(self._names, self.groups, strict=True):
             group = cast(SharedInput, module)
             for which, name in enumerate(names):
                 rows = slice(which * self.rank, (which + 1) * self.rank)
-                yield LayerFactors(name, group.A.data[:, rows], group.B[which].data)
+                yield LayerFactors(name, group.A.detach()[:, rows], group.B[which].detach())
 
     def finite(self) -> Tensor:
         """Which agents hold finite factors only, ``[N]``, bool."""
@@ -143,6 +150,21 @@ class StackedLora(nn.Module):
         if torch.isfinite(cast(Tensor, sums)).all():
             return torch.ones(self.size, dtype=torch.bool, device=self.ranks.device)
         return torch.stack([torch.isfinite(factor).all(2).all(1) for factor in factors]).all(0)
+
+    def hashes(self, agents: Iterable[int]) -> dict[int, str]:
+        """Content hashes of these agents' adapters, each at its own rank; see `factors_hash`.
+
+        Adapters of one hash write the same replies. A hash is computed once after a change.
+        """
+        tensors = (self.alpha, self.ranks, *self.parameters())
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if versions != self._versions:
+            self._hashes, self._versions = {}, versions
+        for agent in set(agents) - self._hashes.keys():
+            rank = int(self.ranks[agent])
+            factors = ((f.A[agent, :rank], f.B[agent, :, :rank]) for f in self.layers())
+            self._hashes[agent] = factors_hash(float(self.alpha[agent]), factors)
+        return {agent: self._hashes[agent] for agent in agents}
 
     def set_alpha(self, agent: int, alpha: float) -> None:
         """Set the scale of one agent to ``alpha / its rank``."""
@@ -261,6 +283,23 @@ class StackedLora(nn.Module):
                 "the key of this pass, or call eval() on the adapters"
             )
         return Dropout(rates, key, self.alpha.device)
+
+
+def factors_hash(alpha: float, factors: Iterable[tuple[Tensor, Tensor]]) -> str:
+    """Content hash (XXH3) of an adapter.
+
+    Args:
+        alpha: Numerator of its scale.
+        factors: ``A [r, in]`` and ``B [out, r]`` of all layers, in order.
+
+    Returns:
+        16 hexadecimal characters, the same whatever the type of the factors and the device.
+    """
+    digest = xxhash.xxh3_128(repr(alpha).encode())
+    for A, B in factors:
+        for tensor in (A, B.T):  # as they lie in memory
+            digest.update(tensor.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _per_agent(name: str, value: Any, size: int) -> list[Any]:

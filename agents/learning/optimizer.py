@@ -87,9 +87,10 @@ class StackedAdamW:
             self._mean[name][index], self._square[name][index] = mean, square
             update = mean.div_(1 - beta1**steps)
             update /= square.div_(1 - beta2**steps).sqrt_().add_(1e-8)
-            values = parameter.data[index].float()
+            held = parameter.detach()  # writing to it counts as a change of the parameter
+            values = held[index].float()
             update += self._decay * values
-            parameter.data[index] = values.sub_(update.mul_(rates)).to(parameter.dtype)
+            held[index] = values.sub_(update.mul_(rates)).to(parameter.dtype)
             parameter.grad = None
         return norms
 

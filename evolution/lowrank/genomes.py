@@ -1,15 +1,14 @@
 """Reading and writing members of a population: copies, views, comparisons, hashes."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor
 
-from agents.engine.adapters import StackedLora
+from agents.engine.adapters import StackedLora, factors_hash
 from evolution.lowrank.layers import recombine
 
 
@@ -130,23 +129,11 @@ def content_hash(lora: StackedLora, slot: int) -> str:
 
 
 def content_hashes(lora: StackedLora, slots: Sequence[int]) -> list[str]:
-    """`content_hash` of several members."""
-    alphas = [float(lora.alpha[slot]) for slot in slots]
-    return _hashes(alphas, ([(f.A[slot], f.B[slot]) for slot in slots] for f in lora.layers()))
+    """`content_hash` of several members.
 
-
-def factors_hash(alpha: float, factors: Iterable[tuple[Tensor, Tensor]]) -> str:
-    """`content_hash` of a member with this alpha and these ``A`` and ``B`` of all layers."""
-    return _hashes([alpha], ([pair] for pair in factors))[0]
-
-
-def _hashes(
-    alphas: Sequence[float], layers: Iterable[Sequence[tuple[Tensor, Tensor]]]
-) -> list[str]:
-    """Hashes (XXH3) of members, from their factors layer by layer."""
-    digests = [xxhash.xxh3_128(repr(alpha).encode()) for alpha in alphas]
-    for layer in layers:
-        for digest, (A, B) in zip(digests, layer, strict=True):
-            for tensor in (A, B.T):  # as they lie in memory
-                digest.update(tensor.float().cpu().contiguous().numpy().data)
-    return [digest.hexdigest()[:16] for digest in digests]
+    At the population's rank, whatever their own: the lineage of a run names them so.
+    """
+    return [
+        factors_hash(float(lora.alpha[slot]), ((f.A[slot], f.B[slot]) for f in lora.layers()))
+        for slot in slots
+    ]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from agents.engine import native
 from agents.engine.adapters import LayerFactors, StackedLora
@@ -133,6 +134,7 @@ class Layers:
                 for stack, rows, by in zip(stacks, given, (found.to_A, found.to_B), strict=True):
                     by = by.float().masked_fill_(beyond[:, :, None], 0.0)
                     kernel.mix(rows, by, stack.rows(to)[:, :, 0].copy(), stack.n)
+                increment_version(t for f in self.factors for t in (f.A, f.B))
                 return self._energies(slots, found.energy)
         A, B = self.gather(members)
         return self.write(slots, compress(A, B, rank, size))
