@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from populora_env.errors import PopuloraError
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _MLX_FILE = "adapters.safetensors"
@@ -56,7 +58,7 @@ else:
 """
 
 
-class AdapterError(ValueError):
+class AdapterError(PopuloraError, ValueError):
     """An adapter that cannot be read, written, or become a member of a population."""
 
 

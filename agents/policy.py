@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+from populora_env.errors import PopuloraError
 from populora_env.judges.awaiting import settled
 from populora_env.keys import generator
 from populora_env.reading.no_reply import failures_of, marked
@@ -31,7 +32,7 @@ class Policy(Protocol):
         ...
 
 
-class PolicyError(RuntimeError):
+class PolicyError(PopuloraError, RuntimeError):
     """A policy that broke its promise: not one text per request."""
 
 

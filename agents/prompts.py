@@ -20,6 +20,8 @@ from typing import Any
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
+from populora_env.errors import PopuloraError
+
 # The day that templates which write a date are told, so that a run gives the same ids on any day.
 # It is the one that Llama 3's own template takes where it is told none.
 PROMPT_DATE = datetime(2024, 7, 26)
@@ -39,7 +41,7 @@ _REPLY = "reply"
 _PROBE = "Is 3 < 5 & 7 > 6?  Say \"Yes\" or 'No':\n\tx = {{ y }} \\frac{1}{2}" + " and so on" * 20
 
 
-class PromptError(ValueError):
+class PromptError(PopuloraError, ValueError):
     """A prompt that the tokenizer's chat template cannot write."""
 
 

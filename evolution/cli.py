@@ -15,8 +15,6 @@ import warnings
 from collections.abc import Sequence
 
 from evolution.commands.help_text import asks_for_help, help_text
-from evolution.commands.usage import one_line
-from evolution.errors import CheckpointError, ConfigError, UsageError
 
 # What each subcommand is for, the module whose `main(arguments)` runs it, and where its options
 # are: the dataclass and its module.
@@ -106,19 +104,19 @@ def _run(arguments: list[str]) -> int:
         print(f"populora {_version()}")
         return 0
     command, *words = arguments
+    if command in COMMANDS and asks_for_help(words):
+        print(help_text(f"populora {command}", *COMMANDS[command][2:]))
+        raise SystemExit(0)
     try:
         if command not in COMMANDS:
+            from evolution.errors import UsageError
             from populora_env.registry import did_you_mean
 
             raise UsageError(
                 f"unknown command {command[:100]!r}; expected one of {', '.join(COMMANDS)}"
                 f"{did_you_mean(command, COMMANDS)}"
             )
-        _, module, where, options = COMMANDS[command]
-        if asks_for_help(words):
-            print(help_text(f"populora {command}", where, options))
-            raise SystemExit(0)
-        return importlib.import_module(module).main(words)
+        return importlib.import_module(COMMANDS[command][1]).main(words)
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise
@@ -128,17 +126,18 @@ def _run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    except _user_errors() as error:
-        print(f"populora: error: {_shown(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("populora: interrupted", file=sys.stderr)
         return 130
+    except _own_errors() as error:
+        print(f"populora: error: {_shown(error)}", file=sys.stderr)
+        return 2
 
 
 def _shown(said: Exception | str) -> str:
     """A message in one line that no terminal obeys."""
-    from populora_env.episodes.rendering import visible  # whose package takes too long for --help
+    from evolution.commands.usage import one_line
+    from populora_env.episodes.rendering import visible
 
     return visible(one_line(str(said)))
 
@@ -169,17 +168,11 @@ def _reader_is_gone() -> bool:
     return gone
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
-    """Errors that are the user's to mend; anything else is ours and keeps its traceback."""
-    errors: list[type[Exception]] = [UsageError, ConfigError, CheckpointError]
-    for module, name in (
-        ("agents.loading.models", "ModelError"),
-        ("agents.population", "AdapterError"),
-        ("populora_env.problems", "ProblemSpecError"),
-    ):
-        if module in sys.modules:  # an error of a module that was never imported cannot come
-            errors.append(getattr(sys.modules[module], name))
-    return tuple(errors)
+def _own_errors() -> type[Exception]:
+    """What a user can mend; anything else is ours and keeps its traceback."""
+    from populora_env.errors import PopuloraError  # whose package takes too long for --help
+
+    return PopuloraError
 
 
 if __name__ == "__main__":

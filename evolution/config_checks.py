@@ -16,7 +16,7 @@ from evolution.fitness.attempts import BARS
 from evolution.fitness.diversity import MEASURES
 from evolution.fitness.rules import FITNESSES, make_rule
 from evolution.fitness.scaling import SCALES, SCHEDULES
-from populora_env.arguments import read_forms
+from populora_env.episodes.arguments import read_forms
 from populora_env.episodes.rewards import RewardWeights
 from populora_env.records import Phase
 

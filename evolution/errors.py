@@ -3,20 +3,22 @@
 One grammar for all: the argument, what came, what was expected, and what to do.
 """
 
+from populora_env.errors import PopuloraError
 
-class OperatorError(ValueError):
+
+class OperatorError(PopuloraError, ValueError):
     """A name or a parameter that no operator has; the message says what is expected."""
 
 
-class ConfigError(ValueError):
+class ConfigError(PopuloraError, ValueError):
     """A setting that cannot be used; the message names it, the value and what is expected."""
 
 
-class UsageError(ValueError):
+class UsageError(PopuloraError, ValueError):
     """A command line that cannot be used."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(PopuloraError, RuntimeError):
     """A run folder that cannot be written or resumed."""
 
 

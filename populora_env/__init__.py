@@ -21,6 +21,7 @@ from populora_env import gym
 from populora_env.arena import ArenaError, ReasoningArena
 from populora_env.episodes.matchmaking import Matchmaking
 from populora_env.episodes.rewards import REWARD_PRESETS, Labels, RewardPart, RewardWeights
+from populora_env.errors import PopuloraError
 from populora_env.grading import Grader
 from populora_env.judges import Judge
 from populora_env.moved import OldNames
@@ -79,6 +80,7 @@ __all__ = [
     "Labels",
     "Matchmaking",
     "Phase",
+    "PopuloraError",
     "Preference",
     "Problem",
     "ProblemSource",

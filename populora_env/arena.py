@@ -14,9 +14,7 @@ import gymnasium
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from populora_env.arguments import (
-    at_least_one,
-    check_is_a,
+from populora_env.episodes.arguments import (
     check_timeout,
     read_actions,
     read_forms,
@@ -30,6 +28,7 @@ from populora_env.episodes.observations import Observation, observation_space, o
 from populora_env.episodes.rendering import print_news, render_episode
 from populora_env.episodes.rewards import Labels, RewardWeights
 from populora_env.episodes.states import read_state, state_space
+from populora_env.errors import PopuloraError, at_least_one, check_is_a
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.keys import derive_seed
@@ -39,7 +38,7 @@ from populora_env.records import Phase, Problem, Transcript
 from populora_env.spaces import UnicodeText
 
 
-class ArenaError(RuntimeError):
+class ArenaError(PopuloraError, RuntimeError):
     """A call that the arena cannot serve in its present state."""
 
 

@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     "populora_env.moved",
     "populora_env.keys",
+    "populora_env.errors",
     "populora_env.registry",
     "populora_env.spaces",
     "populora_env.storage",
     "populora_env.records",
-    "populora_env.arguments",
     "populora_env.prompts",
     "populora_env.ratings",
     "populora_env.reading",

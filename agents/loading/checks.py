@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from agents.loading.template_trial import try_template
 from agents.plain_files import refuse_holes
 from agents.prompts import PromptError, check_template
+from populora_env.errors import PopuloraError
 
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 # What models do to the logits that leave their output layer, and the value that does nothing.
@@ -26,7 +27,7 @@ _MOST_PER_BYTE = 8  # weights that a byte of a checkpoint may stand for, however
 _SPARE = 1 << 20  # besides: tied output layers and tables that are no part of a checkpoint
 
 
-class ModelError(ValueError):
+class ModelError(PopuloraError, ValueError):
     """A base model that cannot be found or read."""
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from agents.plain_files import open_growing, truncate
+from populora_env.errors import PopuloraError
 
 
-class ReplyLogError(ValueError):
+class ReplyLogError(PopuloraError, ValueError):
     """A file of replies that cannot be used; the message is one line."""
 
 

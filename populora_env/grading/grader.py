@@ -19,7 +19,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-from populora_env.arguments import at_least_one, check_is_a
+from populora_env.errors import at_least_one, check_is_a
 from populora_env.grading import words
 from populora_env.grading.forms import (
     both_signs,

@@ -22,6 +22,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from populora_env.errors import PopuloraError
+
 START_LIMIT = 60.0  # seconds that importing the mathematics may take
 MEMORY_LIMIT = 1 << 30  # bytes a check may use beyond what the program uses when idle
 START_GRACE = 0.3  # seconds by which a check that had to wait for the start may exceed its limit
@@ -32,7 +34,7 @@ _PROGRAM = Path(__file__).with_name("math_process.py")
 _FORKS = hasattr(os, "fork")
 
 
-class WorkerError(RuntimeError):
+class WorkerError(PopuloraError, RuntimeError):
     """The program that checks mathematics does not start."""
 
 

@@ -1,6 +1,7 @@
 """Where the modules that this package had in version 0.1 are now."""
 
 NAMES = {
+    "populora_env.arguments": "populora_env.episodes.arguments",
     "populora_env.awaiting": "populora_env.judges.awaiting",
     "populora_env.chat_api": "populora_env.chat.api",
     "populora_env.chat_arguments": "populora_env.chat.arguments",

@@ -11,13 +11,14 @@ from enum import StrEnum
 from functools import wraps
 from typing import Any
 
+from populora_env.errors import PopuloraError
 from populora_env.records import Problem
 
 EXHAUSTED_AFTER = 500  # repeats in a row after which a part of a source counts as exhausted
 TEST_PERCENT = 50
 
 
-class ProblemSpecError(ValueError):
+class ProblemSpecError(PopuloraError, ValueError):
     """A description of problems that cannot be met; the message is one line."""
 
 

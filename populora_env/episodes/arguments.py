@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from populora_env.errors import at_least_one
 from populora_env.records import Phase, Problem
 
 FORMS = (Phase.SCORE, Phase.COMPARE, Phase.CRITIQUE)  # of evaluation, in the order of play
@@ -103,16 +104,3 @@ def check_timeout(timeout: Any) -> None:
         raise ValueError(
             f"judge_timeout must be a finite number of seconds > 0, or None, got {timeout!r}"
         )
-
-
-def check_is_a(name: str, value: Any, kind: type, expected: str) -> None:
-    """Raise a TypeError unless the value is of the kind."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
-
-
-def at_least_one(name: str, value: Any) -> int:
-    """Return an integer of any type, NumPy's included, as an int."""
-    if isinstance(value, bool) or not hasattr(type(value), "__index__") or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value.__index__())

@@ -1,0 +1,25 @@
+"""The root of all errors, and checks of single arguments.
+
+Each message is one line in one grammar: the argument, what came, what was expected, and what to do.
+Errors are ValueErrors where what was given cannot be used, else RuntimeErrors; those that never
+leave the package they are raised in do not descend from the root.
+"""
+
+from typing import Any
+
+
+class PopuloraError(Exception):
+    """What `populora_env`, `agents` and `evolution` raise of their own; the message is one line."""
+
+
+def check_is_a(name: str, value: Any, kind: type, expected: str) -> None:
+    """Raise a TypeError unless the value is of the kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """Return an integer of any type, NumPy's included, as an int."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__") or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    return int(value.__index__())
