@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> int:
     try:
         if command not in COMMANDS:
             from evolution.errors import UsageError
-            from populora_env.registry import did_you_mean
+            from populora_env.settings import did_you_mean
 
             raise UsageError(
                 f"unknown command {command[:100]!r}; expected one of {', '.join(COMMANDS)}"

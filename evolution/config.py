@@ -2,23 +2,26 @@
 
 A TOML file, a preset and command-line flags all set the fields of one dataclass.
 
-Not covered here: what each may be (`evolution.config_checks`), and files of settings
+What each may be stands at it and is checked from there, whoever sets it. Not covered here: what
+they may be beside each other (`evolution.config_checks`), and files of settings
 (`evolution.runs.settings_files`).
 """
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
+from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
-from agents.loading.linear import Products
-from evolution.config_checks import check_evolution, check_run
+from agents.loading.linear import DTYPE_NAMES, Products
+from evolution.config_checks import check_together
 from evolution.errors import ConfigError
 from evolution.operators.crossover import CROSSOVERS, Crossover
 from evolution.operators.mutation_weights import MUTATIONS, Mutation
 from evolution.operators.selection import SELECTIONS, Selection
 from evolution.registry import Use
 from populora_env.episodes.matchmaking import Matchmaking
+from populora_env.settings import OneOf, Range, check_fields
 
 
 class Learner(StrEnum):
@@ -40,17 +43,17 @@ class ChildOptimizer(StrEnum):
 class EvolutionConfig:
     """What an `EvolutionManager` does in each generation."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of every random draw of the run."""
-    spread: float = 0.04
+    spread: Annotated[float, Range(0, 10)] = 0.04
     """Strength of the mutation that turns newborn adapters into the first population."""
-    problems_per_generation: int = 8
+    problems_per_generation: Annotated[int, Range(1)] = 8
     """Problems each agent solves in a generation; the same for all agents."""
-    judged_problems: int = 2
+    judged_problems: Annotated[int, Range(0)] = 2
     """How many of these problems the agents also judge each other's attempts of."""
     evaluation: str = "compare"
     """How they judge: score, compare, critique, or several joined by +."""
-    judge_load: int = 1
+    judge_load: Annotated[int, Range(1)] = 1
     """Attempts (for compare: pairs) that each agent judges in each form, per judged problem."""
     matchmaking: Matchmaking = Matchmaking.BALANCED
     """Who judges whom: balanced, rating (near-equal pairs), or round_robin (all)."""
@@ -58,11 +61,11 @@ class EvolutionConfig:
     """Whether agents answer again after reading critiques."""
     rewards: str = "default"
     """What agents are paid for: a preset of reward weights, such as ground_truth or peers_only."""
-    solve_tokens: int = 24
+    solve_tokens: Annotated[int, Range(1)] = 24
     """Length limit of an attempt, in tokens."""
-    judge_tokens: int = 8
+    judge_tokens: Annotated[int, Range(1)] = 8
     """Length limit of a score or a comparison, in tokens."""
-    critique_tokens: int = 48
+    critique_tokens: Annotated[int, Range(1)] = 48
     """Length limit of a critique, in tokens."""
     fitness: str = "bonus"
     """What diversity does to fitness: bonus (mean distance to the others' attempts is added),
@@ -77,24 +80,24 @@ class EvolutionConfig:
     diversity_bar: str = "right"
     """Attempts among which diversity counts: right, above_median (of the problem's returns),
     rewarded(least=0.5), or none (all)."""
-    diversity_weight: float = 0.5
+    diversity_weight: Annotated[float, Range(-1e6, 1e6)] = 0.5
     """What a unit of diversity (a distance from 0 to 1) adds to fitness, in units of return."""
     diversity_schedule: str = "constant"
     """The weight over generations: constant, linear(end=0,generations=20),
     cosine(end=0,generations=20), or target(vendi=2,rate=0.5,least=0.01,most=10), which adapts."""
-    fitness_memory: float = 0.8
+    fitness_memory: Annotated[float, Range(0, 1)] = 0.8
     """Weight of an individual's earlier generations in its standing, per generation; below 1."""
-    confirm_problems: int = 16
+    confirm_problems: Annotated[int, Range(0)] = 16
     """Fresh problems for trials, which would-be elites and a new champion must pass; 0: none."""
-    confirm_confidence: float = 0.0
+    confirm_confidence: Annotated[float, Range(0, 10)] = 0.0
     """Standard errors by which a new champion must lead the old one in its trial."""
-    evolve_every: int | None = None
+    evolve_every: Annotated[int | None, Range(1)] = None
     """Generations from one evolution step to the next; default 5 with a learner, 1 without."""
-    offspring: int | None = None
+    offspring: Annotated[int | None, Range(0)] = None
     """Least fit of an island, replaced in an evolution step; default 1 in 4, or all but elites."""
-    elites: int = 2
+    elites: Annotated[int, Range(0)] = 2
     """Fittest individuals of each island, which selection never replaces or changes."""
-    parents: int = 2
+    parents: Annotated[int, Range(1)] = 2
     """Parents of a child."""
     selection: str = "tournament"
     """How parents are drawn: tournament(size=3), truncation(share=0.5), roulette(floor=0.1),
@@ -109,49 +112,49 @@ class EvolutionConfig:
     gaussian(strength), relative_gaussian(strength=0.15,floor=0.01), svd(strength=0.1),
     layer_gaussian(strength=0.1,fraction=0.33,floor=0.01), dropout(rate=0.1), masking(rho=0.3),
     hyperparameters(factor=1.25,resample=0.1), self_adaptation(tau=0.3); or none."""
-    mutation: float | None = None
+    mutation: Annotated[float | None, Range(0, 10)] = None
     """Strength of gaussian where mutations give none; default 0.01 with a learner, 0.05 without."""
-    islands: int = 1
+    islands: Annotated[int, Range(1)] = 1
     """Parts of the population, of equal size, that breed among themselves."""
-    migrate_every: int = 4
+    migrate_every: Annotated[int, Range(1)] = 4
     """Evolution steps from one migration between islands to the next."""
-    migrants: int = 1
+    migrants: Annotated[int, Range(1)] = 1
     """Copies of its fittest that an island sends to the next one, in the place of the least fit."""
     learner: Learner = Learner.POLICY_GRADIENT
     """How agents learn: policy-gradient, rejection (from right attempts), or none."""
     learn_judging: bool = True
     """Whether policy gradients also use what judgements earned, not only attempts."""
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, Range(0, 1)] = 3e-4
     """AdamW step size of the learner."""
-    advantage: str = "rloo"
+    advantage: Annotated[str, OneOf(ADVANTAGES)] = "rloo"
     """Rewards to advantages: rloo, grpo, dr_grpo, reinforce++, reinforce++-baseline."""
-    epochs: int = 1
+    epochs: Annotated[int, Range(1)] = 1
     """How often the learner goes through a generation's replies."""
-    minibatches: int = 1
+    minibatches: Annotated[int, Range(1)] = 1
     """Parts of each agent's replies, with an update of its own for each."""
-    clip_low: float = 0.2
+    clip_low: Annotated[float, Range(0, 1)] = 0.2
     """With several updates, how far below 1 a reply token's probability ratio counts."""
-    clip_high: float = 0.2
+    clip_high: Annotated[float, Range(0, 1e6)] = 0.2
     """With several updates, how far above 1 it counts."""
-    kl: float = 0.0
+    kl: Annotated[float, Range(0, 1e6)] = 0.0
     """Weight of the learner's divergence from the base model; 0 computes none."""
     rejection_source: RejectionSource = RejectionSource.OWN
     """Whose right attempts an agent learns from by rejection: own, or population."""
-    rejection_replies: int = 4
+    rejection_replies: Annotated[int, Range(1)] = 4
     """Most distinct right attempts at one problem that an agent learns from by rejection."""
     child_optimizer: ChildOptimizer = ChildOptimizer.RESET
     """Whether a child forgets AdamW's state, or inherits it where it has a parent's rows A."""
-    negative_weight: float = 0.0
+    negative_weight: Annotated[float, Range(0, 1)] = 0.0
     """Factor on negative advantages; 0 learns from better-than-expected replies alone."""
-    sample_fraction: float = 1.0
+    sample_fraction: Annotated[float, Range(0, 1)] = 1.0
     """Share of the replies that the learner uses: those of largest absolute advantage."""
-    tokens_per_batch: int = 2048
+    tokens_per_batch: Annotated[int, Range(1)] = 2048
     """Padded tokens in one forward and backward pass of the learner; bounds its memory."""
-    temperature: float | None = None
+    temperature: Annotated[float | None, Range(0, 10)] = None
     """Sampling temperature of training replies; default 0.8 with a learner, 0 (greedy) without."""
-    keep_generations: int = 2
+    keep_generations: Annotated[int, Range(1)] = 2
     """How many of the latest generations stay on disk; one at least, to resume from."""
-    keep_every: int = 0
+    keep_every: Annotated[int, Range(0)] = 0
     """Besides, every so-manieth generation stays on disk for good; 0 for none."""
 
     def __post_init__(self) -> None:
@@ -164,7 +167,7 @@ class EvolutionConfig:
             ConfigError: If an island has fewer individuals than parents, or than elites, offspring
                 and migrants.
         """
-        learns = self.learner != Learner.NONE  # which may be a plain string
+        learns = self.learner is not Learner.NONE
         home = size // self.islands  # the smallest island
         moving = self.migrants if self.islands > 1 else 0
         most = max(home - self.elites - moving, 0)
@@ -222,7 +225,8 @@ class EvolutionConfig:
         Raises:
             ConfigError: On the first value out of range.
         """
-        check_evolution(self)
+        check_fields(self, ConfigError)
+        check_together(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,48 +260,47 @@ class RunConfig(EvolutionConfig):
     """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
-    size: int = 8
+    size: Annotated[int, Range(1)] = 8
     """Agents in the population."""
     load_in_4bit: bool = False
     """Whether the base's linear layers are kept in 4 bits (NF4); needs bitsandbytes, accelerate."""
-    rank: int = 8
+    rank: Annotated[int, Range(1)] = 8
     """Rank of every adapter."""
-    alpha: float | None = None
+    alpha: Annotated[float | None, Range(0, 1e6, above=True)] = None
     """Numerator of the adapters' scale alpha / rank; default twice the rank."""
     targets: str = "all-linear"
     """Layers with adapters: all-linear, or module paths or their last parts joined by +, as in
     q_proj+v_proj."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0, 1, below=True)] = 0.0
     """Share of an adapter's inputs that is dropped while it learns; below 1."""
-    adapter_dtype: str | None = None
+    adapter_dtype: Annotated[str | None, OneOf(DTYPE_NAMES)] = None
     """Type of the adapters' weights: float32, bfloat16 or float16; default the base's."""
     gradient_checkpointing: bool = False
     """Whether the learner computes activations again instead of keeping them; slower, smaller."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Share of the probability from which the tokens of training replies are drawn."""
-    max_rows: int = 96
+    max_rows: Annotated[int, Range(1)] = 96
     """Rows decoded at once."""
     problems: str = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
     """Problem spec; see load_problems."""
-    held_out: int = 128
+    held_out: Annotated[int, Range(0)] = 128
     """Problems, never trained on, for the table at the end; 0 for no table."""
-    held_out_every: int = 0
+    held_out_every: Annotated[int, Range(0)] = 0
     """Generations from one measurement on them to the next, for the report; 0 for only the last."""
-    generations: int = 20
+    generations: Annotated[int, Range(1)] = 20
     """Generations in total."""
-    max_minutes: float = 0.0
+    max_minutes: Annotated[float, Range(0, finite=False)] = 0.0
     """Start no generation after this many minutes of a call; 0 for no limit."""
     out: str = ""
     """Run folder; by default runs/<date>-<time>."""
 
     def check(self) -> None:
-        """Check every field.
+        """Check every field, and what the population's size asks of them.
 
         Raises:
             ConfigError: On the first value out of range.
         """
         super().check()
-        check_run(self)
         self.resolved(self.size)
 
 

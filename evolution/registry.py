@@ -26,7 +26,7 @@ from typing import Any, Generic, TypeVar
 from evolution.errors import OperatorError
 from populora_env.problems import ProblemSpecError
 from populora_env.problems.sources.spec import parse_mixture
-from populora_env.registry import Registry, did_you_mean
+from populora_env.settings import Registry, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 Range = tuple[float, float]

@@ -51,7 +51,7 @@ from populora_env.records import (
     Turn,
     Verdict,
 )
-from populora_env.registry import Registry
+from populora_env.settings import Registry
 from populora_env.spaces import UnicodeText
 
 P = ParamSpec("P")

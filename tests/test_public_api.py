@@ -79,7 +79,7 @@ def short(text: str) -> str:
     kind, equals, default = text.partition(" = ")
     kind = re.sub(r"\*<class '(.*)'>", r"Unpack[\1]", kind)  # as later versions of Python say it
     kind = re.sub(r"'(\w[^']*)'", r"\1", kind)  # types that are named before they are made
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", kind) + equals + default
+    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", kind) + equals + default
 
 
 class Shown:

@@ -16,7 +16,7 @@ ORDER = [
     "populora_env.moved",
     "populora_env.keys",
     "populora_env.errors",
-    "populora_env.registry",
+    "populora_env.settings",
     "populora_env.spaces",
     "populora_env.storage",
     "populora_env.records",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from populora_env.registry import Registry
+from populora_env.settings import Registry
 
 Advantage = Callable[[Sequence[float], Sequence[str]], np.ndarray]
 

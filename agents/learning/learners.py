@@ -12,6 +12,7 @@ Not covered here: value functions, penalties inside the reward, preference losse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +25,7 @@ from agents.learning.packing import Batch, plan
 from agents.loading.models import BaseModel
 from agents.progress import Progress
 from populora_env.keys import Key
+from populora_env.settings import Range, field_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,43 +79,32 @@ class LearnerConfig:
         ValueError: If a value is out of range.
     """
 
-    learning_rate: float | Sequence[float] = 3e-4
-    max_grad_norm: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.0
-    temperature: float = 1.0
-    epochs: int = 1
-    minibatches: int = 1
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl: float = 0.0
-    negative_weight: float = 1.0
-    sample_fraction: float = 1.0
-    tokens_per_batch: int = 2048
+    learning_rate: Annotated[float | Sequence[float], Range(0.0)] = 3e-4
+    max_grad_norm: Annotated[float, Range(0.0)] = 1.0
+    beta1: Annotated[float, Range(0.0, 0.99999)] = 0.9
+    beta2: Annotated[float, Range(0.0, 0.99999)] = 0.99
+    weight_decay: Annotated[float, Range(0.0)] = 0.0
+    temperature: Annotated[float, Range(0.0)] = 1.0
+    epochs: Annotated[int, Range(1)] = 1
+    minibatches: Annotated[int, Range(1)] = 1
+    clip_low: Annotated[float, Range(0.0, 1.0)] = 0.2
+    clip_high: Annotated[float, Range(0.0)] = 0.2
+    kl: Annotated[float, Range(0.0)] = 0.0
+    negative_weight: Annotated[float, Range(0.0)] = 1.0
+    sample_fraction: Annotated[float, Range(0.0, 1.0)] = 1.0
+    tokens_per_batch: Annotated[int, Range(1)] = 2048
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "minibatches", "tokens_per_batch"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected an integer >= 1")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
+        for name, rule in field_rules(LearnerConfig).items():
+            value, limit, whole = getattr(self, name), rule.limit or Range(), rule.kind is int
             for number in value if isinstance(value, Sequence) else (value,):
-                if not low <= number <= high or math.isinf(number):
-                    raise ValueError(
-                        f"{name}: got {number!r}, expected a finite number from {low} to {high}"
-                    )
+                if number not in limit or (whole and not isinstance(number, int)):
+                    expected = f"a finite number from {limit.least} to {limit.most}"
+                    if whole:
+                        expected = f"an integer {limit}"
+                    raise ValueError(f"{name}: got {number!r}, expected {expected}")
         if self.temperature == 0:
             raise ValueError("temperature: got 0, expected more: greedy replies have no gradient")
-
-
-_RANGES = {
-    "learning_rate": (0.0, math.inf), "max_grad_norm": (0.0, math.inf), "beta1": (0.0, 0.99999),
-    "beta2": (0.0, 0.99999), "weight_decay": (0.0, math.inf), "temperature": (0.0, math.inf),
-    "clip_low": (0.0, 1.0), "clip_high": (0.0, math.inf), "kl": (0.0, math.inf),
-    "negative_weight": (0.0, math.inf), "sample_fraction": (0.0, 1.0),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

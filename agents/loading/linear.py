@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+"""Types of weights, by PyTorch's names."""
+
 
 class Products(StrEnum):
     """Precision of the products of a float32 base's frozen weights on a CPU."""

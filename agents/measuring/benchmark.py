@@ -10,7 +10,7 @@ Not covered here: loading adapters and runs, tables and the command line
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from agents.measuring.reply_log import Key, LoggedReply, ReplyLog, text_hash
 from agents.measuring.statistics import Figures, Mark, figures
@@ -24,6 +24,7 @@ from populora_env.problems import ProblemSource
 from populora_env.problems.fewshot import PromptPreset, prompt_preset
 from populora_env.reading.answers import canonical_answer
 from populora_env.records import Phase, Problem
+from populora_env.settings import Range, check_fields
 from populora_env.storage import storable
 
 
@@ -64,18 +65,13 @@ class Sampling:
         ValueError: If a value is out of range.
     """
 
-    temperature: float = 0.0
-    samples: int = 1
-    max_new_tokens: int | None = None
+    temperature: Annotated[float, Range(0, 100)] = 0.0
+    samples: Annotated[int, Range(1)] = 1
+    max_new_tokens: Annotated[int | None, Range(1)] = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 100:
-            raise ValueError(f"temperature: got {self.temperature!r}, expected 0 to 100")
-        for name in ("samples", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name}: got {value!r}, expected an integer >= 1")
+        check_fields(self, ValueError)
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"samples: got {self.samples} at temperature 0, expected 1: greedy replies are all "

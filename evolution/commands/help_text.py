@@ -6,6 +6,7 @@ by.
 """
 
 import ast
+import runpy
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 _HELP = ("-h", "--help")
 # Options that give others their defaults: what a saved run or a preset says needs a real look.
@@ -78,16 +80,33 @@ def _options(module: str, found: ast.ClassDef) -> Iterator[Option]:
         words = ""
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             words = " ".join(str(after.value.value).split())
-        kind, positional = statement.annotation, False
+        kind, positional, notes = statement.annotation, False, list[str]()
         if isinstance(kind, ast.Subscript) and ast.unparse(kind.value).endswith("Positional"):
             kind, positional = kind.slice, True
+        if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Annotated":
+            kind, *extras = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+            notes += [_range(extra) for extra in extras if ast.unparse(extra).startswith("Range(")]
         if statement.value is None:
-            default = "required"
-        else:
-            value = _value(module, statement.value)
-            default = f"default: {value}" if value else ""
-        words = f"{words} ({default})" if default else words
+            notes.append("required")
+        elif value := _value(module, statement.value):
+            notes.append(f"default: {value}")
+        words = f"{words} ({'; '.join(notes)})" if notes else words
         yield Option(statement.target.id, _kind(module, kind), positional, words)
+
+
+def _range(call: ast.expr) -> str:
+    """What a ``Range(...)`` says of itself."""
+    if not isinstance(call, ast.Call):
+        return ""
+    values = [ast.literal_eval(value) for value in call.args]
+    named = {entry.arg or "": ast.literal_eval(entry.value) for entry in call.keywords}
+    return str(_ranges()(*values, **named))
+
+
+@cache
+def _ranges() -> Any:
+    """The class `populora_env.settings.Range`, without its package, which would take a second."""
+    return runpy.run_path(str(_file("populora_env.settings")))["Range"]
 
 
 def _kind(module: str, kind: ast.expr) -> str:
@@ -151,13 +170,16 @@ def _rows(rows: list[tuple[str, str]]) -> Iterator[str]:
 
 @cache
 def _tree(module: str) -> ast.Module:
+    return ast.parse(_file(module).read_text(encoding="utf-8"))
+
+
+def _file(module: str) -> Path:
     top, *below = module.split(".")
     found = find_spec(top)  # of a package, which this does not import; of what is in it, it would
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(f"No module named {top!r}", name=top)
     path = Path(found.submodule_search_locations[0]).joinpath(*below)
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _class(tree: ast.Module, name: str) -> ast.ClassDef:

@@ -6,13 +6,12 @@ before anything is trained on them. Each answer is stated as ``Answer: X``, and 
 """
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -23,6 +22,7 @@ from evolution.terminal import PlainConsole
 from populora_env.grading import Grader, WorkerError
 from populora_env.problems import ProblemSource, SequenceSource, load_problems
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem
+from populora_env.settings import Range, check_fields
 
 VIRTUAL_LIMIT = 200  # problems looked at in a source that has no end
 INVALID = "invalid"  # status of an answer that cannot be read as its own kind
@@ -42,11 +42,11 @@ class ValidateOptions:
     """Problem spec; see load_problems."""
     split: Literal["train", "test", "all"] = "all"
     """Part of the problems to look at."""
-    limit: int | None = None
+    limit: Annotated[int | None, Range(1)] = None
     """Largest number of problems; by default all, or 200 of a source without end."""
     seed: int = 0
     """Which problems a source without end holds."""
-    timeout: float = 2.0
+    timeout: Annotated[float, Range(0, above=True)] = 2.0
     """Longest time one mathematical check may take, in seconds."""
     json: str = ""
     """File to write the result to, with every failure."""
@@ -57,10 +57,7 @@ class ValidateOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"limit: got {self.limit}, expected an integer >= 1")
-        if not (self.timeout > 0 and math.isfinite(self.timeout)):
-            raise UsageError(f"timeout: got {self.timeout}, expected a finite number > 0")
+        check_fields(self, UsageError)
         file = Path(self.json).expanduser()
         if self.json and (file.is_dir() or not file.parent.is_dir()):
             raise UsageError(f"json: got {self.json}, expected a file in an existing folder")

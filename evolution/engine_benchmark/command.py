@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from rich.table import Table
@@ -31,6 +31,7 @@ from evolution.engine_benchmark.workbench import Figure, Sizes, Workbench
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
 from populora_env.problems import load_problems
+from populora_env.settings import Range, check_fields
 
 ON_DEMAND: Mapping[str, Callable[[Workbench], None]] = MappingProxyType(
     {"agreement": agreement_row, "large": large_row}
@@ -82,17 +83,17 @@ class BenchEngineOptions:
 
     model: str = "embedded"
     """Base model: embedded, a hub id, a folder, or a .gguf file."""
-    rounds: int = 5
+    rounds: Annotated[int, Range(1)] = 5
     """Rounds that count, after one to warm up; figures are their medians."""
-    rows: int = 64
+    rows: Annotated[int, Range(1)] = 64
     """Rows decoded together, and requests in a rollout; a multiple of every population size."""
     agents: tuple[int, ...] = (8, 16)
     """Population sizes; rollouts and learning are measured with the first."""
-    rank: int = 8
+    rank: Annotated[int, Range(1)] = 8
     """Rank of the adapters; the evolution step has rank 16."""
-    new_tokens: int = 32
+    new_tokens: Annotated[int, Range(1)] = 32
     """Decoding steps after the prompt, where replies have a fixed length."""
-    reply_tokens: int = 96
+    reply_tokens: Annotated[int, Range(1)] = 96
     """Length limit of replies in a rollout."""
     problems: str = RunConfig.problems
     """Problem spec, where prompts come from; see load_problems."""
@@ -108,7 +109,7 @@ class BenchEngineOptions:
     """Precision of a float32 base's products on a CPU; peers multiply in float32."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of adapters, prompts and sampling."""
     json: str = ""
     """File to write figures, rounds and environment to."""
@@ -119,11 +120,7 @@ class BenchEngineOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        for name in ("rounds", "rows", "rank", "new_tokens", "reply_tokens"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}: got {getattr(self, name)}, expected an integer >= 1")
-        if self.seed < 0:
-            raise UsageError(f"seed: got {self.seed}, expected an integer >= 0")
+        check_fields(self, UsageError)
         sizes = self.agents
         if not sizes or min(sizes) < 2 or len(set(sizes)) < len(sizes):
             raise UsageError(f"agents: got {_listed(sizes)}, expected different integers >= 2")

@@ -25,7 +25,7 @@ from evolution.errors import OperatorError
 from evolution.fitness.attempts import Attempts
 from evolution.fitness.strategies import CLASSIFIERS
 from evolution.registry import Operators, Use
-from populora_env.registry import Registry
+from populora_env.settings import Registry
 
 Measure = Callable[..., np.ndarray]
 Embedder = Callable[[Sequence[str]], Any]

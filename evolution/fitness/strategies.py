@@ -17,7 +17,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from evolution.errors import OperatorError
-from populora_env.registry import Registry
+from populora_env.settings import Registry
 
 Classifier = Callable[[str], str]
 

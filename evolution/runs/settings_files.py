@@ -7,12 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
-from agents.learning.rejection import RejectionSource
-from agents.loading.linear import Products
-from evolution.config import ChildOptimizer, Learner, RunConfig
+from evolution.config import RunConfig
 from evolution.errors import ConfigError
-from populora_env.episodes.matchmaking import Matchmaking
-from populora_env.registry import did_you_mean
+from populora_env.settings import did_you_mean
 
 
 def presets() -> list[str]:
@@ -64,16 +61,6 @@ def from_mapping(data: Mapping[str, Any], where: str) -> RunConfig:
             f"some of {', '.join(sorted(known))}"
         )
     typed = dict(data)
-    kinds = {
-        "learner": Learner,
-        "products": Products,
-        "matchmaking": Matchmaking,
-        "rejection_source": RejectionSource,
-        "child_optimizer": ChildOptimizer,
-    }
-    for name, kind in kinds.items():
-        if isinstance(typed.get(name), str) and typed[name] in set(kind):
-            typed[name] = kind(typed[name])
     if isinstance(targets := typed.get("targets"), list):  # as TOML writes several
         typed["targets"] = "+".join(str(target) for target in cast(list[object], targets))
     return RunConfig(**typed)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from populora_env.records import ReplyStatus
-from populora_env.registry import Registry
+from populora_env.settings import Registry
 
 Parts = dict[str, float | None]
 

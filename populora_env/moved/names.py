@@ -30,7 +30,7 @@ NAMES = {
     "populora_env.said": "populora_env.reading.said",
     "populora_env.settlement": "populora_env.episodes.settlement",
     "populora_env.skill": "populora_env.judges.skill",
-    "populora_env.spelling": "populora_env.registry",
+    "populora_env.spelling": "populora_env.settings",
     "populora_env.statements": "populora_env.reading.statements",
     "populora_env.states": "populora_env.episodes.states",
     "populora_env.units": "populora_env.reading.units",

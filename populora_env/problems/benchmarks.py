@@ -24,7 +24,7 @@ from populora_env.problems.files.hub import hub_rows
 from populora_env.problems.files.reading import SUFFIXES, Row, described, read_rows
 from populora_env.problems.sources.base import ProblemSpecError, Split, check_disjoint
 from populora_env.records import AnswerKind, Problem
-from populora_env.registry import did_you_mean
+from populora_env.settings import did_you_mean
 from populora_env.storage import plain
 
 DATA_VARIABLE = "POPULORA_DATA"

@@ -16,7 +16,7 @@ from evolution.commands.play.command import PlayOptions
 from evolution.commands.usage import parse
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
-from populora_env.registry import did_you_mean
+from populora_env.settings import did_you_mean
 
 
 def shell(command, **options):

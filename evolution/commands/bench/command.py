@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 
@@ -47,6 +47,7 @@ from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.records import Problem
+from populora_env.settings import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +67,18 @@ class BenchOptions:
     """With a run: also tasks outside its training distribution, and what changed there."""
     prompt: str = "arena-v1"
     """Prompt: arena-v1, chat-v1, gsm8k-8shot-v1, gsm8k-5shot-v1 or math-4shot-v1."""
-    limit: int = 0
+    limit: Annotated[int, Range(0)] = 0
     """Problems of each task; 0 for all there are, or 128 of a generator."""
     split: Literal["auto", "test", "train", "all"] = "auto"
     """Part of the problems; auto is the test part, or all of a file nobody was trained on."""
-    temperature: float = 0.0
+    temperature: Annotated[float, Range(0, 100)] = 0.0
     """Sampling temperature; 0 is greedy."""
-    samples: int = 1
+    samples: Annotated[int, Range(1)] = 1
     """Replies of each agent to each problem; more than one needs a temperature."""
-    max_new_tokens: int = 0
+    max_new_tokens: Annotated[int, Range(0)] = 0
     """Length limit of a reply in tokens; 0 for the prompt's usual one, or what the run trained
     with."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of sampled replies and of generated problems; by default the run's."""
     model: str = "embedded"
     """Base model: embedded, a hub id, a folder, or a .gguf file; by default the run's."""
@@ -89,7 +90,7 @@ class BenchOptions:
     """Whether the base's linear layers are kept in 4 bits; by default as in the run."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
-    max_rows: int = 32
+    max_rows: Annotated[int, Range(1)] = 32
     """Rows decoded at once; long prompts need memory for each."""
     out: str = ""
     """Folder for results.json, replies.jsonl and problems.jsonl; by default within the run, or
@@ -101,11 +102,7 @@ class BenchOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        for name, least in (("limit", 0), ("max_new_tokens", 0), ("seed", 0), ("max_rows", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(
-                    f"{name}: got {getattr(self, name)}, expected an integer >= {least}"
-                )
+        check_fields(self, UsageError)
         if self.forgetting and not self.run:
             raise UsageError("forgetting: needs a run; say which with --run FOLDER")
         if not (self.tasks or self.run or self.adapters):

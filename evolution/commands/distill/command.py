@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -35,6 +35,7 @@ from populora_env.grading import Grader
 from populora_env.keys import generator
 from populora_env.problems import load_problems
 from populora_env.records import Problem
+from populora_env.settings import Range, check_fields
 
 SAMPLING_TEMPERATURE = 0.8  # of fresh replies, where the run itself decoded greedily
 
@@ -49,19 +50,19 @@ class DistillOptions:
     """Folder for the adapter and distill.json; must not exist yet."""
     start: Literal["merge", "base"] = "merge"
     """What training starts from: the equal merge of all agents, or the bare base."""
-    sample: int = 0
+    sample: Annotated[int, Range(0)] = 0
     """Fresh replies of each agent to each training problem, instead of the run's transcripts."""
-    sample_problems: int = 64
+    sample_problems: Annotated[int, Range(1)] = 64
     """Training problems for fresh replies."""
-    per_problem: int = 4
+    per_problem: Annotated[int, Range(1)] = 4
     """Most different replies to one problem that are learned from."""
-    epochs: int = 3
+    epochs: Annotated[int, Range(1)] = 3
     """How often all replies are gone through."""
-    batch: int = 32
+    batch: Annotated[int, Range(1)] = 32
     """Replies in one gradient step."""
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, Range(0, above=True)] = 3e-4
     """AdamW step size."""
-    rank: int = 0
+    rank: Annotated[int, Range(0)] = 0
     """Rank of the adapter; 0 for the largest of the agents'."""
     model: str = "embedded"
     """Base model; by default the run's."""
@@ -73,9 +74,9 @@ class DistillOptions:
     """Whether the base's linear layers are kept in 4 bits; by default as in the run."""
     device: str = "auto"
     """Torch device; by default the run's."""
-    max_rows: int = 64
+    max_rows: Annotated[int, Range(1)] = 64
     """Rows decoded at once; by default the run's."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of sampling and order; by default the run's."""
 
     def check(self) -> None:
@@ -84,18 +85,7 @@ class DistillOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        for name, least in {
-            "sample": 0, "sample_problems": 1, "per_problem": 1, "epochs": 1, "batch": 1,
-            "rank": 0, "max_rows": 1, "seed": 0,
-        }.items():  # fmt: skip
-            if getattr(self, name) < least:
-                raise UsageError(
-                    f"{name}: got {getattr(self, name)}, expected an integer >= {least}"
-                )
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise UsageError(
-                f"learning_rate: got {self.learning_rate}, expected a finite number > 0"
-            )
+        check_fields(self, UsageError)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,12 +10,11 @@ network.
 
 import io
 import json
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import Annotated, Literal, TextIO
 
 from agents.rollout import rollout
 from evolution.commands.play.players import policy_of, read_players
@@ -27,6 +26,7 @@ from populora_env.problems import load_problems
 from populora_env.reading.answers import canonical_answer
 from populora_env.reading.numerals import parse_number
 from populora_env.records import AnswerKind, Phase, Problem
+from populora_env.settings import Range, check_fields
 from populora_env.storage import storable
 
 
@@ -52,13 +52,13 @@ class PlayOptions:
     """How attempts are judged: score, compare, critique, several joined by +, or none."""
     revise: bool = False
     """Whether agents answer again after reading the critiques of their attempt."""
-    judge_load: int = 1
+    judge_load: Annotated[int, Range(1)] = 1
     """Attempts (for compare: pairs) that each agent judges in each form of evaluation."""
     rewards: str = "default"
     """Name of a preset of reward weights."""
     seed: int = 0
     """Seed of problems, matchmaking and replies."""
-    episodes: int = 1
+    episodes: Annotated[int, Range(1)] = 1
     """Episodes to play, each with another problem."""
     model: str = "embedded"
     """Base model: embedded, a hub id, a folder, or a .gguf file; loaded only if it plays."""
@@ -66,13 +66,13 @@ class PlayOptions:
     """float32, bfloat16 or float16."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
-    temperature: float = 0.8
+    temperature: Annotated[float, Range(0)] = 0.8
     """Sampling temperature of the model; 0 is greedy."""
-    solve_tokens: int = 128
+    solve_tokens: Annotated[int, Range(1)] = 128
     """Length limit of the model's attempts and revisions, in tokens."""
-    judge_tokens: int = 16
+    judge_tokens: Annotated[int, Range(1)] = 16
     """Length limit of its scores and comparisons, in tokens."""
-    critique_tokens: int = 96
+    critique_tokens: Annotated[int, Range(1)] = 96
     """Length limit of its critiques, in tokens."""
     transcript: str = ""
     """File to append every episode to, as a line of JSON."""
@@ -83,15 +83,9 @@ class PlayOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        for name in (
-            "judge_load", "episodes", "solve_tokens", "judge_tokens", "critique_tokens"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}: got {getattr(self, name)}, expected an integer >= 1")
+        check_fields(self, UsageError)
         if self.rewards == "external_judge":
             raise UsageError("rewards: external_judge needs a judge, which takes Python to make")
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise UsageError(f"temperature: got {self.temperature}, expected a finite number >= 0")
         for name in ("answer", "answer_kind"):
             if getattr(self, name) and not self.prompt:
                 raise UsageError(f"{name}: got one without a prompt; say --prompt TEXT as well")

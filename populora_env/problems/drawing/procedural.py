@@ -25,7 +25,7 @@ from populora_env.problems.sources.base import ProblemSource, ProblemSpecError, 
 from populora_env.problems.sources.spec import GeneratorSpec
 from populora_env.reading.numerals import parse_number
 from populora_env.records import AnswerKind, Problem
-from populora_env.registry import did_you_mean
+from populora_env.settings import did_you_mean
 from populora_env.storage import plain
 
 VIRTUAL_LENGTH = 1_000_000

@@ -18,7 +18,7 @@ from populora_env.problems.sources.base import ProblemSpecError
 from populora_env.reading.answers import canonical_answer
 from populora_env.reading.numerals import MAX_DIGITS, canonical, parse_number
 from populora_env.records import AnswerKind, Problem
-from populora_env.registry import did_you_mean
+from populora_env.settings import did_you_mean
 from populora_env.storage import plain, storable
 
 PROMPT_COLUMNS = ("prompt", "question", "problem")

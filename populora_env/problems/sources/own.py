@@ -17,7 +17,7 @@ from typing import Any
 
 from populora_env.problems.sources.base import ProblemSpecError, SequenceSource
 from populora_env.records import Problem
-from populora_env.registry import Registry
+from populora_env.settings import Registry
 
 Make = Callable[..., Sequence[Problem]]
 

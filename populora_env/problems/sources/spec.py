@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from populora_env.problems.sources.base import ProblemSpecError
-from populora_env.registry import did_you_mean
+from populora_env.settings import did_you_mean
 
 SPEC_LIMIT = 4_000  # characters
 _FORM = "procedural:NAME[(parameter=value, ...)][+NAME...], as in procedural:chain_sum(max_terms=3)"
