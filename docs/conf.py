@@ -7,10 +7,14 @@ least exist, or the build fails, as it does for a broken link and for a public n
 import importlib
 import pkgutil
 import re
+from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Annotated, get_origin
 
 from sphinx.util import logging
+
+from populora_env.settings import field_rules
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 project = "PopuLoRA"
@@ -56,7 +60,22 @@ def contents(app, docname, source):
             source[0] += f"\n```{{toctree}}\n{table}\n```\n"
 
 
-FIELDS = {}
+FIELDS, RANGES = {}, {}
+
+
+def ranges_apart(app):
+    """Take ranges out of the types of fields; they are said after the fields' words."""
+    for module in map(importlib.import_module, API):
+        for name in module.__all__:
+            kind = getattr(module, name)
+            if not (isinstance(kind, type) and is_dataclass(kind)):
+                continue
+            for field, rule in field_rules(kind).items():
+                if rule.limit is not None:
+                    RANGES[f"{module.__name__}.{name}.{field}"] = f" ({rule.limit})"
+            for types in (kind.__annotations__, kind.__init__.__annotations__):
+                for field, hint in types.items():
+                    types[field] = hint.__origin__ if get_origin(hint) is Annotated else hint
 
 
 def before_napoleon(app, what, name, obj, options, lines):
@@ -66,8 +85,11 @@ def before_napoleon(app, what, name, obj, options, lines):
 
 
 def after_napoleon(app, what, name, obj, options, lines):
-    """Give a field its words back."""
+    """Give a field its words back, and its range."""
     lines[:] = FIELDS.pop(name, lines)
+    if name in RANGES:
+        last = max(number for number, line in enumerate(lines) if line)
+        lines[last] += RANGES[name]
 
 
 def members_of_enums(app, what, name, obj, skip, options):
@@ -130,6 +152,7 @@ def finish(app, error):
 
 def setup(app):
     """Connect all of these."""
+    app.connect("builder-inited", ranges_apart)
     app.connect("source-read", contents)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)  # Napoleon's is 500
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
