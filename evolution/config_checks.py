@@ -15,7 +15,7 @@ from evolution.fitness.rules import FITNESSES, make_rule
 from evolution.fitness.scaling import SCALES, SCHEDULES
 from populora_env.episodes.arguments import read_forms
 from populora_env.episodes.rewards import RewardWeights
-from populora_env.records import Phase
+from populora_env.reading.forms import FORMS
 
 if TYPE_CHECKING:
     from evolution.config import EvolutionConfig
@@ -69,7 +69,7 @@ def _check_judging(config: "EvolutionConfig") -> None:
         RewardWeights.preset(config.rewards)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if config.revise and Phase.CRITIQUE not in forms:
+    if config.revise and not any(FORMS[form].written for form in forms):
         raise ConfigError(
             f"revise: needs critiques; got evaluation {config.evaluation!r}, expected one with "
             "critique"

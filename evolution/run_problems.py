@@ -18,6 +18,7 @@ from populora_env.keys import generator
 from populora_env.problems import ProblemSource, SequenceSource
 from populora_env.prompts import solve_prompt
 from populora_env.ratings import Ratings
+from populora_env.reading.forms import FORMS
 from populora_env.records import Phase, Problem
 
 
@@ -150,10 +151,11 @@ def reply_limits(config: EvolutionConfig) -> dict[Phase, int]:
     """Length limits of replies in tokens, by phase."""
     return {
         Phase.SOLVE: config.solve_tokens,
-        Phase.SCORE: config.judge_tokens,
-        Phase.COMPARE: config.judge_tokens,
-        Phase.CRITIQUE: config.critique_tokens,
         Phase.REVISE: config.solve_tokens,
+        **{
+            phase: config.critique_tokens if form.written else config.judge_tokens
+            for phase, form in FORMS.items()
+        },
     }
 
 

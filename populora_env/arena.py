@@ -34,15 +34,13 @@ from populora_env.judges import Judge, TimedJudge
 from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource, as_source
 from populora_env.ratings import Ratings
+from populora_env.reading.forms import FORMS
 from populora_env.records import Phase, Problem, Transcript
 from populora_env.spaces import UnicodeText
 
 
 class ArenaError(PopuloraError, RuntimeError):
     """A call that the arena cannot serve in its present state."""
-
-
-_ATTEMPTS = {Phase.SCORE: 1, Phase.COMPARE: 2, Phase.CRITIQUE: 1}  # in one task
 
 
 class ReasoningArena(ParallelEnv[str, Observation, str | None]):
@@ -120,7 +118,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'ansi', 'human' or None, got {render_mode!r}")
         forms = read_forms(evaluation)
-        if revise and Phase.CRITIQUE not in forms:
+        written = [form for form in forms if FORMS[form].written]
+        if revise and not written:
             raise ValueError(
                 "revise needs critiques to revise by: set evaluation='critique', "
                 f"got {evaluation!r}"
@@ -145,16 +144,16 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         self._source = as_source(problems, seed=self._seed)
         self._owns_grader = grader is None
         load = {
-            form: most_tasks(num_agents, _ATTEMPTS[form], self_judging=self_judging)
+            form: most_tasks(num_agents, FORMS[form].attempts, self_judging=self_judging)
             if matchmaking == Matchmaking.ROUND_ROBIN
             else loads[form]
             for form in forms
-            if num_agents >= min_agents(_ATTEMPTS[form], self_judging=self_judging)
+            if num_agents >= min_agents(FORMS[form].attempts, self_judging=self_judging)
         }
         self._rules = Rules(
             agents=tuple(self.possible_agents),
             load=load,
-            revise=revise and Phase.CRITIQUE in load,
+            revise=revise and any(form in load for form in written),
             self_judging=self_judging,
             weights=weights,
             max_reply_chars=max_reply_chars,

@@ -18,6 +18,7 @@ from populora_env.judges.builtin import Acting
 from populora_env.keys import derive_seed, generator
 from populora_env.problems import ProblemSource
 from populora_env.prompts import REPLY_TOKENS
+from populora_env.reading.forms import FORMS
 from populora_env.reading.no_reply import NoReply, failures_of, marked
 from populora_env.records import Phase, Problem, Request, Transcript
 from populora_env.storage import storable
@@ -42,12 +43,9 @@ class GuessingPeer:
 
     def _reply(self, request: Request) -> str:
         rng = generator("guessing peer", request.seed)
-        if request.phase is Phase.SCORE:
-            return str(rng.integers(0, 11))
-        if request.phase is Phase.COMPARE:
-            return ("A", "B", "tie")[rng.integers(3)]
-        if request.phase is Phase.CRITIQUE:
-            return f"Verdict: {('correct', 'incorrect')[rng.integers(2)]}"
+        form = FORMS.get(request.phase)
+        if form is not None:
+            return form.examples[rng.integers(len(form.examples))]
         numbers = [int(found) for found in re.findall(r"[0-9]{1,9}", request.prompt)]
         if not numbers:
             words = request.prompt.split() or ["0"]

@@ -21,21 +21,14 @@ from populora_env.episodes.settlement import settle
 from populora_env.grading import Grader
 from populora_env.judges import Judge
 from populora_env.keys import generator
-from populora_env.prompts import (
-    compare_prompt,
-    critique_prompt,
-    revise_prompt,
-    score_prompt,
-    solve_prompt,
-)
+from populora_env.prompts import revise_prompt, solve_prompt
 from populora_env.reading.answers import AnswerReading, read_answer
-from populora_env.reading.judgements import read_preference, read_score, read_verdict
+from populora_env.reading.forms import FORMS
 from populora_env.reading.no_reply import NoReply
 from populora_env.reading.reply_ids import reply_id
 from populora_env.records import (
     Assessment,
     Attempt,
-    Comparison,
     Evaluation,
     Phase,
     Problem,
@@ -76,7 +69,7 @@ class Rules:
         rounds = [
             (form, number)
             for form, load in self.load.items()
-            for number in range(load * (2 if form is Phase.COMPARE else 1))
+            for number in range(load * FORMS[form].orders)
         ]
         return rounds + [(Phase.REVISE, 0)] * self.revise
 
@@ -126,7 +119,7 @@ class Episode:
         for form, load in rules.load.items():
             rng = generator("matchmaking", form.value, seed, problem.id)
             own = rules.self_judging
-            if form is Phase.COMPARE:
+            if FORMS[form].pairs:
                 pairs = assign_pairs(
                     rules.agents, load, rng, self_judging=own, win_probability=win_probability
                 )
@@ -194,7 +187,7 @@ class Episode:
             # What holds no answer does not take back the answer that was given before.
             kept = self.attempts[agent] if revision.answer is None else revision
             self.revisions[agent] = kept
-        elif self.phase is Phase.COMPARE:
+        elif FORMS[self.phase].pairs:
             status = self._compare(agent, reply)
         else:
             (author,) = self._task(agent)
@@ -202,8 +195,7 @@ class Episode:
             if (unread := self._unread(reply)) is not None:
                 status = unread
             else:
-                read = read_score if self.phase is Phase.SCORE else read_verdict
-                reading = read(text)
+                reading = FORMS[self.phase].read(text)
                 status = reading.status
                 value = None if reading.value is None else float(reading.value)
             entry = Assessment(agent, author, self.phase, value, text, status)
@@ -216,7 +208,7 @@ class Episode:
         if (unread := self._unread(reply)) is not None:
             verdict = Verdict(None, unread)
         else:
-            reading = read_preference(reply)
+            reading = FORMS[self.phase].read(reply)
             verdict = Verdict(reading.value, reading.status)
         if self._swapped:
             first, second = self._task(agent)
@@ -299,14 +291,13 @@ class Episode:
     @property
     def _swapped(self) -> bool:
         """Whether this round shows the pairs of the round before in the other order."""
-        return self.phase is Phase.COMPARE and self._schedule[self.round - 1][1] % 2 == 1
+        form = FORMS.get(self.phase)
+        return form is not None and form.pairs and self._schedule[self.round - 1][1] % 2 == 1
 
     def _task(self, agent: str) -> tuple[str, ...]:
         """Return whose attempts the agent judges in this round."""
         number = self._schedule[self.round - 1][1]
-        return self._tasks[self.phase][agent][
-            number // 2 if self.phase is Phase.COMPARE else number
-        ]
+        return self._tasks[self.phase][agent][number // FORMS[self.phase].orders]
 
     def _prompt(self, agent: str) -> str:
         """Return what the agent is shown in this round."""
@@ -314,16 +305,11 @@ class Episode:
             said = [
                 entry.text
                 for entry in self.assessments
-                if entry.form is Phase.CRITIQUE and entry.author == agent and entry.text.strip()
+                if FORMS[entry.form].written and entry.author == agent and entry.text.strip()
             ]
             return revise_prompt(self.problem, self.attempts[agent].text, said)
         texts = [self.attempts[author].text for author in self._task(agent)]
-        if self.phase is Phase.SCORE:
-            return score_prompt(self.problem, texts[0])
-        if self.phase is Phase.CRITIQUE:
-            return critique_prompt(self.problem, texts[0])
-        first, second = texts[::-1] if self._swapped else texts
-        return compare_prompt(Comparison(self.problem, first, second))
+        return FORMS[self.phase].prompt(self.problem, texts[::-1] if self._swapped else texts)
 
 
 def _paid_at_once(reply: str, status: ReplyStatus) -> Parts:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from populora_env.episodes.rewards import Labels
 from populora_env.grading import Grader
 from populora_env.judges import Judge, ask, round_robin
-from populora_env.judges.skill import FORMS, answer_standings, mean, opinions, truth
+from populora_env.judges.skill import answer_standings, mean, opinions, truth
 from populora_env.judges.votes import Opinions, majority
+from populora_env.reading.forms import FORMS
 from populora_env.records import (
     AnswerKind,
     Assessment,

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from populora_env.episodes.episode import Episode
 from populora_env.prompts import clip
-from populora_env.records import Assessment, Attempt, Evaluation, Phase, Preference
+from populora_env.reading.forms import FORMS
+from populora_env.records import Assessment, Attempt, Evaluation, Preference
 from populora_env.storage import storable
 
 _SHOWN = 400  # characters of a prompt or an attempt
@@ -42,7 +43,7 @@ def _blocks(episode: Episode) -> dict[str, str]:
     for attempt in episode.attempts.values():
         blocks[f"attempt {attempt.agent}"] = "\n".join(_attempt(attempt))
     for at, entry in enumerate(episode.assessments):
-        said = f"\n{indented(shown(entry.text))}" if entry.form is Phase.CRITIQUE else ""
+        said = f"\n{indented(shown(entry.text))}" if FORMS[entry.form].written else ""
         blocks[f"assessment {at}"] = assessment_line(entry) + said
     for at, entry in enumerate(episode.evaluations):
         blocks[f"evaluation {at}"] = evaluation_line(entry)
@@ -67,10 +68,7 @@ def opinion_lines(
 
 def assessment_line(entry: Assessment) -> str:
     """Return a score or a critique's verdict in one line."""
-    said = "nothing readable"
-    if entry.value is not None:
-        verdict = "correct" if entry.value else "incorrect"
-        said = verdict if entry.form is Phase.CRITIQUE else f"{entry.value:.2g}"
+    said = "nothing readable" if entry.value is None else FORMS[entry.form].show(entry.value)
     return f"{entry.judge}: {entry.form} of {entry.author}: {said}"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from populora_env.episodes.labels import Labeller, peer_standings
 from populora_env.episodes.rewards import Parts, RewardPart, RewardWeights
 from populora_env.judges.skill import JudgingSkill, mean
+from populora_env.reading.forms import FORMS
 from populora_env.records import Assessment, Attempt, Evaluation, Phase, Turn
 
 Judged = Mapping[tuple[str, int], Evaluation | Assessment]  # by judge and round
@@ -78,7 +79,7 @@ def settle(
                 worth, can_earn = skill.of_pair(turn.agent, entry)
             else:
                 worth, can_earn = skill.of_assessment(entry)
-                if turn.phase is Phase.CRITIQUE and revisions:
+                if FORMS[turn.phase].written and revisions:
                     added[RewardPart.UPLIFT.value] = _uplift(entry, improvement)
             added[RewardPart.JUDGING.value] = worth
             if can_earn:

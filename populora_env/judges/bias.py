@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from populora_env.grading import Grader
 from populora_env.judges.skill import mean
 from populora_env.judges.votes import Opinions, majority
+from populora_env.reading.forms import FORMS
 from populora_env.records import (
     Assessment,
     Attempt,
     Evaluation,
-    Phase,
     Preference,
     Transcript,
 )
@@ -207,7 +207,7 @@ def _statistics(pairs: Sequence[_Pair], opinions: Sequence[_Opinion]) -> JudgeSt
     both = [pair.evaluation for pair in pairs if pair.evaluation.preference is not None]
     valued = [(entry, entry.assessment.value) for entry in opinions]
     known = [(entry, value) for entry, value in valued if value is not None]
-    scores = [(entry, value) for entry, value in known if entry.assessment.form is Phase.SCORE]
+    scores = [pair for pair in known if not FORMS[pair[0].assessment.form].verdict]
     agreements = [agreed for pair in pairs if (agreed := _agreement(pair)) is not None]
     asked = len(verdicts) + len(opinions)
     return JudgeStatistics(
@@ -229,8 +229,7 @@ def _statistics(pairs: Sequence[_Pair], opinions: Sequence[_Opinion]) -> JudgeSt
         verdict_accuracy=mean(
             (value >= 0.5) == right
             for entry, value in known
-            if entry.assessment.form is Phase.CRITIQUE
-            and (right := entry.attempt.correct) is not None
+            if FORMS[entry.assessment.form].verdict and (right := entry.attempt.correct) is not None
         ),
     )
 

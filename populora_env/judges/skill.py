@@ -14,9 +14,8 @@ others think of the same answers, as long as the bloc is a minority.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from populora_env.reading.forms import FORMS
 from populora_env.records import Assessment, Attempt, Evaluation, Phase, Preference
-
-FORMS = (Phase.SCORE, Phase.COMPARE, Phase.CRITIQUE)
 
 Reference = Mapping[str, float | None]  # author to how good its attempt is, in [0, 1]
 
@@ -58,7 +57,7 @@ def opinions(
         Author to opinions in [0, 1], in the order given.
     """
     found: dict[str, list[float]] = {agent: [] for agent in agents}
-    if form is Phase.COMPARE:
+    if FORMS[form].pairs:
         for entry in evaluations:
             authors = (entry.first_author, entry.second_author)
             if entry.preference is None or entry.judge in (None, without, *authors):

@@ -6,14 +6,9 @@ from typing import Any
 
 from populora_env.judges.builtin import Acting
 from populora_env.keys import derive_seed
-from populora_env.prompts import (
-    compare_prompt,
-    critique_prompt,
-    revise_prompt,
-    score_prompt,
-    solve_prompt,
-)
-from populora_env.records import Comparison, Phase, Problem, Request
+from populora_env.prompts import revise_prompt, solve_prompt
+from populora_env.reading.forms import FORMS
+from populora_env.records import Phase, Problem, Request
 from populora_env.testing.conformance import STRANGE_TEXTS, require, unharmed
 
 
@@ -24,9 +19,10 @@ def example_requests() -> list[Request]:
         right, wrong = f"Answer: {problem.answer}", "I get 3."
         prompts = {
             Phase.SOLVE: solve_prompt(problem),
-            Phase.SCORE: score_prompt(problem, wrong),
-            Phase.COMPARE: compare_prompt(Comparison(problem, right, wrong)),
-            Phase.CRITIQUE: critique_prompt(problem, right),
+            **{
+                phase: form.prompt(problem, (right, wrong)[: form.attempts])
+                for phase, form in FORMS.items()
+            },
             Phase.REVISE: revise_prompt(problem, wrong, ["Check it again."]),
         }
         requests += [

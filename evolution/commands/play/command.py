@@ -24,6 +24,7 @@ from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
 from populora_env.problems import load_problems
 from populora_env.reading.answers import canonical_answer
+from populora_env.reading.forms import FORMS
 from populora_env.reading.numerals import parse_number
 from populora_env.records import AnswerKind, Phase, Problem
 from populora_env.settings import Range, check_fields
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         limits = dict.fromkeys(Phase, options.judge_tokens) | {
             Phase.SOLVE: options.solve_tokens,
             Phase.REVISE: options.solve_tokens,
-            Phase.CRITIQUE: options.critique_tokens,
+            **{phase: options.critique_tokens for phase, form in FORMS.items() if form.written},
         }
         for number, problem in enumerate(problems):
             key = ("play", options.seed, number)

@@ -12,7 +12,7 @@ from populora_env.arena import Observation, ReasoningArena
 from populora_env.episodes.rendering import indented, opinion_lines, shown, visible
 from populora_env.episodes.rewards import RewardPart, RewardWeights
 from populora_env.reading.answers import read_answer
-from populora_env.reading.judgements import read_preference, read_score, read_verdict
+from populora_env.reading.forms import FORMS
 from populora_env.records import AnswerKind, Phase, Problem, ReplyStatus, Transcript
 from populora_env.storage import storable
 
@@ -158,10 +158,7 @@ class WatchedArena(ReasoningArena):
 
 def _value(phase: Phase, reply: str, kind: AnswerKind) -> str:
     """Return what a reply was read as."""
-    if phase is Phase.SCORE:
-        return f"{read_score(reply).value:g}"
-    if phase is Phase.COMPARE:
-        return str(read_preference(reply).value)
-    if phase is Phase.CRITIQUE:
-        return "correct" if read_verdict(reply).value else "incorrect"
+    form = FORMS.get(phase)
+    if form is not None:
+        return form.show(form.read(reply).value)
     return str(read_answer(reply, kind).answer)
