@@ -23,7 +23,6 @@ ORDER = [
     "populora_env.prompts",
     "populora_env.ratings",
     "populora_env.reading",
-    "populora_env.arguments",
     "populora_env.chat",
     "populora_env.grading",
     "populora_env.problems.sources",
