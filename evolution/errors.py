@@ -35,5 +35,9 @@ class DamageError(CheckpointError):
         self.remedy = remedy
 
 
+class RunError(UsageError, CheckpointError):
+    """A run folder that cannot be read; the message says which file, where and why."""
+
+
 class OlderError(CheckpointError):
     """A generation of a version that this one cannot go on from."""

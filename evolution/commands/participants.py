@@ -1,12 +1,8 @@
-"""Who takes part in ``populora bench``: the bare base, adapter folders, a run's last generation."""
+"""Who takes part in ``populora bench``: the bare base and adapter folders."""
 
 import hashlib
-import json
 import math
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agents.loading.models import BaseModel
@@ -14,85 +10,11 @@ from agents.measuring.benchmark import Entrant
 from agents.peft_config import folder_hint
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, common_shape
 from agents.population import BASE, LoraPopulation
-from evolution.config import RunConfig
-from evolution.errors import CheckpointError, UsageError
-from evolution.runs.changes import read_changes, with_changes
-from evolution.runs.integrity import check_adapters, check_run, refusing
-from evolution.runs.settings_files import from_mapping
+from evolution.errors import UsageError
+from evolution.runs.integrity import check_adapters, refusing
 from populora_env.ratings import DEFAULT_SIGMA
 
-_GENERATION = re.compile(r"generation_(\d+)")
 _CHANCE = DEFAULT_SIGMA / math.sqrt(2)  # spread of the luck in a game between two, as OpenSkill has
-
-
-@dataclass(frozen=True, slots=True)
-class SavedRun:
-    """A run on disk, read and never written.
-
-    Attributes:
-        path: Its folder.
-        config: Its settings.
-        generation: Number of its last whole generation.
-        adapters: Folders of that generation's adapters, in order of the agents.
-        ratings: Agent to its rating in that generation.
-    """
-
-    path: Path
-    config: RunConfig
-    generation: int
-    adapters: tuple[Path, ...]
-    ratings: Mapping[str, float]
-
-
-def read_run(path: str | Path) -> SavedRun:
-    """Read what a benchmark needs of a run.
-
-    Raises:
-        UsageError: If the folder is no run, is damaged, or holds no complete generation.
-    """
-    path = Path(path).expanduser()
-    with refusing("run"):
-        check_run(path)
-    try:
-        saved = tomllib.loads((path / "run.toml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"run: {path} is no run folder (run.toml: {error.strerror}); expected one that "
-            "populora evolve made"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"run: {path / 'run.toml'} is damaged ({error})") from error
-    config = from_mapping(saved.get("config", {}), str(path / "run.toml"))
-    matches = [_GENERATION.fullmatch(entry.name) for entry in path.iterdir()]
-    numbers = [int(match[1]) for match in matches if match]
-    if not numbers:
-        raise UsageError(f"run: {path} holds no complete generation; wait for its first")
-    last = max(numbers)
-    try:  # those that it began with are not always those it was played with
-        changes = [change for change in read_changes(path) if change.generation <= last]
-    except CheckpointError as error:
-        raise UsageError(str(error).replace("resume:", "run:", 1)) from error
-    config = with_changes(config, changes, str(path))
-    folder = path / f"generation_{last:04d}" / "adapters"
-    adapters = tuple(folder / f"agent_{i}" for i in range(config.size))
-    return SavedRun(path, config, last, adapters, _ratings(path / "history.jsonl", last))
-
-
-def _ratings(history: Path, generation: int) -> dict[str, float]:
-    """Return the agents' ratings in a generation, from the run's history."""
-    try:
-        lines = filter(None, history.read_text(encoding="utf-8").split("\n"))
-        rows = [json.loads(line) for line in lines]
-        return {
-            str(row["agent"]): float(row["rating"])
-            for row in rows
-            if row["generation"] == generation and row.get("rating") is not None
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"run: {history} cannot be read ({type(error).__name__}: {error}); expected the "
-            "history that populora evolve wrote"
-        ) from error
 
 
 def vote_weights(ratings: Mapping[str, float]) -> dict[str, float]:
@@ -119,17 +41,6 @@ def adapter_folder(name: str) -> Path:
         f"adapters: {name} is neither a PEFT adapter folder ({CONFIG_FILE} is missing) nor a run "
         f"with a best adapter; for all agents of a run say --run{folder_hint(path)}"
     )
-
-
-def trained_on(adapter: Path) -> str | None:
-    """Return the problems that an adapter in a run folder was trained on; None if not known."""
-    for folder in list(adapter.resolve().parents)[:3]:  # of best/ or generation_0007/adapters/
-        try:
-            saved = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
-            return str(saved["config"]["problems"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
 
 
 def load_entrants(

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agents.measuring.evaluate import evaluate
 from agents.population import BASE, LoraPopulation
 from evolution.runs.checkpoint import RunFolder
 from evolution.runs.files import CURVE_FILE
+from evolution.runs.saved_run import SavedRun
 from populora_env.grading import Grader
 from populora_env.records import Problem, Transcript
 
@@ -48,7 +49,8 @@ class HeldOutLogger:
         if (result.generation + 1) % self._every:
             return
         # A run that was killed and resumed measures its last generations again.
-        rows = [row for row in self._rows() if row["generation"] < result.generation]
+        saved = SavedRun(self._folder.path).rows(CURVE_FILE)
+        rows = [row for _, row in saved if row["generation"] < result.generation]
         first = not any(row["agent"] == BASE for row in rows)
         measured = evaluate(
             self._population.greedy(),
@@ -72,9 +74,3 @@ class HeldOutLogger:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-    def _rows(self) -> list[dict[str, Any]]:
-        file = self._folder.path / CURVE_FILE
-        if not file.exists():
-            return []
-        return [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]

@@ -22,7 +22,6 @@ from evolution.reporting.measures.games import games, judging_over_time
 from evolution.reporting.measures.series import accuracy_error, ends
 from evolution.reporting.page import page
 from evolution.reporting.text import text_map
-from evolution.runs.changes import read_changes
 from populora_env.judges import JudgeStatistics, majority_figures
 from populora_env.judges.bias import OUTSIDE, OVERALL
 
@@ -226,7 +225,7 @@ def _transcripts(found: Findings) -> Shown:
 
 
 def _settings(found: Findings) -> Shown:
-    changes = read_changes(found.run.path) if found.run.config else []
+    changes = found.run.saved.changes() if found.run.config else []
     return {
         "changes": [(str(c.generation), c.option, str(c.before), str(c.after), c.note)
                     for c in changes],

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import tomli_w
 
 from agents.plain_files import remove
 from evolution.errors import CheckpointError, DamageError
-from evolution.runs.changes import CHANGES_FILE, read_changes
+from evolution.runs.changes import CHANGES_FILE
 from evolution.runs.files import (
     CURVE_FILE,
     GROWING,
@@ -22,6 +21,7 @@ from evolution.runs.files import (
     writing,
 )
 from evolution.runs.integrity import check_generation, check_written, write_checksums
+from evolution.runs.saved_run import SavedRun
 
 _COPIED = ("run.toml", CHANGES_FILE, CURVE_FILE)  # as far as they are older than the branch
 
@@ -60,8 +60,10 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
         raise CheckpointError(f"branch: {error}; {way}") from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"out: {folder} is in use; choose a folder that does not exist yet")
-    settings = _settings(origin, generation, folder)
-    changes = [c.to_dict() for c in read_changes(origin) if c.generation <= generation]
+    saved = SavedRun(origin, "branch")
+    settings = _settings(saved, generation, folder)
+    changes = [change.to_dict() for change in saved.changes(generation)]
+    curve = [row for _, row in saved.rows(CURVE_FILE) if row["generation"] <= generation]
     with writing(folder, f"generation {generation} could not be copied"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = folder.with_name(f".{folder.name}.tmp")
@@ -74,7 +76,7 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
             if settings:
                 (work / "run.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
             _write_rows(work / CHANGES_FILE, changes)
-            _write_rows(work / CURVE_FILE, _curve(origin, generation))
+            _write_rows(work / CURVE_FILE, curve)
             there = [name for name in _COPIED if (work / name).exists()]
             write_checksums(work, {name: [file_digest(work / name)] for name in there})
             for file in sorted(work.rglob("*")):
@@ -101,20 +103,15 @@ def split_branch(text: str) -> tuple[Path, int]:
     raise CheckpointError(f"branch: got {text!r}, expected RUN@GENERATION{said}")
 
 
-def _settings(origin: Path, generation: int, folder: Path) -> dict[str, Any]:
+def _settings(origin: SavedRun, generation: int, folder: Path) -> dict[str, Any]:
     """The ``run.toml`` of a branch; empty where the original, made in Python, has none."""
-    file = origin / "run.toml"
-    if not file.exists():
+    if not origin.tables:
         return {}
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-        config: dict[str, Any] = {**data["config"], "out": str(folder)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"branch: {file} is damaged ({error})") from error
-    source = {"run": str(origin.resolve()), "generation": generation}
-    if "origin" in data:
-        source["origin"] = data["origin"]
-    return {**data, "config": config, "origin": source}
+    source = {"run": str(origin.path.resolve()), "generation": generation}
+    if "origin" in origin.tables:
+        source["origin"] = origin.tables["origin"]
+    config = {**origin.first_settings, "out": str(folder)}
+    return {**origin.tables, "config": config, "origin": source}
 
 
 def _copy_start(source: Path, target: Path, length: int) -> None:
@@ -124,15 +121,6 @@ def _copy_start(source: Path, target: Path, length: int) -> None:
         new.truncate(length)
         new.flush()
         os.fsync(new.fileno())
-
-
-def _curve(origin: Path, generation: int) -> list[dict[str, Any]]:
-    """Rows of the held-out curve up to a generation."""
-    file = origin / CURVE_FILE
-    if not file.exists():
-        return []
-    rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
-    return [row for row in rows if row["generation"] <= generation]
 
 
 def _write_rows(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from evolution.errors import CheckpointError
 from populora_env.storage import read_record
 
 if TYPE_CHECKING:  # changes are read without torch
-    from evolution.config import EvolutionConfig, RunConfig
+    from evolution.config import EvolutionConfig
     from evolution.runs.checkpoint import RunFolder
 
 CHANGES_FILE = "changes.jsonl"
@@ -157,17 +157,6 @@ def record(folder: "RunFolder", changes: Sequence[Change], generation: int) -> N
     if past + now != recorded:
         rows = (json.dumps(change.to_dict(), ensure_ascii=False) for change in past + now)
         folder.write(CHANGES_FILE, "".join(row + "\n" for row in rows))
-
-
-def with_changes(config: "RunConfig", changes: Sequence[Change], where: str) -> "RunConfig":
-    """The settings of a run after its changes.
-
-    Raises:
-        ConfigError: If a change does not fit.
-    """
-    from evolution.runs.settings_files import from_mapping
-
-    return from_mapping({**plain_settings(config), **{c.option: c.after for c in changes}}, where)
 
 
 def _key(change: Change) -> tuple[str, str]:

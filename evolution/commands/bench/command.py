@@ -32,18 +32,16 @@ from evolution.commands.bench.tables import (
 )
 from evolution.commands.bench.tasks import Task, load_tasks, read_tasks
 from evolution.commands.participants import (
-    SavedRun,
     adapter_folder,
     adapter_hash,
     load_entrants,
-    read_run,
-    trained_on,
     unique_names,
 )
 from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
 from evolution.config import RunConfig
 from evolution.errors import UsageError
+from evolution.runs.saved_run import SavedRun, read_run, trained_on
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.records import Problem

@@ -23,13 +23,13 @@ from agents.population import LoraPopulation
 from evolution.commands.distill.measure import DISTILLED, MERGED, figures, measure, table
 from evolution.commands.distill.replies import Verified, choose, from_transcripts, sampled
 from evolution.commands.export.command import new_folder
-from evolution.commands.export.sources import best_agent, last_records
-from evolution.commands.participants import SavedRun, load_entrants, read_run
+from evolution.commands.participants import load_entrants
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts, parse
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Merge, merge, read_factors, write_factors
 from evolution.operators import mutation_weights as mutation
+from evolution.runs.saved_run import SavedRun, read_run
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.keys import generator
@@ -92,8 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options, run = _read_options(arguments)
     console = PlainConsole()
-    records = last_records(run)
-    best = best_agent(run, records)
+    best = run.best_agent
     config = run.config
     held_out: list[Problem] = []
     if config.held_out:

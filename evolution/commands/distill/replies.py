@@ -1,6 +1,5 @@
 """Replies that were found right, for ``populora distill``: from a run's transcripts, or fresh."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -8,13 +7,12 @@ from agents.loading.models import BaseModel
 from agents.policy import Request
 from agents.population import LoraPopulation
 from agents.progress import Progress
-from evolution.commands.participants import SavedRun
-from evolution.errors import UsageError
 from evolution.fitness.task import solve_replies
+from evolution.runs.saved_run import SavedRun
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed, generator
 from populora_env.prompts import solve_prompt
-from populora_env.records import Phase, Problem, Transcript
+from populora_env.records import Phase, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +49,23 @@ def from_transcripts(
         UsageError: If the transcripts cannot be read.
     """
     forbidden = {problem.id for problem in held_out}
-    path = run.path / "transcripts.jsonl"
     prompts: dict[str, tuple[int, ...]] = {}
     found: list[Verified] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                if row.pop("generation") > run.generation:
+    for line, generation, transcript in run.episodes():
+        if generation > run.generation or transcript.problem.id in forbidden:
+            continue
+        with run.reading(run.path / "transcripts.jsonl", line):
+            said = solve_replies(transcript)
+            for attempt in transcript.attempts:
+                if not attempt.correct:
                     continue
-                transcript = Transcript.from_dict(row)
-                if transcript.problem.id in forbidden:
-                    continue
-                said = solve_replies(transcript)
-                for attempt in transcript.attempts:
-                    if not attempt.correct:
-                        continue
-                    prompt, reply = said[attempt.agent]
-                    if prompt not in prompts:
-                        prompts[prompt] = tuple(base.chat_ids(prompt))
-                    ids = base.tokenizer(reply, add_special_tokens=False)["input_ids"]
-                    if len(ids) < run.config.solve_tokens:
-                        ids = [*ids, base.tokenizer.eos_token_id]
-                    found.append(
-                        Verified(transcript.problem.id, reply, prompts[prompt], tuple(ids))
-                    )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"run: {path} cannot be read ({type(error).__name__}: {error}); expected the "
-            "transcripts that populora evolve wrote"
-        ) from error
+                prompt, reply = said[attempt.agent]
+                if prompt not in prompts:
+                    prompts[prompt] = tuple(base.chat_ids(prompt))
+                ids = base.tokenizer(reply, add_special_tokens=False)["input_ids"]
+                if len(ids) < run.config.solve_tokens:
+                    ids = [*ids, base.tokenizer.eos_token_id]
+                found.append(Verified(transcript.problem.id, reply, prompts[prompt], tuple(ids)))
     return found
 
 

@@ -1,16 +1,15 @@
 """How a run's agents judged, and how good their majority was as a label: a table and figures."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 
 from evolution.runs.checkpoint import RunFolder
+from evolution.runs.saved_run import SavedRun
 from populora_env.judges import JudgeStatistics, judge_statistics, majority_figures
 from populora_env.judges.bias import MajorityFigures
-from populora_env.records import Transcript
 
 _COLUMNS = (
     ("unread", "abstention_rate"),
@@ -22,20 +21,9 @@ _COLUMNS = (
 )
 
 
-def read_transcripts(folder: RunFolder) -> Iterator[Transcript]:
-    """Yield all episodes that a run has stored, in order.
-
-    Raises:
-        ValueError: If one cannot be read.
-    """
-    with (folder.path / "transcripts.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            yield Transcript.from_dict(json.loads(line))
-
-
 def judging_figures(folder: RunFolder) -> tuple[Mapping[str, JudgeStatistics], MajorityFigures]:
     """Return each judge's statistics and the majority's, over a whole run."""
-    episodes = list(read_transcripts(folder))
+    episodes = [transcript for *_, transcript in SavedRun(folder.path).episodes()]
     return judge_statistics(episodes), majority_figures(episodes)
 
 

@@ -1,12 +1,10 @@
 """What ``populora evolve`` is asked to do: a new run, one to go on with, or a branch."""
 
 import importlib.metadata
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
@@ -14,9 +12,10 @@ from evolution.commands.usage import parse
 from evolution.config import RunConfig
 from evolution.errors import CheckpointError, UsageError
 from evolution.runs.branching import split_branch
-from evolution.runs.changes import find_changes, plain_settings, read_changes, with_changes
+from evolution.runs.changes import find_changes, plain_settings
 from evolution.runs.integrity import check_resumable
-from evolution.runs.settings_files import from_mapping, presets, read_preset, read_toml
+from evolution.runs.saved_run import SavedRun
+from evolution.runs.settings_files import presets, read_preset, read_toml
 
 _PACKAGES = ("populora-env", "torch", "transformers", "numpy", "reasoning-gym")
 _SOURCES = ("preset", "config", "resume", "branch")
@@ -57,10 +56,11 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         )
     settings, saved = RunConfig(), None
     if named["resume"]:
-        settings = saved = saved_settings(Path(named["resume"]))
+        check_resumable(Path(named["resume"]))  # before a model is loaded
+        settings = saved = SavedRun(named["resume"], "resume").settings()
     elif named["branch"]:
         origin, generation = split_branch(named["branch"])
-        settings = saved = saved_settings(origin, generation, "branch")
+        settings = saved = SavedRun(origin, "branch").settings(generation)
     elif named["config"]:
         settings = read_toml(named["config"])
     elif named["preset"]:
@@ -81,40 +81,6 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
     if options.branch and options.out == settings.out and not _value_of(arguments, "--out"):
         return replace(options, out=new_folder())
     return options
-
-
-def saved_settings(
-    folder: Path, generation: int | None = None, option: str = "resume"
-) -> RunConfig:
-    """The settings that a saved run goes on with.
-
-    Args:
-        folder: The run's.
-        generation: The last whose changes count; None for all.
-        option: To be named in errors.
-
-    Raises:
-        CheckpointError: If it is no run folder or is damaged.
-        ConfigError: If it holds settings that do not exist here.
-    """
-    file = folder / "run.toml"
-    if generation is None:  # before a model is loaded
-        check_resumable(folder)
-    try:
-        data: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-        config = dict(data["config"])
-    except OSError as error:
-        raise CheckpointError(
-            f"{option}: {folder} is no run folder (run.toml: {error.strerror})"
-        ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{option}: {file} is damaged ({error})") from error
-    changes = [
-        change
-        for change in read_changes(folder)
-        if generation is None or change.generation <= generation
-    ]
-    return with_changes(from_mapping(config, str(file)), changes, str(folder))
 
 
 def run_toml(options: RunConfig) -> str:

@@ -23,11 +23,11 @@ from agents.loading.models import load_base
 from agents.loading.quiet import no_bars
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
-from evolution.commands.participants import SavedRun
 from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Adapter, Merge, merge, read_factors, write_factors
+from evolution.runs.saved_run import SavedRun
 from evolution.terminal import PlainConsole
 
 

@@ -1,6 +1,5 @@
 """Which adapters ``populora export`` merges, and how much each counts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,12 @@ import numpy as np
 
 from agents.peft_config import CONFIG_FILE, folder_hint
 from evolution.commands.participants import (
-    SavedRun,
     adapter_folder,
-    read_run,
     unique_names,
     vote_weights,
 )
 from evolution.errors import UsageError
+from evolution.runs.saved_run import SavedRun, read_run
 
 ALL, BEST = "all", "best"
 NAMED_WEIGHTS = ("equal", "standing", "rating")
@@ -53,11 +51,11 @@ def read_sources(
         UsageError: If something is not there, or does not fit together.
     """
     run = None
-    records: dict[str, dict[str, Any]] = {}
+    records: Mapping[str, Mapping[str, Any]] = {}
     if len(names) == 1 and (Path(names[0]).expanduser() / "run.toml").is_file():
         run = read_run(names[0])
-        records = last_records(run)
-        folders = _chosen(run, records, agents)
+        records = run.last_rows
+        folders = _chosen(run, agents)
     else:
         if tuple(agents) != (ALL,):
             raise UsageError("agents: only of a single run folder; expected adapter folders alone")
@@ -80,38 +78,11 @@ def _folder(name: str) -> Path:
         ) from error
 
 
-def last_records(run: SavedRun) -> dict[str, dict[str, Any]]:
-    """What a run's history says of each agent in the last generation."""
-    try:
-        lines = (run.path / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        return {row["agent"]: row for row in rows if row["generation"] == run.generation}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"run: {run.path / 'history.jsonl'} cannot be read ({type(error).__name__}: {error}); "
-            "expected the history that populora evolve wrote"
-        ) from error
-
-
-def best_agent(run: SavedRun, records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The agent of highest standing in a run's last generation.
-
-    Raises:
-        UsageError: If the history does not say.
-    """
-    for agent, row in records.items():
-        if row.get("best"):
-            return agent
-    raise UsageError(f"agents: the history of {run.path} names no best agent; name one yourself")
-
-
-def _chosen(
-    run: SavedRun, records: Mapping[str, Mapping[str, Any]], agents: Sequence[str]
-) -> dict[str, Path]:
+def _chosen(run: SavedRun, agents: Sequence[str]) -> dict[str, Path]:
     everyone = {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
     if tuple(agents) == (ALL,):
         return everyone
-    named = [best_agent(run, records)] if tuple(agents) == (BEST,) else list(agents)
+    named = [run.best_agent] if tuple(agents) == (BEST,) else list(agents)
     if not named or len(set(named)) < len(named) or not set(named) <= set(everyone):
         raise UsageError(
             f"agents: got {', '.join(named) or 'none'}, expected {ALL}, {BEST}, or different ones "

@@ -17,7 +17,9 @@ from rich.console import Console
 from agents.peft_config import CONFIG_FILE, folder_hint
 from agents.policy import MixedPolicy, Policy, RandomPolicy
 from evolution.errors import UsageError
+from evolution.runs.files import folder_of
 from evolution.runs.integrity import check_adapters, refusing
+from evolution.runs.saved_run import SavedRun
 from populora_env.episodes.rendering import indented, visible
 from populora_env.records import Request
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 BASE, HUMAN, RANDOM = "base", "human", "random"
 _ENTRY = re.compile(r"(.+?)(?:\*([1-9]\d{0,2}))?")
-_GENERATION = re.compile(r"generation_(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,7 @@ def _adapter_folder(name: str) -> Path:
             f"agents: got {name!r}, expected {BASE}, {HUMAN}, {RANDOM}, an adapter folder, a run "
             "folder or RUN:agent_0; *COUNT (1 to 999) repeats one"
         )
-    matches = (_GENERATION.fullmatch(entry.name) for entry in run.iterdir())
-    latest = max((match for match in matches if match), key=lambda m: int(m[1]), default=None)
-    if latest is None:
-        raise UsageError(f"agents: {run} holds no complete generation; wait for its first")
-    adapters = run / latest[0] / "adapters"
+    adapters = folder_of(run, SavedRun(run, "agents").generation) / "adapters"
     agent = name.rpartition(":")[2]
     if not os.path.isfile(adapters / agent / CONFIG_FILE):
         held = sorted(entry.parent.name for entry in adapters.glob(f"*/{CONFIG_FILE}"))

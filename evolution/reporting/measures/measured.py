@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from agents.measuring.statistics import Estimate
-from evolution.reporting.measures.data import RunData, Series, read_rows, reading
+from evolution.reporting.measures.data import RunData, Series
 from evolution.runs.files import CURVE_FILE, folder_of, saved_generations
+from evolution.runs.saved_run import SavedRun
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch
 
@@ -90,7 +91,7 @@ def read_held_out(run: RunData) -> HeldOut | None:
     file = run.path / "summary.json"
     if not file.exists():
         return None
-    with reading(file):
+    with run.saved.reading(file):
         summary = json.loads(file.read_text(encoding="utf-8"))
         found = summary.get("held_out")
         if not found:
@@ -106,7 +107,7 @@ def read_held_out(run: RunData) -> HeldOut | None:
     agents: dict[str, Estimate] = {}
     apart = math.hypot(base.standard_error, best.standard_error)
     gain, paired = Estimate(best.value - base.value, apart), False
-    marks = _marks(run.path / "held_out.jsonl", problems)
+    marks = _marks(run.saved, problems)
     if marks:
         agents = {name: Estimate.of(own.tolist()) for name, own in marks.items() if name != BASE}
         if BASE in marks and best_agent in marks:
@@ -119,11 +120,12 @@ def _binomial(accuracy: float, problems: int) -> Estimate:
     return Estimate(accuracy, math.sqrt(max(accuracy * (1 - accuracy), 0.0) / max(problems - 1, 1)))
 
 
-def _marks(file: Path, problems: int) -> dict[str, Series]:
+def _marks(saved: SavedRun, problems: int) -> dict[str, Series]:
     """Return who is right where, [problems] for each; empty if replies are not all there."""
     found: dict[str, list[float]] = {}
-    for row in read_rows(file, ("agent", "correct")):
-        with reading(file):
+    name = "held_out.jsonl"
+    for line, row in saved.rows(name, ("agent", "correct")):
+        with saved.reading(saved.path / name, line):
             if not isinstance(row["correct"], bool | None):
                 raise TypeError(f"correct: expected true or false, got {repr(row['correct'])[:60]}")
         found.setdefault(row["agent"], []).append(float(row["correct"] is True))
@@ -138,11 +140,10 @@ def read_curve(run: RunData) -> HeldOutCurve | None:
     Raises:
         UsageError: If the file is damaged.
     """
-    file = run.path / CURVE_FILE
     values = np.full((len(run.generations), len(run.agents)), np.nan)
     base, problems = None, 0
-    for row in read_rows(file, ("generation", "agent", "accuracy", "problems")):
-        with reading(file):
+    for line, row in run.saved.rows(CURVE_FILE, ("generation", "agent", "accuracy", "problems")):
+        with run.saved.reading(run.path / CURVE_FILE, line):
             problems, accuracy = _count(row["problems"]), _number(row["accuracy"])
         if row["agent"] == BASE:
             base = accuracy
@@ -162,7 +163,7 @@ def read_bench(run: RunData) -> Bench | None:
     """
     folder = run.path / "bench"
     files = {n: folder_of(folder, n) / "results.json" for n in saved_generations(folder)}
-    found = (Bench(number, _changes(file)) for number, file in files.items() if file.exists())
+    found = (Bench(n, _changes(run.saved, file)) for n, file in files.items() if file.exists())
     return max(
         (bench for bench in found if bench.changes),
         key=lambda bench: (any(c.outside for c in bench.changes), bench.generation),
@@ -170,8 +171,8 @@ def read_bench(run: RunData) -> Bench | None:
     )
 
 
-def _changes(file: Path) -> tuple[TaskChange, ...]:
-    with reading(file):
+def _changes(saved: SavedRun, file: Path) -> tuple[TaskChange, ...]:
+    with saved.reading(file):
         data = json.loads(file.read_text(encoding="utf-8"))
         return tuple(
             TaskChange(

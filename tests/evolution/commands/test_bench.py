@@ -12,10 +12,11 @@ from agents.population import LoraPopulation
 from evolution.cli import main
 from evolution.commands.bench import command as bench
 from evolution.commands.bench.tasks import load_tasks, read_tasks, split_specs
-from evolution.commands.participants import load_entrants, read_run, unique_names, vote_weights
+from evolution.commands.participants import load_entrants, unique_names, vote_weights
 from evolution.errors import UsageError
 from evolution.operators import mutation_weights as mutation
 from evolution.runs.checkpoint import RunFolder
+from evolution.runs.saved_run import read_run
 from evolution.runs.settings_files import presets, read_preset
 from tests.conftest import make_tiny_base
 
@@ -364,7 +365,7 @@ def test_a_damaged_run_is_one_line(saved, tmp_path):
         read_run(tmp_path)
     (tmp_path / "generation_0000").mkdir()
     (tmp_path / "history.jsonl").write_text("nonsense\n")
-    with pytest.raises(UsageError, match="history that populora evolve wrote"):
+    with pytest.raises(UsageError, match=r"history.jsonl, line 1 is damaged"):
         read_run(tmp_path)
 
 

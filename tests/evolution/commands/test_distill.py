@@ -19,9 +19,9 @@ from evolution.cli import main
 from evolution.commands.distill import command as distill
 from evolution.commands.distill.measure import figures
 from evolution.commands.distill.replies import Verified, choose, from_transcripts, sampled
-from evolution.commands.participants import read_run
 from evolution.operators import mutation_weights as mutation
 from evolution.runs.checkpoint import RunFolder
+from evolution.runs.saved_run import SavedRun, read_run
 from populora_env.arena import ReasoningArena
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
@@ -258,10 +258,11 @@ def test_what_the_user_got_wrong_is_one_line(saved, capsys, tmp_path, arguments,
 
 
 def test_damaged_transcripts_are_one_line(saved, base, tmp_path):
-    run = read_run(saved / "run")
-    (tmp_path / "transcripts.jsonl").write_text('{"generation": 0}\n')
-    with pytest.raises(distill.UsageError, match=r"transcripts.jsonl cannot be read \(ValueError"):
-        from_transcripts(type(run)(tmp_path, run.config, 1, (), {}), base, [])
+    (tmp_path / "transcripts.jsonl").write_text('{"generation": 0, "turns": []}\n')
+    with pytest.raises(
+        distill.UsageError, match=r"transcripts.jsonl, line 1 is damaged \(data is not a stored tr"
+    ):
+        from_transcripts(SavedRun(tmp_path), base, [])
 
 
 def test_interrupted_while_learning_leaves_nothing(saved, capsys, tmp_path, monkeypatch):

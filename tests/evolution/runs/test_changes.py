@@ -12,12 +12,12 @@ import pytest
 from evolution import CheckpointError
 from evolution.cli import main
 from evolution.commands.evolve.options import read_options
-from evolution.commands.participants import read_run
 from evolution.commands.usage import Interrupts
 from evolution.errors import UsageError
 from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import Change, read_changes
 from evolution.runs.files import saved_generations
+from evolution.runs.saved_run import read_run
 from tests.conftest import make_tiny_base
 from tests.evolution.test_cli import QUICK
 from tests.evolution.test_manager import config, make

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evolution.commands.participants import read_run
 from evolution.runs.files import GROWING
 from evolution.runs.integrity import check_run
+from evolution.runs.saved_run import read_run
 from tests.evolution.runs.old_run import ARITHMETIC, FOLDER, arithmetic, make_manager
 
 DIGESTS = {"content_hash", "digests", "lengths"}  # of what holds numbers
