@@ -17,6 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import pytest
 
+with contextlib.suppress(ImportError):  # the core's tests do without it
+    import rich.style  # noqa: F401  (it draws once, when it is imported)
+
 
 def pytest_terminal_summary(terminalreporter, config):
     """Say how a run that failed is repeated; `-q` hides the header, in which the plugin says it."""

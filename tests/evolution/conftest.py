@@ -1,11 +1,6 @@
-"""Many tests here build peers of PEFT, optimisers of TRL, layers of PyTorch, or add operators."""
+"""Many tests here add operators of their own."""
 
 import pytest
-
-
-@pytest.fixture(autouse=True)
-def _seeded(shared_generators):
-    """Such libraries draw first weights from the shared generators: every test begins them anew."""
 
 
 @pytest.fixture(autouse=True)

@@ -137,6 +137,7 @@ def test_choosing_limits_and_drops_repeats():
     assert len(choose(replies, 9, 0)) == 8
 
 
+@pytest.mark.usefixtures("shared_generators")  # PEFT draws the first weights of what it loads
 def test_the_whole_command(saved, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     out = tmp_path / "out"

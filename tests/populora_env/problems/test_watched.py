@@ -71,6 +71,7 @@ for spec in ("binary_matrix(min_n=10000,max_n=10000)", "maze(max_grid_size=9999)
     assert max(taken) < 1.3 * 2**20  # KiB
 
 
+@pytest.mark.usefixtures("shared_generators")  # `draw` sets them, as its program may
 def test_a_watched_item_is_the_same_as_one_that_is_not():
     parameters = {"max_terms": 3, "max_digits": 150}
     assert not watched.is_cheap("chain_sum", parameters)
