@@ -9,7 +9,7 @@ import ast
 import runpy
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -35,21 +35,28 @@ class Option:
     """What it is for, and its default."""
 
 
-def asks_for_help(arguments: list[str]) -> bool:
-    """Whether the words of a command ask for nothing but its options."""
-    sources = any(word.partition("=")[0] in _SOURCES for word in arguments)
-    return any(word in _HELP for word in arguments) and not sources
+def asks_for_help(arguments: Sequence[str], *, sources: bool = False) -> bool:
+    """Whether the words of a command ask for its options.
+
+    Args:
+        arguments: The words.
+        sources: Whether what gives others their defaults may be among them.
+    """
+    if not sources and any(word.partition("=")[0] in _SOURCES for word in arguments):
+        return False
+    return any(word in _HELP for word in arguments)
 
 
-def help_text(command: str, module: str, name: str) -> str:
+def help_text(command: str, module: str, name: str, default: Any = None) -> str:
     """Usage and options of a command.
 
     Args:
         command: How it is called, as in ``populora play``.
         module: Where its dataclass is defined.
         name: The dataclass.
+        default: One of these, whose values are the defaults; None for the dataclass's own.
     """
-    about, options = read_options(module, name)
+    about, options = read_options(module, name, default)
     words = " ".join(option.kind for option in options if option.positional)
     lines = [f"usage: {command} [-h] [OPTIONS] {words}".rstrip(), "", about, ""]
     for title, positional in (("positional arguments", True), ("options", False)):
@@ -61,19 +68,19 @@ def help_text(command: str, module: str, name: str) -> str:
     return "\n".join(lines).rstrip()
 
 
-def read_options(module: str, name: str) -> tuple[str, list[Option]]:
+def read_options(module: str, name: str, default: Any = None) -> tuple[str, list[Option]]:
     """What a dataclass is for, and its fields as options, those of its bases first."""
     tree = _tree(module)
     found = _class(tree, name)
     options: list[Option] = []
     for base in found.bases:
         if isinstance(base, ast.Name) and (where := _defined(module, base.id)):
-            options += read_options(*where)[1]
+            options += read_options(*where, default)[1]
     about = " ".join((ast.get_docstring(found) or "").split())
-    return about, options + list(_options(module, found))
+    return about, options + list(_options(module, found, default))
 
 
-def _options(module: str, found: ast.ClassDef) -> Iterator[Option]:
+def _options(module: str, found: ast.ClassDef, default: Any) -> Iterator[Option]:
     for statement, after in zip(found.body, [*found.body[1:], ast.Pass()], strict=True):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
@@ -86,12 +93,13 @@ def _options(module: str, found: ast.ClassDef) -> Iterator[Option]:
         if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Annotated":
             kind, *extras = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
             notes += [_range(extra) for extra in extras if ast.unparse(extra).startswith("Range(")]
-        if statement.value is None:
+        name, value = statement.target.id, statement.value
+        if value is None:
             notes.append("required")
-        elif value := _value(module, statement.value):
-            notes.append(f"default: {value}")
+        elif text := _value(module, value) if default is None else _typed(getattr(default, name)):
+            notes.append(f"default: {text}")
         words = f"{words} ({'; '.join(notes)})" if notes else words
-        yield Option(statement.target.id, _kind(module, kind), positional, words)
+        yield Option(name, _kind(module, kind), positional, words)
 
 
 def _range(call: ast.expr) -> str:
@@ -147,6 +155,13 @@ def _value(module: str, value: ast.expr) -> str:
     if isinstance(value, ast.Constant):
         return "" if value.value in ("", None) else str(value.value)
     return ast.unparse(value)
+
+
+def _typed(value: Any) -> str:
+    """A value as it would be typed; empty for an empty one and for None."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _head(option: Option) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from evolution.commands.help_text import asks_for_help, help_text
 from evolution.errors import UsageError
 
 
@@ -25,6 +26,9 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
         UsageError: If the words do not fit the dataclass; in one line.
         SystemExit: After ``--help``.
     """
+    if asks_for_help(arguments, sources=True):
+        print(help_text(prog, options.__module__, options.__name__, default))
+        raise SystemExit(0)
     import tyro
 
     said = io.StringIO()
@@ -37,9 +41,7 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
                 prog=prog,
                 config=(tyro.conf.EnumChoicesFromValues,),
             )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
+    except SystemExit:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
         # The box's upper edge holds a title, which the words in it repeat.
         plain = re.sub(r"^\u256d.*$", "", plain, flags=re.MULTILINE)

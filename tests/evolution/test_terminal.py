@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,9 +15,11 @@ from evolution.cli import COMMANDS, main
 from evolution.commands.help_text import read_options
 from evolution.commands.play.command import PlayOptions
 from evolution.commands.usage import parse
+from evolution.config import RunConfig
 from evolution.errors import UsageError
+from evolution.runs.settings_files import read_preset
 from evolution.terminal import PlainConsole
-from populora_env.settings import did_you_mean
+from populora_env.settings import did_you_mean, field_rules
 
 
 def shell(command, **options):
@@ -134,6 +137,25 @@ def test_help_has_every_option_of_the_dataclass(command):
     expected = fields(getattr(importlib.import_module(module), name))
     assert sorted(option.name for option in options) == sorted(field.name for field in expected)
     assert all(option.words for option in options)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_the_range_of_a_number(command):
+    _, _, module, name = COMMANDS[command]
+    rules = field_rules(getattr(importlib.import_module(module), name))
+    for option in read_options(module, name)[1]:
+        if limit := rules[option.name].limit:
+            assert re.search(rf" \({re.escape(str(limit))}(?:; default: [^;]+)?\)$", option.words)
+
+
+def test_help_with_a_preset_shows_what_the_preset_says(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evolve", "--preset", "quick", "--help"])
+    assert stop.value.code == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"Agents in the population. (>= 1; default: {read_preset('quick').size})" in words
+    assert read_preset("quick").size != RunConfig().size
+    assert "--matchmaking {balanced,round_robin,rating}" in words
 
 
 def test_help_imports_neither_torch_nor_what_the_core_does_without():
