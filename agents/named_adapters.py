@@ -5,18 +5,19 @@ saved as a plain PEFT adapter folder, and anyone's LoRA adapter of the same base
 `agents.peft_io` says which.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from agents.engine.targets import check_names, why_no_place
-from agents.loading.models import DTYPES, BaseModel
+from agents.loading.models import DTYPES, BaseModel, load_base
 from agents.peft_config import shown
-from agents.peft_io import AdapterError, PeftAdapter, read_adapter, write_adapter
+from agents.peft_io import AdapterError, PeftAdapter, layers_of, read_adapter, write_adapter
 
 BASE = "base"
 
@@ -74,6 +75,48 @@ class NamedAdapters:
             dtype=dtype,
         )
         self.agents = tuple(f"agent_{i}" for i in range(size))
+
+    @classmethod
+    def from_adapters(
+        cls, base: BaseModel | str, folders: Sequence[str | Path], **settings: Any
+    ) -> Self:
+        """Put anyone's adapters of one base side by side, each as it is.
+
+        They may differ in rank, alpha and target layers: the population is as wide as the largest
+        rank, has all layers that some of them adapt, and where an adapter has none it adds nothing.
+
+        Args:
+            base: The frozen base, or what `load_base` loads.
+            folders: PEFT adapter folders, at least one; agent ``i`` is the ``i``-th.
+            settings: What else the class takes: temperature, dropout, adapter_dtype and the like.
+
+        Raises:
+            AdapterError: If a folder cannot be read or does not fit the base; the base is left as
+                it was.
+            ModelError: If the base cannot be loaded.
+            ValueError: If there is no folder, or a setting is out of range.
+        """
+        if isinstance(folders, str | Path) or not folders:
+            raise ValueError(
+                f"folders: got {folders!r}, expected a list of at least one PEFT adapter folder"
+            )
+        adapters = [read_adapter(folder) for folder in folders]
+        population = cls(
+            load_base(base) if isinstance(base, str) else base,
+            size=len(adapters),
+            rank=[adapter.rank for adapter in adapters],
+            alpha=[adapter.alpha for adapter in adapters],
+            targets=layers_of(adapters),
+            **settings,
+        )
+        try:
+            fitted = [population._fitted(*pair) for pair in zip(adapters, folders, strict=True)]
+        except BaseException:
+            population.lora.detach()
+            raise
+        for i, adapter in enumerate(fitted):
+            population._write(i, adapter)
+        return population
 
     @property
     def size(self) -> int:
@@ -151,8 +194,8 @@ class NamedAdapters:
         """
         folder = Path(folder)
         read = [self._read(folder / agent) for agent in self.agents]
-        for i, member in enumerate(read):
-            self._write(i, member)
+        for i, adapter in enumerate(read):
+            self._write(i, adapter)
 
     def load_adapter(self, agent: str, folder: str | Path) -> None:
         """Replace one agent by a PEFT adapter folder, whoever wrote it.
@@ -168,9 +211,11 @@ class NamedAdapters:
             raise AdapterError("agent: 'base' has no adapter to replace")
         self._write(i, self._read(Path(folder)))
 
-    def _read(self, folder: Path) -> "_Member":
+    def _read(self, folder: Path) -> PeftAdapter:
+        return self._fitted(read_adapter(folder), folder)
+
+    def _fitted(self, adapter: PeftAdapter, folder: str | Path) -> PeftAdapter:
         """An adapter in this population's own type, if it has a place for every factor."""
-        adapter = read_adapter(folder)
         if adapter.rank > self.lora.rank:
             raise AdapterError(
                 f"{folder}: rank {adapter.rank} is above the population's {self.lora.rank}; make "
@@ -198,7 +243,7 @@ class NamedAdapters:
                 f"{folder}: {name} has no place in this population: "
                 f"{why_no_place(self.base.model, name)}{self._bases(adapter)}"
             )
-        return _Member(adapter.rank, adapter.alpha, factors)
+        return replace(adapter, factors=factors)
 
     def _bases(self, adapter: PeftAdapter) -> str:
         """Which base an adapter names and which this is, where that tells something."""
@@ -206,22 +251,13 @@ class NamedAdapters:
             return ""
         return f" (the adapter names {shown(adapter.base)}, this is {self.base.name!r})"
 
-    def _write(self, i: int, member: "_Member") -> None:
-        self.lora.set_rank(i, member.rank)
-        self.lora.set_alpha(i, member.alpha)
+    def _write(self, i: int, adapter: PeftAdapter) -> None:
+        self.lora.set_rank(i, adapter.rank)
+        self.lora.set_alpha(i, adapter.alpha)
         for layer in self.lora.layers():
             layer.A[i].zero_()
             layer.B[i].zero_()
-            if layer.name in member.factors:
-                A, B = member.factors[layer.name]
+            if layer.name in adapter.factors:
+                A, B = adapter.factors[layer.name]
                 layer.A[i, : A.shape[0]] = A
                 layer.B[i, :, : B.shape[1]] = B
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """An adapter that fits: its rank, its alpha, and ``A`` and ``B`` by layer."""
-
-    rank: int
-    alpha: float
-    factors: Mapping[str, tuple[Tensor, Tensor]]

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -42,7 +42,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "AdapterError",
     "PeftAdapter",
-    "common_shape",
+    "layers_of",
     "read_adapter",
     "write_adapter",
 ]
@@ -74,7 +74,7 @@ _REFUSED_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftAdapter:
-    """A LoRA adapter as it was read.
+    """A LoRA adapter outside a population: as it was read, or is to be written.
 
     Attributes:
         rank: The largest rank of its layers.
@@ -94,6 +94,11 @@ class PeftAdapter:
     def targets(self) -> tuple[str, ...]:
         """Last parts of the names of the layers it adapts, sorted."""
         return tuple(sorted({name.rpartition(".")[2] for name in self.factors}))
+
+    @property
+    def scale(self) -> float:
+        """Factor of every product ``B A``."""
+        return self.alpha / self.rank
 
 
 def write_adapter(
@@ -167,24 +172,9 @@ def read_adapter(folder: str | Path) -> PeftAdapter:
         raise AdapterError(f"{folder}: {said}") from error.__cause__
 
 
-def common_shape(folders: Iterable[str | Path]) -> tuple[int, tuple[str, ...]]:
-    """What a population needs to hold adapters: the largest rank, and all layers they adapt.
-
-    Args:
-        folders: PEFT adapter folders.
-
-    Returns:
-        The rank, at least 1, and module paths of the base.
-
-    Raises:
-        AdapterError: If a folder cannot be read, or holds more than a plain LoRA adapter.
-    """
-    rank, layers = 1, dict[str, None]()
-    for folder in folders:
-        adapter = read_adapter(folder)
-        rank = max(rank, adapter.rank)
-        layers.update(dict.fromkeys(adapter.factors))
-    return rank, tuple(layers)
+def layers_of(adapters: Sequence[PeftAdapter]) -> tuple[str, ...]:
+    """Module paths of all layers that some of the adapters adapt, in order of appearance."""
+    return tuple(dict.fromkeys(name for adapter in adapters for name in adapter.factors))
 
 
 def _read(folder: Path) -> PeftAdapter:

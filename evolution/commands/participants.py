@@ -8,7 +8,7 @@ from pathlib import Path
 from agents.loading.models import BaseModel
 from agents.measuring.benchmark import Entrant
 from agents.peft_config import folder_hint
-from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, common_shape
+from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from agents.population import BASE, LoraPopulation
 from evolution.errors import UsageError
 from evolution.runs.integrity import check_adapters, refusing
@@ -64,25 +64,28 @@ def load_entrants(
         UsageError: If no adapter fits the base.
         AdapterError: If an adapter cannot be read or does not fit.
     """
-    rank, targets = common_shape(folders.values())
     try:
-        population = LoraPopulation(
-            base,
-            size=max(len(folders), 1),  # without any adapter, one that nobody asks
-            rank=rank,
-            targets=targets or "all-linear",
-            max_rows=max_rows,
-        )
+        population = population_of(base, list(folders.values()), max_rows=max_rows)
+    except AdapterError:
+        raise
     except ValueError as error:
         raise UsageError(f"adapters: none fits model {base.name} ({error})") from error
     weights = vote_weights(ratings) if ratings and set(folders) <= set(ratings) else {}
     entrants = [Entrant(BASE, apart=bool(folders))] if with_base or not folders else []
     for (name, folder), agent in zip(folders.items(), population.agents, strict=False):
-        population.load_adapter(agent, folder)
         entrants.append(
             Entrant(name, agent, weight=weights.get(name), content=adapter_hash(folder))
         )  # fmt: skip
     return population, entrants
+
+
+def population_of(
+    base: BaseModel, folders: Sequence[Path], *, max_rows: int = 32, temperature: float = 1.0
+) -> LoraPopulation:
+    """Return a population of the adapters; without any, of one that nobody asks."""
+    if not folders:
+        return LoraPopulation(base, 1, 1, max_rows=max_rows, temperature=temperature)
+    return LoraPopulation.from_adapters(base, folders, max_rows=max_rows, temperature=temperature)
 
 
 def unique_names(folders: Sequence[Path]) -> dict[str, Path]:

@@ -10,34 +10,13 @@ Not covered here: which adapters, and how they are weighted (`evolution.commands
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from agents.peft_io import AdapterError, read_adapter, write_adapter
+from agents.peft_io import AdapterError, PeftAdapter
 from agents.progress import Progress
 from evolution.lowrank.algebra import combine
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """The factors of one adapter.
-
-    Attributes:
-        factors: Module path in the base to ``A [r, in]`` and ``B [out, r]``, float32.
-        scale: Factor of every product ``B A``.
-        base: The base model it was made for, as its settings name it.
-    """
-
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-    scale: float
-    base: str
-
-    @property
-    def rank(self) -> int:
-        """The largest rank of a layer."""
-        return max(A.shape[0] for A, _ in self.factors.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +44,11 @@ class Merge:
     """A merged adapter and its measured error.
 
     Attributes:
-        adapter: The merged adapter.
+        adapter: The merged adapter, its factors in float32.
         errors: Layer to its error.
     """
 
-    adapter: Adapter
+    adapter: PeftAdapter
     errors: Mapping[str, LayerError]
 
     @property
@@ -91,30 +70,8 @@ class Merge:
         return max(self.errors, key=lambda name: self.errors[name].relative)
 
 
-def read_factors(folder: str | Path) -> Adapter:
-    """Read a PEFT adapter folder as a population does, as factors in float32.
-
-    Raises:
-        AdapterError: If the folder cannot be read, or holds more than a plain LoRA adapter.
-    """
-    read = read_adapter(folder)
-    factors = {name: (A.float(), B.float()) for name, (A, B) in sorted(read.factors.items())}
-    return Adapter(factors, read.alpha / read.rank, read.base)
-
-
-def write_factors(adapter: Adapter, folder: str | Path) -> Path:
-    """Write an adapter as a PEFT folder, at the largest rank of its layers.
-
-    Raises:
-        AdapterError: If a factor is not finite; nothing is written.
-        OSError: If the folder cannot be written.
-    """
-    alpha = adapter.scale * adapter.rank
-    return write_adapter(folder, adapter.factors, alpha=alpha, dropout=0.0, base=adapter.base)
-
-
 def merge(
-    adapters: Sequence[Adapter],
+    adapters: Sequence[PeftAdapter],
     weights: Sequence[float],
     rank: int | None = None,
     progress: Progress | None = None,
@@ -150,7 +107,7 @@ def merge(
     scale = first.scale or 1.0
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     errors: dict[str, LayerError] = {}
-    for done, layer in enumerate(first.factors):
+    for done, layer in enumerate(sorted(first.factors)):
         A, B = _stacked(adapters, layer)
         shares = torch.tensor([weights], dtype=torch.float32)
         sizes = torch.tensor([adapter.scale for adapter in adapters])
@@ -161,23 +118,25 @@ def merge(
         factors[layer] = new_A[0, 0], new_B[0, 0]
         sized = B.double() * (shares[0].double() * sizes.double())[:, None, None]
         wide = A.double().flatten(0, 1), sized.transpose(0, 1).flatten(1)
-        made = new_A[0, 0].double(), new_B[0, 0].double() * scale
+        result = new_A[0, 0].double(), new_B[0, 0].double() * scale
         errors[layer] = LayerError(
-            _square(torch.cat([wide[0], made[0]]), torch.cat([wide[1], -made[1]], 1)),
+            _square(torch.cat([wide[0], result[0]]), torch.cat([wide[1], -result[1]], 1)),
             _square(*wide),
-            _square(*made),
+            _square(*result),
         )
         if progress is not None:
             progress("merging", (done + 1) / len(first.factors))
-    return Merge(Adapter(factors, scale, first.base), errors)
+    whole = max(A.shape[0] for A, _ in factors.values())
+    merged = PeftAdapter(rank=whole, alpha=scale * whole, base=first.base, factors=factors)
+    return Merge(merged, errors)
 
 
-def _stacked(adapters: Sequence[Adapter], layer: str) -> tuple[Tensor, Tensor]:
+def _stacked(adapters: Sequence[PeftAdapter], layer: str) -> tuple[Tensor, Tensor]:
     """``A [K, r, in]`` and ``B [K, out, r]`` of a layer, smaller ranks filled up with zeros."""
     rank = max(adapter.rank for adapter in adapters)
     first_A, first_B = adapters[0].factors[layer]
-    A = first_A.new_zeros(len(adapters), rank, first_A.shape[1])
-    B = first_B.new_zeros(len(adapters), first_B.shape[0], rank)
+    A = torch.zeros(len(adapters), rank, first_A.shape[1])
+    B = torch.zeros(len(adapters), first_B.shape[0], rank)
     for i, adapter in enumerate(adapters):
         pair = adapter.factors.get(layer)
         fits = (

@@ -18,6 +18,7 @@ from rich.console import Console
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
 from agents.loading.linear import Products
 from agents.loading.models import BaseModel, load_base
+from agents.peft_io import read_adapter, write_adapter
 from agents.plain_files import write_whole
 from agents.population import LoraPopulation
 from evolution.commands.distill.measure import DISTILLED, MERGED, figures, measure, table
@@ -27,7 +28,7 @@ from evolution.commands.participants import load_entrants
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts, parse
 from evolution.errors import UsageError
-from evolution.lowrank.merging import Merge, merge, read_factors, write_factors
+from evolution.lowrank.merging import Merge, merge
 from evolution.operators import mutation_weights as mutation
 from evolution.runs.saved_run import SavedRun, read_run
 from evolution.terminal import PlainConsole
@@ -108,12 +109,15 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(options.out).expanduser()
     with Interrupts() as interrupts, Grader() as grader:
         with new_folder(options.out) as work:
-            adapters = [read_factors(folder) for folder in run.adapters]
+            adapters = [read_adapter(folder) for folder in run.adapters]
             rank = options.rank or max(adapter.rank for adapter in adapters)
             equal = [1 / len(adapters)] * len(adapters)
             with Bars(console) as bars:
                 merged = merge(adapters, equal, rank, bars.tell)
-            write_factors(merged.adapter, work / MERGED)
+            made = merged.adapter
+            write_adapter(
+                work / MERGED, made.factors, alpha=made.alpha, dropout=0.0, base=made.base
+            )
             replies = _replies(options, run, base, held_out, grader, console)
             used = choose(replies, options.per_problem, options.seed)
             if not used:

@@ -21,12 +21,12 @@ from rich.table import Table
 
 from agents.loading.models import load_base
 from agents.loading.quiet import no_bars
-from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE
+from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, read_adapter, write_adapter
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
 from evolution.errors import UsageError
-from evolution.lowrank.merging import Adapter, Merge, merge, read_factors, write_factors
+from evolution.lowrank.merging import Merge, merge
 from evolution.runs.saved_run import SavedRun
 from evolution.terminal import PlainConsole
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     options.check()
     console = PlainConsole()
     run, sources = read_sources(options.sources, options.agents, options.weights)
-    adapters = [read_factors(source.folder) for source in sources]
+    adapters = [read_adapter(source.folder) for source in sources]
     largest = max(adapter.rank for adapter in adapters)
     rank = None if options.rank in (0, "full") else int(options.rank or largest)
     alone = len(sources) == 1 and sources[0].weight == 1 and rank in (None, largest)
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
             with Bars(console) as bars:
                 made = merge(adapters, [source.weight for source in sources], rank, bars.tell)
             merged = made.adapter
-            write_factors(merged, work)
+            write_adapter(work, merged.factors, alpha=merged.alpha, dropout=0.0, base=merged.base)
         record = lineage_record(run, sources, merged, made)
         (work / "export.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if options.merge_into_base:
@@ -140,7 +140,7 @@ def new_folder(path: str | Path) -> Generator[Path, None, None]:
 
 
 def lineage_record(
-    run: SavedRun | None, sources: Sequence[Source], merged: Adapter, made: Merge | None
+    run: SavedRun | None, sources: Sequence[Source], merged: PeftAdapter, made: Merge | None
 ) -> dict[str, Any]:
     """What was made from what, and how exactly; plain JSON types."""
     try:
@@ -189,7 +189,7 @@ def sources_table(sources: Sequence[Source]) -> Table:
     return table
 
 
-def error_lines(merged: Adapter, made: Merge | None) -> list[str]:
+def error_lines(merged: PeftAdapter, made: Merge | None) -> list[str]:
     """What the rank costs, in words."""
     if made is None:
         return [f"rank {merged.rank}: a copy of the only adapter"]
@@ -202,7 +202,7 @@ def error_lines(merged: Adapter, made: Merge | None) -> list[str]:
 
 
 def write_model(
-    adapter: Adapter, folder: Path, options: ExportOptions, run: SavedRun | None
+    adapter: PeftAdapter, folder: Path, options: ExportOptions, run: SavedRun | None
 ) -> None:
     """Write the base model with an adapter merged into its weights, and its tokenizer.
 
@@ -226,7 +226,7 @@ def write_model(
                 f"model: {layer} of {name} is {tuple(weight.shape)} {weight.dtype}, expected "
                 f"{(B.shape[0], A.shape[1])} floats, neither quantised nor of another model"
             )
-        changed = weight.detach().float().addmm_(B, A, alpha=adapter.scale)
+        changed = weight.detach().float().addmm_(B.float(), A.float(), alpha=adapter.scale)
         weight.data = changed.to(weight.dtype)
     with no_bars():
         base.model.save_pretrained(folder)

@@ -111,26 +111,19 @@ def _load_members(
     from agents.loading.models import (
         load_base,  # not before a model plays: torch takes seconds to import
     )
-    from agents.peft_io import common_shape
-    from agents.population import LoraPopulation
+    from agents.peft_io import AdapterError
+    from evolution.commands.participants import population_of
 
     folders = list(dict.fromkeys(p.folder for p in players.values() if p.folder is not None))
-    rank, targets = common_shape(folders)
     console.print(f"loading base model {options.model}")
     base = load_base(options.model, dtype=options.dtype, device=options.device)
     try:
-        population = LoraPopulation(
-            base,
-            size=max(len(folders), 1),  # with no adapter at all, one that nobody asks
-            rank=rank,
-            targets=targets or "all-linear",
-            temperature=options.temperature,
-        )
+        population = population_of(base, folders, max_rows=64, temperature=options.temperature)
+    except AdapterError:
+        raise
     except ValueError as error:
         raise UsageError(f"agents: no adapter fits model {options.model} ({error})") from error
     names = dict(zip(folders, population.agents, strict=False))
-    for folder, member in names.items():
-        population.load_adapter(member, folder)
     return MembersPolicy(
         population,
         {agent: names[p.folder] if p.folder else BASE for agent, p in players.items()},

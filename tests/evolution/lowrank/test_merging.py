@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from agents.peft_io import PeftAdapter, read_adapter, write_adapter
 from agents.population import CONFIG_FILE, WEIGHTS_FILE, AdapterError
-from evolution.lowrank.merging import Adapter, merge, read_factors, write_factors
+from evolution.lowrank.merging import merge
 
 SHAPES = {"body.up_proj": (20, 30), "body.down_proj": (30, 20), "body.k_proj": (4, 20)}
 
@@ -21,7 +22,18 @@ def adapter(rank, scale, seed, size=1.0):
         )
         for name, (out, width) in SHAPES.items()
     }
-    return Adapter(factors, scale, "some/base")
+    return made_of(factors, scale, "some/base")
+
+
+def made_of(factors, scale, base=""):
+    rank = max(A.shape[0] for A, _ in factors.values())
+    return PeftAdapter(rank=rank, alpha=scale * rank, base=base, factors=factors)
+
+
+def write(adapter, folder):
+    return write_adapter(
+        folder, adapter.factors, alpha=adapter.alpha, dropout=0.0, base=adapter.base
+    )
 
 
 def update(adapter, layer):
@@ -84,12 +96,12 @@ def test_the_error_is_that_of_the_stored_factors(monkeypatch):
 def test_rounding_shows_where_updates_nearly_cancel():
     first = adapter(2, 1.0, 0)
     nearly = {name: (A, B + 1e-4) for name, (A, B) in first.factors.items()}
-    made = merge([first, Adapter(nearly, 1.0, "")], [1.0, -1.0])
+    made = merge([first, made_of(nearly, 1.0)], [1.0, -1.0])
     assert 1e-6 < made.relative_error < 1e-2  # float32, of a sum that is 1e-4 of its parts
 
 
 def test_a_sum_of_nothing_has_no_error():
-    zero = Adapter({n: (A, 0 * B) for n, (A, B) in THREE[0].factors.items()}, 2.0, "")
+    zero = made_of({n: (A, 0 * B) for n, (A, B) in THREE[0].factors.items()}, 2.0)
     made = merge([zero, zero], [1.0, 0.5])
     assert (made.relative_error, made.energy_kept) == (0.0, 1.0)
 
@@ -118,8 +130,8 @@ def test_adapters_that_do_not_belong_together():
 
 
 def test_folders_round_trip(tmp_path):
-    folder = write_factors(THREE[1], tmp_path / "x")
-    again = read_factors(folder)
+    folder = write(THREE[1], tmp_path / "x")
+    again = read_adapter(folder)
     assert (again.scale, again.base, again.rank) == (0.5, "some/base", 3)
     for layer, pair in THREE[1].factors.items():
         for ours, theirs in zip(pair, again.factors[layer], strict=True):
@@ -127,7 +139,7 @@ def test_folders_round_trip(tmp_path):
 
 
 def spoiled(folder, config=None, **tensors):
-    write_factors(THREE[0], folder)
+    write(THREE[0], folder)
     if config:
         path = folder / CONFIG_FILE
         path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
@@ -153,10 +165,10 @@ def test_folders_that_cannot_be_read(tmp_path):
     }
     for i, (said, (config, tensors)) in enumerate(cases.items()):
         with pytest.raises(AdapterError, match=said):
-            read_factors(spoiled(tmp_path / str(i), config, **tensors))
+            read_adapter(spoiled(tmp_path / str(i), config, **tensors))
     with pytest.raises(AdapterError, match="not a readable PEFT adapter folder"):
-        read_factors(tmp_path / "nowhere")
-    broken = Adapter({"x": (torch.ones(1, 2), torch.full((2, 1), float("inf")))}, 1.0, "")
+        read_adapter(tmp_path / "nowhere")
+    broken = made_of({"x": (torch.ones(1, 2), torch.full((2, 1), float("inf")))}, 1.0)
     with pytest.raises(AdapterError, match="factors of x are not finite"):
-        write_factors(broken, tmp_path / "broken")
+        write(broken, tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
