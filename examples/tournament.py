@@ -8,7 +8,6 @@ a verdict cannot be read, and how often it changes with the order of the two att
 folders, four random adapters play.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -28,10 +27,7 @@ with tempfile.TemporaryDirectory() as made:
         spread(newborn.lora, strength=0.15, seed=1)
         folders = newborn.save_adapters(made)
         newborn.lora.detach()
-    ranks = [json.loads((folder / "adapter_config.json").read_text())["r"] for folder in folders]
-    players = LoraPopulation(base, size=len(folders), rank=max(ranks))
-    for agent, folder in zip(players.agents, folders, strict=True):
-        players.load_adapter(agent, folder)
+    players = LoraPopulation.from_adapters(base, folders)
 
 spec = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
 problems = load_problems(spec, split="test").distinct(12)
