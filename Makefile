@@ -1,11 +1,12 @@
 # The project's environment is .venv; every target makes it first.
 PYTHON ?= python3
 BIN := .venv/bin
+EXAMPLES := $(wildcard examples/*.py)
 # Two processes on two cores, at most four: each holds PyTorch and a few tiny models (2 GB).
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
-.PHONY: run test test-all check examples docs clean
+.PHONY: run test test-all check examples docs clean $(EXAMPLES:%=run-%)
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
@@ -21,8 +22,10 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-examples: .venv/.installed
-	for file in examples/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+examples: $(EXAMPLES:%=run-%)
+$(EXAMPLES:%=run-%): run-%: .venv/.installed
+	@echo "== $*"
+	$(BIN)/python $*
 
 # All pages and the reference, to docs/_build/index.html; a broken link or name fails.
 docs: .venv/.docs
