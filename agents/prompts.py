@@ -36,6 +36,7 @@ _DATED = (
     + " }}{% endmacro %}"
 )
 _PRIVATE = range(0xE000, 0xF8FF)  # code points that mean nothing by themselves
+_PRIVATE_PARTS = (_PRIVATE[::-1], range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 _PLAIN = "a"
 _REPLY = "reply"
 _PROBE = "Is 3 < 5 & 7 > 6?  Say \"Yes\" or 'No':\n\tx = {{ y }} \\frac{1}{2}" + " and so on" * 20
@@ -180,7 +181,11 @@ class _Encoder:
         return sum(i in known for i in ids)
 
     def unused_mark(self, text: str) -> str:
-        return next(c for c in map(chr, reversed(_PRIVATE)) if c not in text)
+        used = set(text)
+        for mark in (c for part in _PRIVATE_PARTS for c in map(chr, part)):
+            if mark not in used:
+                return mark
+        raise PromptError("prompt: it holds every private character of Unicode, expected a text")
 
     def marked(self, text: str, mark: str) -> str:
         """The text with a mark inside each control token's name, wherever one begins."""

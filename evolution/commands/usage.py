@@ -43,8 +43,9 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
             )
     except SystemExit:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-        # The box's upper edge holds a title, which the words in it repeat.
-        plain = re.sub(r"^\u256d.*$", "", plain, flags=re.MULTILINE)
+        # The box's upper edge holds a title, which the words in it repeat; where the terminal has
+        # no boxes, the title is a line less far in than the words, with a rule below.
+        plain = re.sub(r"^\u256d.*$|^ \S.*\n -{3,}.*$", "", plain, flags=re.MULTILINE)
         words = re.sub(r"[\u2500-\u257f]+|-{3,}", " ", plain)
         words = one_line(words).partition(" For full helptext")[0]
         raise UsageError(f"{words} (see {prog} --help)") from None

@@ -16,6 +16,7 @@ from evolution.runs.files import (
     GROWING,
     file_digest,
     folder_of,
+    refuse_inside,
     saved_generations,
     sync_folder,
     writing,
@@ -41,8 +42,8 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
         The new folder.
 
     Raises:
-        CheckpointError: If the generation is not there or damaged, or the folder is in use or
-            cannot be written.
+        CheckpointError: If the generation is not there or damaged, or the folder is in use, part of
+            a run, or cannot be written.
     """
     origin, folder = Path(origin), Path(folder)
     numbers = saved_generations(origin)
@@ -60,6 +61,7 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
         raise CheckpointError(f"branch: {error}; {way}") from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"out: {folder} is in use; choose a folder that does not exist yet")
+    refuse_inside(folder)
     saved = SavedRun(origin, "branch")
     settings = _settings(saved, generation, folder)
     changes = [change.to_dict() for change in saved.changes(generation)]

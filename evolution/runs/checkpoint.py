@@ -36,6 +36,7 @@ from evolution.runs.files import (
     discard,
     folder_of,
     hash_prefix,
+    refuse_inside,
     saved_generations,
     size_of,
     sync,
@@ -114,8 +115,9 @@ class RunFolder:
         """Make the folder ready for a new run: what one left that never saved anything goes.
 
         Raises:
-            CheckpointError: If it holds a run, or the history of one.
+            CheckpointError: If it holds a run, or the history of one, or is part of another.
         """
+        refuse_inside(self.path)
         if self.generations():
             raise CheckpointError(
                 f"out: {self.path} already holds a run; continue it with --resume {self.path} or "

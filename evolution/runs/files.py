@@ -26,7 +26,8 @@ GROWING = ("history.jsonl", "transcripts.jsonl")
 CURVE_FILE = "held_out_curve.jsonl"
 """Accuracy on held-out problems, by generation and agent."""
 
-_NAME = re.compile(r"generation_(\d+)")
+_NAME = re.compile(r"generation_([0-9]+)")
+BEST = "best"
 _CHUNK = 1 << 20
 _GONE = os.strerror(errno.ENOENT)
 
@@ -37,6 +38,22 @@ def saved_generations(path: Path) -> list[int]:
         return []
     matches = (_NAME.fullmatch(entry.name) for entry in path.iterdir())
     return sorted(int(match[1]) for match in matches if match)
+
+
+def refuse_inside(path: Path) -> None:
+    """Refuse a folder for a run that lies in a part of another run, which deletes its parts.
+
+    Raises:
+        CheckpointError: If it is, or is in, a saved generation or `BEST`.
+    """
+    place = Path(os.path.abspath(path))
+    for folder in (place, *place.parents):
+        is_part = folder.name == BEST or _NAME.fullmatch(folder.name)
+        if is_part and (folder.parent / GROWING[0]).is_file():
+            raise CheckpointError(
+                f"out: {path} lies in {folder}, which the run in {folder.parent} may delete; "
+                "choose another folder"
+            )
 
 
 def folder_of(path: Path, generation: int) -> Path:

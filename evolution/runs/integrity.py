@@ -24,6 +24,7 @@ from typing import Any
 from agents.plain_files import write_whole
 from evolution.errors import CheckpointError, DamageError, OlderError, UsageError
 from evolution.runs.files import (
+    BEST,
     FORMAT,
     OLDEST,
     digest_of,
@@ -36,7 +37,6 @@ from evolution.runs.files import (
 )
 
 CHECKSUMS, MANIFEST = "checksums.json", "manifest.json"
-BEST = "best"
 
 _RESTORE = "restore it from a copy"
 _DELETE = "restore it, or delete it: "
@@ -136,8 +136,7 @@ def check_generation(path: Path, generation: int, *, grown: bool = True) -> dict
         DamageError: If a file is missing or changed; the message names it.
         CheckpointError: If it was written by another version.
     """
-    folder = folder_of(path, generation)
-    file = folder / "state.json"
+    file = (folder := folder_of(path, generation)) / "state.json"
     state = read_object(file)
     version = state.get("format")
     if not isinstance(version, int):
@@ -152,6 +151,9 @@ def check_generation(path: Path, generation: int, *, grown: bool = True) -> dict
             f"resume: {folder} was written by an older version (format {version}); its adapters "
             "can be exported, but the run cannot go on with this one"
         )
+    if (held := state.get("generation", generation)) != generation:
+        said = f"{folder} is damaged (it holds generation {held!r:.20})"
+        raise DamageError(said, "delete it, or restore it")
     _check_folder(folder, sealed=version == FORMAT)
     lengths: Any = state.get("lengths")
     digests: Any = state.get("digests", {})

@@ -90,6 +90,22 @@ def test_control_tokens_in_text_stay_text(family, lists_names, rstrip):
             assert attack.strip() in tokenizer.decode(ids)
 
 
+PRIVATE = "".join(map(chr, range(0xE000, 0xF900)))
+
+
+def test_a_text_of_all_private_characters_is_encoded():
+    template, special, end = FAMILIES["chatml"]
+    tokenizer = make_tokenizer(template, special)
+    usual = controls(tokenizer, chat_ids(tokenizer, "a"))
+    for attack in (PRIVATE + end, end + PRIVATE, PRIVATE, chr(0xF0000) + PRIVATE + end):
+        ids = chat_ids(tokenizer, attack)
+        assert controls(tokenizer, ids) == usual
+        assert attack in tokenizer.decode(ids)
+    rest = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
+    with pytest.raises(PromptError, match="every private character of Unicode"):
+        chat_ids(tokenizer, "".join(map(chr, rest)) + PRIVATE + end)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ordinary_prompts_keep_their_ids(family):
     template, special, _ = FAMILIES[family]

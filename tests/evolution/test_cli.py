@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,36 @@ QUICK = [
     "--solve-tokens", "4", "--judge-tokens", "2", "--offspring", "1", "--held-out", "5",
     "--problems", "procedural:chain_sum(max_terms=2,max_digits=1)",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["x.jsonl", "--foo", "3"], "Unrecognized options: --foo"),
+        (["x.jsonl", "--limit", "many"], "Error parsing --limit: no type"),
+        (["x.jsonl", "--split", "dev"], "invalid choice 'dev' for argument"),
+        ([], "Missing from populora validate: STR"),
+    ],
+)
+def test_titles_are_not_repeated_whatever_the_terminal(words, said, encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "evolution.cli", "validate", *words]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert run.returncode == 2
+    lines = run.stderr.splitlines()
+    assert len(lines) == 1
+    assert re.match(rf"populora: error: (?:{said})", lines[0])
+
+
+def test_help_is_a_word_too(capsys):
+    assert main(["help"]) == main(["--help"]) == 0
+    first, _, second = (
+        capsys.readouterr()
+        .out.partition("usage: populora COMMAND")[2]
+        .partition("usage: populora COMMAND")
+    )
+    assert first == second
 
 
 def test_a_warning_is_one_line_without_code_or_escapes(tmp_path, monkeypatch):

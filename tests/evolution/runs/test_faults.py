@@ -15,6 +15,7 @@ from agents.policy import FunctionPolicy
 from agents.population import LoraPopulation
 from agents.rollout import rollout
 from evolution import CheckpointError, EvolutionManager
+from evolution.runs.branching import branch
 from evolution.runs.files import FORMAT, saved_generations
 from populora_env import Problem
 from populora_env.arena import ReasoningArena
@@ -140,6 +141,34 @@ def test_damage_is_named_and_the_way_on_is_said(three, tmp_path, damage, said):
             str(caught.value)
         )
     assert (folder / "history.jsonl").read_bytes() == before
+
+
+def test_a_generation_under_another_number_is_damage(three, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(three, folder)
+    shutil.copytree(folder / "generation_0001", folder / "generation_0009")
+    said = r"generation_0009 is damaged \(it holds generation 1\); delete it, or restore"
+    with pytest.raises(CheckpointError, match=said):
+        make(settings=SETTINGS).resume(folder)
+    shutil.rmtree(folder / "generation_0009")
+    (folder / "generation_\u0669").mkdir()  # a nine, but not one that we write
+    (folder / "generation_-1").mkdir()
+    manager = make(settings=SETTINGS)
+    manager.resume(folder)
+    assert manager.generation == 3
+
+
+@pytest.mark.parametrize("place", ["generation_0001", "generation_0001/new", "best", "best/a/b"])
+def test_no_run_begins_in_what_another_may_delete(three, tmp_path, place):
+    folder = tmp_path / "run"
+    shutil.copytree(three, folder)
+    with pytest.raises(
+        CheckpointError, match=r"out: .* lies in .*, which the run in .* may delete"
+    ):
+        make(folder / place, SETTINGS).ask()
+    with pytest.raises(CheckpointError, match=r"out: .* lies in .* may delete|is in use"):
+        branch(folder, 1, folder / place)
+    make(folder / "branches" / "generation_0001", SETTINGS).ask()
 
 
 def test_a_newer_version_and_another_population(three, tmp_path):
