@@ -9,6 +9,7 @@ import pkgutil
 import re
 from dataclasses import is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, get_origin
 
@@ -102,6 +103,7 @@ def readable_defaults(app, what, name, obj, options, signature, returns):
     return signature and signature.replace("<factory>", "..."), returns
 
 
+@cache
 def modules():
     """All modules of the project, by name."""
     found = {}
@@ -131,8 +133,7 @@ def exists(name, known):
 
 def link_or_look(app, env, node, contnode):
     """Let a name stand that has no entry, if there is such a name."""
-    known = env.__dict__.setdefault("populora_modules", None) or modules()
-    return contnode if exists(node["reftarget"], known) else None
+    return contnode if exists(node["reftarget"], modules()) else None
 
 
 def finish(app, error):
