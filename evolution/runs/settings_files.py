@@ -40,10 +40,10 @@ def read_toml(path: str | Path) -> RunConfig:
         ConfigError: If the file is missing or no TOML, or sets a field that does not exist.
     """
     try:
-        data = tomllib.loads(Path(path).read_text())
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # as Windows may save it
     except OSError as error:
         raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config: {path} is not valid TOML ({error})") from error
     return from_mapping(data, str(path))
 

@@ -198,3 +198,27 @@ def test_a_run_of_an_older_version_goes_on_with_the_defaults(tmp_path):
     assert (config.alpha, config.targets, config.top_p) == (None, "all-linear", 1.0)
     defaults = SimpleNamespace(**LoraPopulation.__init__.__kwdefaults__)
     assert (defaults.targets, defaults.top_p, defaults.dropout) == ("all-linear", 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"size = " + b"[" * 5000 + b"]" * 5000, "is not valid TOML (maximum recursion depth"),
+        (b"size = 3\nsize = 4\n", "is not valid TOML (Cannot overwrite a value"),
+        ("size = 3\n".encode("utf-16"), "is not valid TOML ('utf-8' codec can't decode"),
+        (b"seed = 1" + b"0" * 5000, "is not valid TOML (Exceeds the limit"),
+    ],
+)
+def test_settings_that_are_no_toml_are_one_line(tmp_path, data, said):
+    file = tmp_path / "x.toml"
+    file.write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        read_toml(file)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_utf8_whatever_the_terminal_with_or_without_a_mark(tmp_path):
+    file = tmp_path / "x.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + 'problems = "übung.jsonl"\n'.encode())
+    assert read_toml(file).problems == "übung.jsonl"
