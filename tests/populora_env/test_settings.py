@@ -110,7 +110,6 @@ def test_rules_are_those_of_the_annotations():
     assert rules["way"].kind is rules["several"].kind is None
 
 
-@pytest.mark.usefixtures("shared_generators")
 def test_every_number_of_a_run_and_of_a_command_has_a_range():
     open_ends = {}
     for command, (_, _, module, name) in COMMANDS.items():

@@ -21,9 +21,6 @@ from evolution.runs.settings_files import from_mapping, read_toml
 from tests.conftest import make_tiny_base
 from tests.evolution.test_cli import QUICK, one_line_error
 
-# PyTorch's layers draw their first weights from the shared generator.
-pytestmark = pytest.mark.usefixtures("shared_generators")
-
 FLAGS = {
     "alpha": ("5", 5.0),
     "targets": ("q_proj+v_proj", "q_proj+v_proj"),

@@ -21,7 +21,6 @@ from populora_env.judges.http import HttpJudge
 from populora_env.prompts import compare_prompt
 from populora_env.records import Attempt, Comparison, Preference, Problem, ReplyStatus
 
-pytestmark = pytest.mark.usefixtures("shared_generators")  # openai waits for random times
 PROBLEM = Problem.create("1 + 1 =", "2")
 LONG = 20.0  # seconds after which a request surely hung
 

@@ -28,7 +28,6 @@ from tests.populora_env.chat.test_api import (
 )
 
 __all__ = ["server"]  # the fixture
-pytestmark = pytest.mark.usefixtures("shared_generators")  # openai waits for random times
 
 
 def shaped(content, finish="stop", **more):
