@@ -8,6 +8,9 @@ import errno
 import os
 import shutil
 import stat
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -93,19 +96,114 @@ def truncate(path: Path, length: int) -> None:
         file.truncate(length)
 
 
+@contextmanager
+def appending(path: Path) -> Generator[TextIO, None, None]:
+    """`open_growing`; what the block wrote is on disk when it ends.
+
+    Raises:
+        OSError: As `open_growing`, or if it cannot be written.
+    """
+    with open_growing(path) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file, whole or not at all; what was there under its name is replaced.
 
     Raises:
         OSError: If it cannot be written.
     """
-    work = path.with_name(f".{path.name}.tmp")
-    remove(work)
-    with work.open("x", encoding="utf-8", newline="\n") as file:
+    with whole_file(path) as work, work.open("x", encoding="utf-8", newline="\n") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    work.replace(path)
+
+
+@contextmanager
+def whole_file(path: Path, *, shared: bool = False) -> Generator[Path, None, None]:
+    """Make a file whole or not at all: the block writes it under the name that it is given.
+
+    It is flushed to disk and renamed when the block ends; what was there is replaced.
+
+    Args:
+        path: Of the file.
+        shared: Whether other processes may be making it as well; then what a killed one left stays.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    work = _beside(path, shared)
+    remove(work)
+    try:
+        yield work
+        _sync(work)
+        work.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            remove(work)
+        raise
+    _sync_parent(path)
+
+
+@contextmanager
+def whole_folder(
+    path: Path, *, shared: bool = False, replace: bool = False
+) -> Generator[Path, None, None]:
+    """Make a folder whole or not at all: the block fills the empty one that it is given.
+
+    All in it is flushed to disk, and it is renamed once, when the block ends.
+
+    Args:
+        path: Of the folder; its parent exists.
+        shared: As for `whole_file`.
+        replace: Whether what is there under its name goes, whole; else only an empty folder does.
+
+    Raises:
+        OSError: If it cannot be written, or something is there that is not to be replaced.
+    """
+    work = _beside(path, shared)
+    remove(work)
+    try:
+        work.mkdir()
+        yield work
+        for entry in (*work.rglob("*"), work):
+            _sync(entry)
+        if replace:
+            discard(path)
+        work.rename(path)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    _sync_parent(path)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder, which is seen under its name either whole or not at all."""
+    if folder.exists() or folder.is_symlink():
+        remove(aside := folder.with_name(f".{folder.name}.old.tmp"))
+        folder.rename(aside)
+        remove(aside)
+
+
+def _beside(path: Path, shared: bool) -> Path:
+    """The name under which something is made that is not whole yet."""
+    mark = f".{uuid.uuid4().hex[:8]}" if shared else ""
+    return path.with_name(f".{path.name}{mark}.tmp")
+
+
+def _sync(path: Path, flags: int = os.O_NOFOLLOW) -> None:
+    """Flush a file, or a folder's entries, to disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_parent(path: Path) -> None:
+    """Let a rename outlast a loss of power, where the file system can, and we may read there."""
+    with suppress(OSError):
+        _sync(path.parent, 0)
 
 
 def remove(path: Path) -> None:

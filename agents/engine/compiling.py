@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agents.loading.models import cache_folder
+from agents.plain_files import whole_file
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 _CHECKSUM = hashlib.sha256().digest_size
@@ -133,8 +134,7 @@ def _compiler() -> tuple[list[str], str]:
 
 def _compile(command: Sequence[str], source: Path, target: Path) -> None:
     """Compile to a file beside the target, add its checksum, then rename it: found, it is whole."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
+    with whole_file(target, shared=True) as made:
         done = subprocess.run(
             [*command, *_FLAGS, "-o", str(made), str(source)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8",
@@ -145,4 +145,3 @@ def _compile(command: Sequence[str], source: Path, target: Path) -> None:
         with made.open("ab") as file:  # loaders do not look behind a library's end
             file.write(hashlib.sha256(made.read_bytes()).digest())
         made.chmod(0o700)
-        os.replace(made, target)

@@ -11,8 +11,7 @@ Not covered here: adapters (`agents.engine.adapters`) and generation (`agents.en
 import hashlib
 import importlib.util
 import os
-import shutil
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from agents.loading.checks import (
 from agents.loading.gguf_header import check_gguf
 from agents.loading.linear import DTYPE_NAMES, Products, pack_linears
 from agents.loading.quiet import no_bars
+from agents.plain_files import whole_folder
 from agents.prompts import chat_ids, text_ids, turn_end
 
 __all__ = [
@@ -344,35 +344,36 @@ def _converted(gguf: Path) -> Path:
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        filling = ExitStack()
+        work = filling.enter_context(whole_folder(target, shared=True))
     except OSError as error:
         raise ModelError(
             f"model: cannot write the converted model to {target.parent} ({error.strerror}); set "
             "POPULORA_CACHE to a writable folder"
         ) from error
     try:
-        folder, file_name = str(gguf.parent), gguf.name
-        check_gguf(gguf, {int(kind): size for kind, size in GGML_QUANT_SIZES.items()})
-        # A model's own code is never run, nor is there a question whether it may.
-        source: dict[str, Any] = {"gguf_file": file_name, "trust_remote_code": False}
-        check_size(AutoConfig.from_pretrained(folder, **source), gguf.stat().st_size, str(gguf))
-        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **source,
-        )
-        model, info = loaded
-        check_complete(info, str(gguf))
-        # The weights are plain floats now; the record of how they were packed forbids saving.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(work)
-        tokenizer.save_pretrained(work)
-        work.rename(target)
+        with filling:
+            folder, file_name = str(gguf.parent), gguf.name
+            check_gguf(gguf, {int(kind): size for kind, size in GGML_QUANT_SIZES.items()})
+            # A model's own code is never run, nor is there a question whether it may.
+            source: dict[str, Any] = {"gguf_file": file_name, "trust_remote_code": False}
+            check_size(AutoConfig.from_pretrained(folder, **source), gguf.stat().st_size, str(gguf))
+            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **source,
+            )
+            model, info = loaded
+            check_complete(info, str(gguf))
+            # The weights are plain floats now; the record of how they were packed forbids saving.
+            model.hf_quantizer = None
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(work)
+            tokenizer.save_pretrained(work)
     except OSError as error:
         if not target.is_dir():  # else another process finished the same conversion first
             raise ModelError(
@@ -386,6 +387,4 @@ def _converted(gguf: Path) -> Path:
             f"model: {str(gguf)!r} could not be read ({_first_line(error)}); expected a whole "
             ".gguf file of a causal language model"
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target

@@ -7,13 +7,12 @@ weights have changed since. A last line that was cut off by a kill is dropped.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.plain_files import open_growing, truncate
+from agents.plain_files import appending, truncate
 from populora_env.errors import PopuloraError
 
 
@@ -141,10 +140,8 @@ class ReplyLog:
 
     def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         assert self.path is not None
-        with open_growing(self.path) as file:
+        with appending(self.path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
 
     def _read(self, path: Path) -> None:
         """Read all whole lines, and cut off the rest."""

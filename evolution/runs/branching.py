@@ -1,14 +1,13 @@
 """Runs that start from a saved generation of another one."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from agents.plain_files import remove
+from agents.plain_files import whole_folder
 from evolution.errors import CheckpointError, DamageError
 from evolution.runs.changes import CHANGES_FILE
 from evolution.runs.files import (
@@ -18,7 +17,6 @@ from evolution.runs.files import (
     folder_of,
     refuse_inside,
     saved_generations,
-    sync_folder,
     writing,
 )
 from evolution.runs.integrity import check_generation, check_written, write_checksums
@@ -68,9 +66,7 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
     curve = [row for _, row in saved.rows(CURVE_FILE) if row["generation"] <= generation]
     with writing(folder, f"generation {generation} could not be copied"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = folder.with_name(f".{folder.name}.tmp")
-        remove(work)
-        try:
+        with whole_folder(folder) as work:
             shutil.copytree(folder_of(origin, generation), folder_of(work, generation))
             for name in GROWING:
                 if name in state["lengths"]:
@@ -81,13 +77,6 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
             _write_rows(work / CURVE_FILE, curve)
             there = [name for name in _COPIED if (work / name).exists()]
             write_checksums(work, {name: [file_digest(work / name)] for name in there})
-            for file in sorted(work.rglob("*")):
-                sync_folder(file)
-            work.rename(folder)
-            sync_folder(folder.parent)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
     return folder
 
 
@@ -121,8 +110,6 @@ def _copy_start(source: Path, target: Path, length: int) -> None:
     with source.open("rb") as old, target.open("wb") as new:
         shutil.copyfileobj(old, new)
         new.truncate(length)
-        new.flush()
-        os.fsync(new.fileno())
 
 
 def _write_rows(file: Path, rows: list[dict[str, Any]]) -> None:

@@ -14,9 +14,8 @@ Not covered here: what a run's state means (`evolution.manager`), settings that 
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agents.plain_files import open_growing, remove, truncate, write_whole
+from agents.plain_files import appending, discard, remove, truncate, whole_folder, write_whole
 from agents.population import AdapterError, LoraPopulation
 from evolution.errors import CheckpointError, DamageError
 from evolution.runs.files import (
     FORMAT,
     GROWING,
     digest_of,
-    discard,
     folder_of,
     hash_prefix,
     refuse_inside,
     saved_generations,
     size_of,
-    sync,
-    sync_folder,
     writing,
 )
 from evolution.runs.integrity import (
@@ -147,7 +143,7 @@ class RunFolder:
         """
         with (
             writing(self.path, f"{name} could not be written"),
-            open_growing(self.path / name) as file,
+            appending(self.path / name) as file,
         ):
             hasher = self._hasher(name)
             del self._hashers[name]  # until all is written
@@ -156,7 +152,6 @@ class RunFolder:
                 file.write(line)
                 hasher.update(line.encode())
             file.flush()
-            os.fsync(file.fileno())
             self._hashers[name] = hasher, os.fstat(file.fileno()).st_size
 
     def write(self, name: str, text: str) -> None:
@@ -181,15 +176,17 @@ class RunFolder:
         Raises:
             CheckpointError: If that fails.
         """
-        work, target = self.path / f".{name}.tmp", self.path / name
-        with writing(self.path, f"{name} could not be written"):
-            remove(work)
+        target = self.path / name
+        with (
+            writing(self.path, f"{name} could not be written"),
+            ExitStack() as announced,
+            whole_folder(target, replace=True) as work,
+        ):
             make(work)
             text = sealed_text(MANIFEST, manifest_of(work))
             write_whole(work / MANIFEST, text)
-            with declared(self.path, f"{name}/{MANIFEST}", digest_of(text.encode())):
-                discard(target)
-                work.rename(target)
+            digest = digest_of(text.encode())
+            announced.enter_context(declared(self.path, f"{name}/{MANIFEST}", digest))
         return target
 
     def save(
@@ -215,32 +212,21 @@ class RunFolder:
             CheckpointError: If it cannot be written; earlier generations stay as they were.
         """
         target = folder_of(self.path, generation)
-        work = self.path / f".{target.name}.tmp"
-        try:
-            with writing(self.path, f"generation {generation} could not be saved"):
-                remove(work)
-                work.mkdir()
-                population.save_adapters(work / "adapters")
-                if tensors:
-                    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                    save_file(whole, work / "state.safetensors")
-                sizes = {name: size_of(self.path / name) for name in GROWING}
-                lengths = {name: size for name, size in sizes.items() if size is not None}
-                digests = {name: self._hasher(name, lengths[name]).hexdigest() for name in lengths}
-                rest = {"format": FORMAT, "generation": generation, "lengths": lengths}
-                rest |= {"digests": digests, **state}
-                (work / "state.json").write_text(json.dumps(rest, indent=1) + "\n")
-                (work / MANIFEST).write_text(sealed_text(MANIFEST, manifest_of(work)))
-                for file in (entry for entry in work.rglob("*") if entry.is_file()):
-                    sync(file)
-                for folder in (entry for entry in (work, *work.rglob("*")) if entry.is_dir()):
-                    sync_folder(folder)
-                discard(target)
-                work.rename(target)
-                sync_folder(self.path)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+        with (
+            writing(self.path, f"generation {generation} could not be saved"),
+            whole_folder(target, replace=True) as work,
+        ):
+            population.save_adapters(work / "adapters")
+            if tensors:
+                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                save_file(whole, work / "state.safetensors")
+            sizes = {name: size_of(self.path / name) for name in GROWING}
+            lengths = {name: size for name, size in sizes.items() if size is not None}
+            digests = {name: self._hasher(name, lengths[name]).hexdigest() for name in lengths}
+            rest = {"format": FORMAT, "generation": generation, "lengths": lengths}
+            rest |= {"digests": digests, **state}
+            (work / "state.json").write_text(json.dumps(rest, indent=1) + "\n")
+            (work / MANIFEST).write_text(sealed_text(MANIFEST, manifest_of(work)))
         self.prune(keep, every)
         return target
 

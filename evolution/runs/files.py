@@ -17,7 +17,6 @@ from typing import Any
 import xxhash
 from safetensors import SafetensorError
 
-from agents.plain_files import remove
 from evolution.errors import CheckpointError, DamageError
 
 FORMAT = 5
@@ -92,14 +91,6 @@ def writing(path: Path, failed: str) -> Generator[None, None, None]:
         ) from error
 
 
-def discard(folder: Path) -> None:
-    """Delete a folder, which is seen under its name either whole or not at all."""
-    if folder.exists() or folder.is_symlink():
-        remove(aside := folder.with_name(f".{folder.name}.old.tmp"))
-        folder.rename(aside)
-        remove(aside)
-
-
 def size_of(path: Path) -> int | None:
     """Length in bytes; None if there is no such file."""
     return path.stat().st_size if path.exists() else None
@@ -156,18 +147,3 @@ def _digest(path: Path, hasher: Any, length: int | None = None) -> Any:
     except OSError as error:
         raise DamageError(f"{path} is damaged ({error.strerror})") from error
     return hasher
-
-
-def sync(path: Path) -> None:
-    """Flush a file to disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

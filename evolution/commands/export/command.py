@@ -8,9 +8,8 @@ import importlib.metadata
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from rich.table import Table
 from agents.loading.models import load_base
 from agents.loading.quiet import no_bars
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, read_adapter, write_adapter
+from agents.plain_files import whole_folder
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
@@ -126,17 +126,14 @@ def new_folder(path: str | Path) -> Generator[Path, None, None]:
         raise UsageError(f"out: {path} is there already; choose another folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        work.chmod(0o755)
+        filling = ExitStack()
+        work = filling.enter_context(whole_folder(target, shared=True))
     except OSError as error:
         raise UsageError(
             f"out: cannot write to {path} ({error.strerror}); choose a writable folder"
         ) from error
-    try:
+    with filling:
         yield work
-        work.replace(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def lineage_record(
