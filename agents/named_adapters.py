@@ -5,7 +5,7 @@ saved as a plain PEFT adapter folder, and anyone's LoRA adapter of the same base
 `agents.peft_io` says which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from agents.engine.adapters import StackedLora
+from agents.engine.jobs import BASE
 from agents.engine.targets import check_names, why_no_place
 from agents.loading.models import DTYPES, BaseModel, load_base
 from agents.peft_config import shown
 from agents.peft_io import AdapterError, PeftAdapter, layers_of, read_adapter, write_adapter
 
-BASE = "base"
+__all__ = ["BASE", "HeldAdapters", "NamedAdapters"]
 
 
 class NamedAdapters:
@@ -172,16 +173,30 @@ class NamedAdapters:
         if i is None:
             raise AdapterError("agent: 'base' has no adapter to save")
         self.check_saving()
+        held = self.adapter(agent)
+        return write_adapter(
+            folder,
+            held.factors,
+            alpha=held.alpha,
+            dropout=self.lora.dropout[i],
+            base=held.base,
+        )
+
+    def adapter(self, agent: str) -> PeftAdapter:
+        """One agent's adapter at its own rank; its factors are views of the stacked tensors.
+
+        Raises:
+            AdapterError: If the agent is ``base``, which has none.
+        """
+        i = self.index(agent)
+        if i is None:
+            raise AdapterError("agent: 'base' has no adapter")
         rank = int(self.lora.ranks[i])
         factors = {
             layer.name: (layer.A[i, :rank], layer.B[i, :, :rank]) for layer in self.lora.layers()
         }
-        return write_adapter(
-            folder,
-            factors,
-            alpha=float(self.lora.alpha[i]),
-            dropout=self.lora.dropout[i],
-            base=self.base.path,
+        return PeftAdapter(
+            rank=rank, alpha=float(self.lora.alpha[i]), base=self.base.path, factors=factors
         )
 
     def load_adapters(self, folder: str | Path) -> None:
@@ -261,3 +276,24 @@ class NamedAdapters:
                 A, B = adapter.factors[layer.name]
                 layer.A[i, : A.shape[0]] = A
                 layer.B[i, :, : B.shape[1]] = B
+
+
+class HeldAdapters(Mapping[str, PeftAdapter]):
+    """Adapters of a population by content hash, each put together when it is looked up.
+
+    Args:
+        held: The population.
+        agents: Its agents by hash.
+    """
+
+    def __init__(self, held: NamedAdapters, agents: Mapping[str, str]) -> None:
+        self._held, self._agents = held, agents
+
+    def __getitem__(self, content_hash: str) -> PeftAdapter:
+        return self._held.adapter(self._agents[content_hash])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._agents)
+
+    def __len__(self) -> int:
+        return len(self._agents)

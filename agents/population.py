@@ -6,19 +6,26 @@ model, so a population can play against what it started from.
 Not covered here: how the adapters are kept, saved and loaded (`agents.named_adapters`).
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from agents.engine.generation import generate
-from agents.engine.jobs import DecodeStats, Job
+from agents.engine.jobs import (
+    DecodeStats,
+    Engine,
+    EngineError,
+    Feature,
+    Job,
+    Reply,
+    check_features,
+    matched,
+)
+from agents.engine.local import LocalEngine
 from agents.loading.models import BaseModel, load_base
-from agents.named_adapters import BASE, NamedAdapters
+from agents.named_adapters import BASE, HeldAdapters, NamedAdapters
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from agents.policy import Request
 from populora_env.reading.reply_ids import IdentifiedReply
@@ -30,12 +37,14 @@ __all__ = [
     "WEIGHTS_FILE",
     "AdapterError",
     "DecodingPolicy",
+    "EngineError",
     "Generated",
     "GreedyPolicy",
+    "KeepingPolicy",
     "LoraPopulation",
 ]
 
-_IDS = count()  # of replies; no two of a process are alike
+_IDS = count()  # of replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +52,19 @@ class Generated:
     """A reply with what the model knows about it.
 
     Attributes:
-        id: By which `LoraPopulation.recall` finds it: the request's, if it has one.
+        id: By which `LoraPopulation.recall` finds it; no two of a process are alike.
         text: The decoded reply.
         prompt_ids: Token ids of the prompt.
         reply_ids: Token ids of the reply, with the token that ended it, if one did.
-        feature: Mean last hidden state over the reply, ``[width]``.
-        distribution: Mean of the distributions its tokens were drawn from, ``[vocabulary]``; only
-            of attempts, and only if the population keeps them.
+        features: What else was asked for, by name; see `agents.engine.jobs.Feature`. None of a
+            prompt that did not fit.
     """
 
     id: str
     text: str
     prompt_ids: tuple[int, ...]
     reply_ids: tuple[int, ...]
-    feature: Tensor
-    distribution: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class LoraPopulation(NamedAdapters):
@@ -81,10 +88,11 @@ class LoraPopulation(NamedAdapters):
         temperature: Sampling temperature; 0 is greedy.
         max_rows: Rows decoded at once; see `agents.engine.generation.generate`.
         top_p: Share of the probability from which tokens are drawn.
+        engine: Generates the replies; None for `agents.engine.local.LocalEngine`, in this process
+            and with these rows. Another one brings its own.
 
     Attributes:
-        stats: Counts of all that was generated, with tokens per second.
-        keeps_distributions: Whether attempts carry their mean token distribution; off at first.
+        engine: What generates.
 
     Raises:
         ValueError: If an argument is out of range, targets match nothing, or the base already
@@ -104,6 +112,7 @@ class LoraPopulation(NamedAdapters):
         temperature: float = 1.0,
         max_rows: int = 64,
         top_p: float = 1.0,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(
             base,
@@ -114,9 +123,8 @@ class LoraPopulation(NamedAdapters):
             dropout=dropout,
             adapter_dtype=adapter_dtype,
         )
-        self.temperature, self.max_rows, self.top_p = temperature, max_rows, top_p
-        self.stats = DecodeStats()
-        self.keeps_distributions = False
+        self.temperature, self.top_p = temperature, top_p
+        self.engine = LocalEngine(base, self.lora, max_rows) if engine is None else engine
         self._recent: dict[str, Generated] = {}
 
     @classmethod
@@ -162,8 +170,27 @@ class LoraPopulation(NamedAdapters):
             top_p=top_p,
         )
 
+    @property
+    def stats(self) -> DecodeStats:
+        """The engine's counts of all that was generated, with tokens per second."""
+        return self.engine.stats
+
+    @property
+    def max_rows(self) -> int:
+        """Requests that the engine answers best at once."""
+        return self.engine.max_rows
+
+    @max_rows.setter
+    def max_rows(self, rows: int) -> None:
+        self.engine.max_rows = rows
+
     def act(
-        self, requests: Sequence[Request], *, temperature: float | None = None, raw: bool = False
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float | None = None,
+        raw: bool = False,
+        features: Collection[str] = (),
     ) -> list[str]:
         """Answer all requests in mixed batches; see `Policy` and `generate`.
 
@@ -171,7 +198,9 @@ class LoraPopulation(NamedAdapters):
         attempts may be, gets an empty reply, which counts as no answer or as an abstention;
         ``stats.overlong`` counts them. Replies know their ids; see `recall`.
         """
-        replies = self.generate(requests, temperature=temperature, raw=raw, overlong="empty")
+        replies = self.generate(
+            requests, temperature=temperature, raw=raw, overlong="empty", features=features
+        )
         return [IdentifiedReply(reply.text, reply.id) for reply in replies]
 
     def generate(
@@ -182,8 +211,11 @@ class LoraPopulation(NamedAdapters):
         raw: bool = False,
         overlong: Literal["refuse", "empty"] = "refuse",
         done: Callable[[int, str], None] | None = None,
+        features: Collection[str] = (),
     ) -> list[Generated]:
         """Answer all requests and keep tokens and features, for `recall` and for learning.
+
+        All replies carry their mean hidden state, if the engine gives it.
 
         Args:
             requests: What to answer.
@@ -192,92 +224,66 @@ class LoraPopulation(NamedAdapters):
             overlong: What becomes of a prompt that does not fit the model's context with its
                 reply: an error, or an empty reply of no tokens.
             done: Called with the place of a request and the text of its reply as soon as it is
-                there; not for those that are left empty, nor for what is answered beside them.
+                there; not for those that are left empty.
+            features: What attempts are to carry as well, names in `agents.engine.jobs.Feature`.
 
         Raises:
             ValueError: If an agent is unknown, or a prompt does not fit and that is refused.
+            EngineError: If the engine lacks a feature, or its replies are not those asked for.
         """
+        check_features(self.engine, features)
         encoded: dict[str, list[int]] = {}
         for request in requests:
             if request.prompt not in encoded:
                 encode = self.base.text_ids if raw else self.base.chat_ids
                 encoded[request.prompt] = encode(request.prompt)
+        rows = [self.index(request.agent) for request in requests]
+        hashes = self.lora.hashes({row for row in rows if row is not None})
+        usual = frozenset({Feature.HIDDEN_STATES}) & self.engine.features
         jobs = [
-            Job(self.index(r.agent), encoded[r.prompt], r.max_new_tokens, r.seed, r.stop)
-            for r in requests
+            Job(
+                row,
+                encoded[r.prompt],
+                r.max_new_tokens,
+                r.seed,
+                r.stop,
+                f"reply {next(_IDS)}",
+                BASE if row is None else hashes[row],
+                usual.union(features) if r.phase is Phase.SOLVE else usual,
+            )
+            for r, row in zip(requests, rows, strict=True)
         ]
         limit = self.base.context
-        beyond = [
-            i
+        places = {
+            job.id: i
             for i, job in enumerate(jobs)
-            if limit and len(job.prompt_ids) + job.max_new_tokens > limit
-        ]
-        if beyond and overlong == "refuse":
-            job = jobs[beyond[0]]
+            if not limit or len(job.prompt_ids) + job.max_new_tokens <= limit
+        }
+        if len(places) < len(jobs) and overlong == "refuse":
+            i, job = next((i, job) for i, job in enumerate(jobs) if job.id not in places)
             raise ValueError(
-                f"requests[{beyond[0]}]: {len(job.prompt_ids)} prompt tokens + "
+                f"requests[{i}]: {len(job.prompt_ids)} prompt tokens + "
                 f"{job.max_new_tokens} new ones exceed the model's context of {limit}; shorten the "
                 "prompt or the limit"
             )
-        if beyond:
-            return self._around(requests, jobs, beyond, temperature, raw)
-        attempts = [self.keeps_distributions and r.phase is Phase.SOLVE for r in requests]
-        used = self.temperature if temperature is None else temperature
-        begin = time.perf_counter()
-        replies = generate(
-            self.base,
-            self.lora,
-            jobs,
-            temperature=used,
-            top_p=self.top_p,
-            max_rows=self.max_rows,
-            distribution=any(attempts),
-            stats=self.stats,
-            done=None if done is None else lambda i, reply: done(i, self._text(reply.ids)),
-        )
-        self.stats.seconds += time.perf_counter() - begin
-        texts = self.base.tokenizer.batch_decode(
-            [list(reply.ids) for reply in replies], skip_special_tokens=True
-        )
-        results: list[Generated] = []
-        for i, (request, job, reply) in enumerate(zip(requests, jobs, replies, strict=True)):
-            text, ids = texts[i], reply.ids if reply.end is None else (*reply.ids, reply.end)
-            kept = reply.distribution if attempts[i] else None
-            made = Generated(
-                self._id(request), text, tuple(job.prompt_ids), ids, reply.feature, kept
+        self.stats.overlong += len(jobs) - len(places)
+        asked = [job for job in jobs if job.id in places]
+        replies: dict[str, Reply] = {}
+        if asked:
+            given = self.engine.generate(
+                HeldAdapters(self, {name: self.agents[row] for row, name in hashes.items()}),
+                asked,
+                temperature=self.temperature if temperature is None else temperature,
+                top_p=self.top_p,
+                done=None if done is None else lambda reply: done(places[reply.id], reply.text),
             )
+            replies = {reply.id: reply for reply in matched(self.engine, asked, given)}
+        results: list[Generated] = []
+        for job in jobs:
+            reply = replies.get(job.id) or Reply(job.id, job.adapter, "", ())
+            made = Generated(job.id, reply.text, tuple(job.prompt_ids), reply.ids, reply.features)
             self._recent[made.id] = made
             results.append(made)
-        return results
-
-    def _id(self, request: Request) -> str:
-        return request.reply_id or f"reply {next(_IDS)}"
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def _around(
-        self,
-        requests: Sequence[Request],
-        jobs: Sequence[Job],
-        beyond: Sequence[int],
-        temperature: float | None,
-        raw: bool,
-    ) -> list[Generated]:
-        """Answer what fits the context; what does not gets an empty reply."""
-        self.stats.overlong += len(beyond)
-        left_out = frozenset(beyond)
-        asked = [request for i, request in enumerate(requests) if i not in left_out]
-        answered = iter(self.generate(asked, temperature=temperature, raw=raw) if asked else ())
-        nothing = torch.zeros(self.base.model.get_input_embeddings().weight.shape[1])
-        results: list[Generated] = []
-        for i, (request, job) in enumerate(zip(requests, jobs, strict=True)):
-            if i in left_out:
-                empty = Generated(self._id(request), "", tuple(job.prompt_ids), (), nothing)
-                self._recent[empty.id] = empty
-                results.append(empty)
-            else:
-                results.append(next(answered))
         return results
 
     def greedy(self) -> "GreedyPolicy":
@@ -287,6 +293,10 @@ class LoraPopulation(NamedAdapters):
     def decoding(self, *, temperature: float, raw: bool = False) -> "DecodingPolicy":
         """This population as a policy that decodes in a fixed way; see `generate`."""
         return DecodingPolicy(self, temperature, raw)
+
+    def keeping(self, features: Collection[str]) -> "KeepingPolicy":
+        """This population as a policy whose attempts carry these features; see `generate`."""
+        return KeepingPolicy(self, features)
 
     def recall(self, reply_id: str) -> Generated | None:
         """Tokens and feature of a reply given since the last `forget`, if it is known.
@@ -310,6 +320,17 @@ class GreedyPolicy:
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Answer with the likeliest tokens."""
         return self._population.act(requests, temperature=0.0)
+
+
+class KeepingPolicy:
+    """A population that keeps more of its attempts for `LoraPopulation.recall`; a `Policy`."""
+
+    def __init__(self, population: LoraPopulation, features: Collection[str]) -> None:
+        self._population, self._features = population, frozenset(features)
+
+    def act(self, requests: Sequence[Request]) -> list[str]:
+        """Answer all requests."""
+        return self._population.act(requests, features=self._features)
 
 
 class DecodingPolicy:

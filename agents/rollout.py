@@ -1,12 +1,10 @@
 """Play many arenas in lockstep, every pending prompt in one batch.
 
 One arena is played per problem. At each step the prompts of all arenas go to the policy together,
-which is what makes a population of adapters cheap to decode. Each request has an id of its own, by
-which a turn's reply is found again.
+which is what makes a population of adapters cheap to decode.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any
 
 from agents.policy import Policy, Request, ask, check_policy, failures_said
@@ -14,11 +12,7 @@ from agents.progress import Progress
 from populora_env.arena import ReasoningArena
 from populora_env.keys import derive_seed
 from populora_env.prompts import REPLY_TOKENS
-from populora_env.reading.no_reply import NoReply
-from populora_env.reading.reply_ids import IdentifiedReply
 from populora_env.records import Phase, Problem, Transcript
-
-_IDS = count()  # of replies; no two of a process are alike
 
 
 def rollout(
@@ -98,15 +92,11 @@ def _play(
                     "reply", *key, i, problems[i].id, agent, observation["phase"],
                     int(observation["round"]),
                 ),
-                reply_id=f"rollout {next(_IDS)}",
             )
             for i, agent, observation in asked
         ]  # fmt: skip
         actions = {i: dict.fromkeys(arenas[i].agents, "") for i in pending}
-        replies = ask(policy, requests)
-        for (i, agent, _), request, reply in zip(asked, requests, replies, strict=True):
-            if not isinstance(reply, IdentifiedReply | NoReply):  # a policy in between may cut it
-                reply = IdentifiedReply(reply, request.reply_id)
+        for (i, agent, _), reply in zip(asked, ask(policy, requests), strict=True):
             actions[i][agent] = reply
         done += len(requests)
         stepped = {i: arenas[i].step(actions[i])[0] for i in pending}

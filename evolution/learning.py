@@ -12,6 +12,7 @@ from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTun
 from agents.learning.rejection import RightReply, rejection_samples
 from agents.population import LoraPopulation
 from evolution.config import EvolutionConfig, Learner, Settings
+from evolution.errors import ConfigError
 from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Phase, Transcript, Turn
 
@@ -21,9 +22,18 @@ AnyLearner = PolicyGradient | RejectionTuning
 def make_learner(
     population: LoraPopulation, config: EvolutionConfig, settings: Settings
 ) -> AnyLearner | None:
-    """The learner that a run's settings ask for; None for evolution alone."""
+    """The learner that a run's settings ask for; None for evolution alone.
+
+    Raises:
+        ConfigError: If the base has no weights to learn with.
+    """
     if config.learner == Learner.NONE:
         return None
+    if any(parameter.is_meta for parameter in population.base.model.parameters()):
+        raise ConfigError(
+            f"learner: got {config.learner.value!r}, but the base's weights are not here; set "
+            "learner = 'none', or load the base"
+        )
     learning = LearnerConfig(
         learning_rate=config.learning_rate,
         temperature=settings.temperature,

@@ -104,6 +104,7 @@ class EvolutionManager:
         population.temperature = self.settings.temperature
         self._learner = make_learner(population, self.config, self.settings)
         self._appraiser = Appraiser(self.config)
+        self._appraiser.check_engine(population.engine)
 
     @property
     def folder(self) -> RunFolder | None:
@@ -178,15 +179,14 @@ class EvolutionManager:
         """Play a plan's episodes with the population."""
         arenas = make_arenas(plan, self.config, self.population.size, self.ratings, self._judge,
                              self._grader)  # fmt: skip
-        with self._appraiser.watching(self.population):
-            return rollout(
-                self.population,
-                arenas,
-                plan.problems,
-                key=("rollout", self.config.seed, plan.generation),
-                limits=reply_limits(self.config),
-                progress=progress,
-            )
+        return rollout(
+            self.population.keeping(self._appraiser.needs),
+            arenas,
+            plan.problems,
+            key=("rollout", self.config.seed, plan.generation),
+            limits=reply_limits(self.config),
+            progress=progress,
+        )
 
     def tell(
         self, transcripts: Sequence[Transcript], progress: Progress | None = None

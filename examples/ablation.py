@@ -139,7 +139,9 @@ def features(population: LoraPopulation, rows: Sequence[Iterable[str]]) -> np.nd
         known = [population.recall(known_as) for known_as in row]
         found.append(
             [
-                np.full(width, NAN) if k is None or len(k.reply_ids) < 2 else k.feature.numpy()
+                np.full(width, NAN)
+                if k is None or len(k.reply_ids) < 2
+                else k.features["hidden_states"].numpy()
                 for k in known
             ]
         )

@@ -143,8 +143,6 @@ class Request:
         max_new_tokens: Length limit of the reply, for policies that count tokens.
         seed: Seed of every random draw the reply needs.
         stop: Texts at which a policy may end the reply, as whoever asked cuts it there.
-        reply_id: Id for the reply, another one for each; empty if whoever answers may choose. Not
-            compared, since it changes nothing about the reply.
     """
 
     agent: str
@@ -153,7 +151,6 @@ class Request:
     max_new_tokens: int = 64
     seed: int = 0
     stop: tuple[str, ...] = ()
-    reply_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

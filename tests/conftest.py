@@ -122,12 +122,9 @@ def shared_generators():
     np.random.set_state(numpy)  # noqa: NPY002
 
 
-def make_tiny_base(**overrides):
-    import torch
+def make_tiny_tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from agents.loading.models import freeze
+    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -136,6 +133,16 @@ def make_tiny_base(**overrides):
     tokenizer.add_special_tokens(["<user>", "<agent>", "<end>"])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
     fast.chat_template = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}<agent>"
+    return fast
+
+
+def make_tiny_base(**overrides):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from agents.loading.models import freeze
+
+    fast = make_tiny_tokenizer()
     settings = dict(
         vocab_size=len(fast), hidden_size=48, intermediate_size=80, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,

@@ -23,7 +23,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from agents.engine.layers import SharedInput, StackedLinear
+from agents.engine.layers import SharedInput, StackedLinear, home
 from agents.engine.routing import (
     Dropout,
     Layout,
@@ -62,7 +62,8 @@ class StackedLora(nn.Module):
     weights are never written.
 
     Args:
-        model: A causal language model of Transformers.
+        model: A causal language model of Transformers; one without weights (on the meta device)
+            where another process generates, the adapters being on the CPU then.
         size: Number of agents, N.
         rank: Rank of every adapter, or of each, ``[N]``.
         alpha: Numerator of the scale of every adapter, or of each, ``[N]``; the default of twice
@@ -107,7 +108,7 @@ class StackedLora(nn.Module):
         self.dropout = tuple(_rate(value) for value in _per_agent("dropout", dropout, size))
         self._model = (model,)  # in a tuple: the base is not a submodule of its adapters
         linears = target_linears(model, self.targets)
-        device = next(iter(linears.values())).weight.device
+        device = home(next(iter(linears.values())))
         self.ranks = torch.tensor(ranks, device=device)
         self.alpha = torch.tensor(
             [_alpha(value) for value in alphas], device=device, dtype=torch.float32

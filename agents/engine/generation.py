@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from agents.engine.adapters import RowLayout, StackedLora
-from agents.engine.jobs import DecodeStats, Job, Reply, check_jobs
+from agents.engine.jobs import Decoded, DecodeStats, Job, check_jobs
 from agents.engine.kv_cache import Slots, elements_per_token, free_memory, is_out_of_memory
 from agents.engine.sampling import choose
 from agents.loading.models import BaseModel, backbone
@@ -46,8 +46,8 @@ def generate(
     max_rows: int = 64,
     distribution: bool = False,
     stats: DecodeStats | None = None,
-    done: Callable[[int, Reply], None] | None = None,
-) -> list[Reply]:
+    done: Callable[[int, Decoded], None] | None = None,
+) -> list[Decoded]:
     """Generate one reply per job, in the order of the jobs.
 
     Args:
@@ -76,7 +76,7 @@ def generate(
     if max_rows < 1:
         raise ValueError(f"max_rows: got {max_rows}, expected at least 1")
     check_jobs(base, lora, jobs)
-    replies: list[Reply | None] = [None] * len(jobs)
+    replies: list[Decoded | None] = [None] * len(jobs)
     counts = DecodeStats() if stats is None else stats
     how = _How(temperature, top_p, distribution)
     with torch.inference_mode():
@@ -167,7 +167,7 @@ class _Decoder:
         )
         size = self.head.weight.shape[0] if how.distribution else 0
         self.distributions = torch.zeros(room, size, dtype=torch.float32, device=self.device)
-        self.done: Callable[[int, Reply], None] | None = None
+        self.done: Callable[[int, Decoded], None] | None = None
         self._serving = ExitStack()
         self._layout: RowLayout | None = None
         self._before: tuple[Slots, list[int | None], int] | None = None  # prefix, its agents, size
@@ -178,7 +178,7 @@ class _Decoder:
     def __exit__(self, *_: object) -> None:
         self._serving.close()
 
-    def run(self, waiting: Sequence[int], replies: list[Reply | None]) -> None:
+    def run(self, waiting: Sequence[int], replies: list[Decoded | None]) -> None:
         """Decode all of these jobs and fill in ``replies``, each as soon as it is done."""
         self.replies = replies
         queue = self._in_order(waiting)
@@ -336,7 +336,7 @@ class _Decoder:
             distribution = self.distributions[i].cpu() / max(len(row.ids) + (end is not None), 1)
         feature = self.features[i].cpu() / max(row.advanced, 1)
         finished = end is not None or stopped
-        reply = Reply(tuple(row.ids), finished, feature, distribution, end)
+        reply = Decoded(tuple(row.ids), finished, feature, distribution, end)
         self.replies[row.job] = reply
         if self.done is not None:
             self.done(row.job, reply)

@@ -1,15 +1,37 @@
-"""What decoding is asked for, what comes of it, and the counts it keeps.
+"""What an engine is: jobs in, replies out, adapters by the hash of their content.
+
+A population generates through an `Engine` alone, so that one elsewhere, such as a server, can take
+the place of ours (`agents.engine.local`). Engine and caller share no state: an adapter is named by
+its content hash, and a reply says which adapter wrote it. The caller compares, because the fault
+that nothing else shows is that the adapter sampled is not the adapter trained.
 
 Not covered here: the decoding itself (`agents.engine.generation`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
 
 from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from agents.loading.models import BaseModel
+from agents.peft_io import PeftAdapter
+
+BASE = "base"
+"""In the place of an adapter's hash, and of an agent's name: the bare base model."""
+
+
+class EngineError(RuntimeError):
+    """An engine that lacks what it is asked for, or broke a promise."""
+
+
+class Feature(StrEnum):
+    """What an engine may know of a reply besides its tokens."""
+
+    HIDDEN_STATES = "hidden_states"  # mean last hidden state over the reply, [width], float32
+    DISTRIBUTIONS = "distributions"  # mean of the tokens' distributions, [vocabulary], float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +39,16 @@ class Job:
     """One reply to generate.
 
     Attributes:
-        agent: Row of the stacked adapters that writes it; ``None`` for the bare base.
+        agent: Row of the caller's stacked adapters that writes it, for an engine that shares them;
+            ``None`` for the bare base.
         prompt_ids: Token ids of the prompt, at least one.
         max_new_tokens: Length limit of the reply, at least 1.
         seed: Seed of its sampling.
         stop: Texts that end the reply when it contains one; they stay in its ids.
+        id: Id of its reply, another one for each job; decoding alone needs none.
+        adapter: Content hash of the adapter that writes it (`agents.engine.adapters.factors_hash`);
+            ``base`` for the bare base. Engines elsewhere go by it.
+        features: What the reply is to carry, names in `Feature` or of an engine's own.
     """
 
     agent: int | None
@@ -29,11 +56,116 @@ class Job:
     max_new_tokens: int
     seed: int
     stop: tuple[str, ...] = ()
+    id: str = ""
+    adapter: str = BASE
+    features: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What was generated for one `Job`.
+    """An engine's reply to a `Job`.
+
+    Attributes:
+        id: The job's.
+        adapter: Content hash of the adapter that wrote it, worked out from the weights that were
+            used and not copied from the job; ``base`` for the bare base.
+        text: The reply, without the token that ended it.
+        ids: Token ids, with the token that ended it, if one did.
+        features: What the job asked for, by name.
+    """
+
+    id: str
+    adapter: str
+    text: str
+    ids: tuple[int, ...]
+    features: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+class Engine(Protocol):
+    """Whatever generates for a population.
+
+    Attributes:
+        features: Names of what its replies can carry; see `Feature`.
+        max_rows: Jobs that are best asked for at once.
+        stats: Counts of all it did; the caller counts ``overlong``.
+    """
+
+    features: frozenset[str]
+    max_rows: int
+    stats: "DecodeStats"
+
+    def generate(
+        self,
+        adapters: Mapping[str, PeftAdapter],
+        jobs: Sequence[Job],
+        *,
+        temperature: float,
+        top_p: float,
+        done: "Callable[[Reply], None] | None" = None,
+    ) -> Iterable[Reply]:
+        """Generate one reply per job, in any order.
+
+        Args:
+            adapters: All that the jobs name, by content hash. Each is put together when it is
+                looked up and shows the population's own tensors: copy what is to be kept.
+            jobs: What to generate, at least one. A reply depends on its job, its adapter and the
+                two numbers below, never on other jobs (up to rounding).
+            temperature: Softmax temperature; 0 is greedy.
+            top_p: Share of the probability from which tokens are drawn.
+            done: Called with each reply as soon as it is there.
+        """
+        ...
+
+
+def check_features(engine: Engine, wanted: Iterable[str]) -> None:
+    """Check that an engine's replies can carry all of this.
+
+    Raises:
+        EngineError: If one is missing.
+    """
+    if lacking := sorted(set(wanted) - engine.features):
+        raise EngineError(
+            f"features: got {', '.join(lacking)}, but {type(engine).__name__} gives "
+            f"{', '.join(sorted(engine.features)) or 'none'}; ask for less, or use another engine"
+        )
+
+
+def matched(engine: Engine, jobs: Sequence[Job], replies: Iterable[Reply]) -> list[Reply]:
+    """An engine's replies in the order of their jobs.
+
+    Raises:
+        EngineError: If one is missing, there twice, was not asked for, lacks a feature, or was
+            written by another adapter than its job names.
+    """
+    name, asked, found = type(engine).__name__, {job.id: job for job in jobs}, dict[str, Reply]()
+    if len(asked) < len(jobs):
+        raise EngineError("jobs: got two of one id, expected an id of its own for each")
+    for reply in replies:
+        job = asked.get(reply.id)
+        if job is None or reply.id in found:
+            problem = "of a job that was not given" if job is None else "twice"
+            raise EngineError(
+                f"{name}: got reply {reply.id!r} {problem}, expected one for each job"
+            )
+        if reply.adapter != job.adapter:
+            raise EngineError(
+                f"{name}: reply {reply.id!r} was written by adapter {reply.adapter!r}, expected "
+                f"{job.adapter!r}; its weights are not those it was given: load the adapter anew"
+            )
+        if lacking := sorted(job.features - reply.features.keys()):
+            raise EngineError(f"{name}: reply {reply.id!r} lacks {lacking[0]}, which was asked for")
+        found[reply.id] = reply
+    if missing := [job.id for job in jobs if job.id not in found]:
+        raise EngineError(
+            f"{name}: got {len(found)} replies to {len(jobs)} jobs, expected one for each; "
+            f"{missing[0]!r} is missing"
+        )
+    return [found[job.id] for job in jobs]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What was decoded for one `Job`.
 
     Attributes:
         ids: Token ids, without the token that ended the reply.
@@ -62,7 +194,7 @@ class DecodeStats:
         slot_steps: Rows of the batch summed over decoding steps, ended rows included.
         prompt_tokens: Tokens of all prompts.
         prompt_tokens_read: Those of them that were computed.
-        seconds: Time all this took, where a `LoraPopulation` counts.
+        seconds: Time all this took, where an engine counts.
         overlong: Requests that did not fit the model's context and got an empty reply, where a
             `LoraPopulation` counts.
     """

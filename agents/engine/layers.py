@@ -43,7 +43,7 @@ class SharedInput(nn.Module):
             dtype = weight.dtype if weight.is_floating_point() else torch.float32
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device))
+            return nn.Parameter(torch.zeros(shape, dtype=dtype, device=home(linears[0])))
 
         self.A = zeros(size, len(linears) * rank, linears[0].in_features)
         # Laid out as [N, r, out], which is what decoding reads, row after row.
@@ -183,3 +183,9 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Base output plus the update of the agent each row belongs to."""
         return self.group[0].output(self._which, x)
+
+
+def home(linear: nn.Linear) -> torch.device:
+    """Where the adapters of a layer live: beside its weight, or on the CPU if it has none."""
+    device = linear.weight.device
+    return torch.device("cpu") if device.type == "meta" else device

@@ -13,7 +13,7 @@ import numpy as np
 
 from agents.engine.adapters import StackedLora
 from agents.engine.generation import generate
-from agents.engine.jobs import DecodeStats, Job, Reply
+from agents.engine.jobs import Decoded, DecodeStats, Job
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
 from agents.loading.models import BaseModel
 from evolution.config import EvolutionConfig, Learner
@@ -118,7 +118,7 @@ def decode_greedily(
     prompts: Sequence[Sequence[int]],
     steps: int,
     size: int,
-) -> list[Reply]:
+) -> list[Decoded]:
     """Replies of ``steps + 1`` tokens, the first of which comes with the prompt."""
     each = len(prompts) // size if size else 0
     jobs = [Job(i // each if each else None, ids, steps + 1, i) for i, ids in enumerate(prompts)]
@@ -133,7 +133,7 @@ def rollout_row(bench: Workbench) -> None:
     stop = sorted(base.stop_ids())
 
     def ours(number: int) -> float:
-        jobs, replies = bench.requests(size, number, sizes.rows), list[Reply]()
+        jobs, replies = bench.requests(size, number, sizes.rows), list[Decoded]()
         with attachment.on() as lora:
             taken = seconds(
                 base.device,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.engine.jobs import Feature
 from agents.population import LoraPopulation
 from evolution.errors import OperatorError
 from evolution.registry import Operators, Use
@@ -29,7 +30,8 @@ class Attempts:
         answers: Their final answers in canonical form, ``[problems][N]``; None where there is none.
         counted: Which are above the quality bar, ``[problems, N]``.
         features: Mean last hidden state over each reply, ``[problems, N, width]``; NaN where not
-            known, as of an empty reply or one that was played elsewhere.
+            known, as of an empty reply or one that was played elsewhere. None where the engine
+            gives none; see `hidden_states`.
         distributions: Mean token distribution of each reply, ``[vocabulary]``, in
             ``[problems][N]``; None where not known or not asked for.
     """
@@ -37,7 +39,7 @@ class Attempts:
     texts: Sequence[Sequence[str]]
     answers: Sequence[Sequence[str | None]]
     counted: np.ndarray
-    features: np.ndarray
+    features: np.ndarray | None
     distributions: Sequence[Sequence[np.ndarray | None]]
 
     @property
@@ -45,6 +47,20 @@ class Attempts:
         """Problems and agents."""
         problems, agents = self.counted.shape
         return problems, agents
+
+    @property
+    def hidden_states(self) -> np.ndarray:
+        """The features.
+
+        Raises:
+            OperatorError: If the engine gives none.
+        """
+        if self.features is None:
+            raise OperatorError(
+                "diversity: needs hidden states, which the population's engine does not give; "
+                "measure answers, strategies or embeddings"
+            )
+        return self.features
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Mean of each agent over its attempts that count.
@@ -69,15 +85,17 @@ def gather(
 
     Args:
         transcripts: Of the population's agents.
-        population: Recalls hidden states, and distributions if it was asked to keep them.
+        population: Recalls hidden states and distributions that it was asked to keep.
         bar: Which attempts count; None for all.
 
     Raises:
         OperatorError: If the bar returns anything but a truth value for each attempt.
     """
     problems, size = len(transcripts), population.size
-    width = population.base.model.get_input_embeddings().weight.shape[1]
-    features = np.full((problems, size, width), np.nan)
+    features = None
+    if Feature.HIDDEN_STATES in population.engine.features:
+        width = population.base.model.get_input_embeddings().weight.shape[1]
+        features = np.full((problems, size, width), np.nan)
     distributions: list[list[np.ndarray | None]] = [[None] * size for _ in transcripts]
     for row, transcript in enumerate(transcripts):
         for turn in transcript.turns:
@@ -85,9 +103,10 @@ def gather(
             if known is None or len(known.reply_ids) < 2:
                 continue
             column = population.agents.index(turn.agent)
-            features[row, column] = known.feature.numpy()
-            if known.distribution is not None:
-                distributions[row][column] = known.distribution.numpy()
+            if features is not None:
+                features[row, column] = known.features[Feature.HIDDEN_STATES].numpy()
+            if Feature.DISTRIBUTIONS in known.features:
+                distributions[row][column] = known.features[Feature.DISTRIBUTIONS].numpy()
     counted = np.ones((problems, size), dtype=bool)
     if bar is not None:
         counted = np.asarray(bar.function(transcripts, **bar.parameters))

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.engine.jobs import Feature
 from evolution.errors import OperatorError
 from evolution.fitness.attempts import Attempts
 from evolution.fitness.strategies import CLASSIFIERS
@@ -36,8 +37,8 @@ EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDERS = Registry[Embedder]("embeddings")
 """Functions from texts to vectors ``[texts, width]``, which ``embeddings(model=NAME)`` looks up."""
 
-NEED_DISTRIBUTIONS = {"token_distributions"}
-"""Measures for whose sake token distributions are gathered while decoding."""
+NEEDS = {"hidden_states": Feature.HIDDEN_STATES, "token_distributions": Feature.DISTRIBUTIONS}
+"""What measures need of the engine that generates; those not named here need texts alone."""
 
 _TOLERANCE = 1e-6
 
@@ -45,7 +46,7 @@ _TOLERANCE = 1e-6
 @MEASURES.add("hidden_states")
 def hidden_states(attempts: Attempts) -> np.ndarray:
     """``(1 + cos) / 2`` of the mean last hidden states."""
-    return cosine_kernel(attempts.features)
+    return cosine_kernel(attempts.hidden_states)
 
 
 @MEASURES.add("token_distributions")

@@ -7,13 +7,13 @@ that goes into fitness stays visible in `Scores`.
 
 import importlib.util
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from agents.engine.jobs import Engine, EngineError, check_features
 from agents.population import LoraPopulation
 from evolution.errors import ConfigError, OperatorError
 from evolution.fitness import diversity
@@ -68,6 +68,7 @@ class Appraiser:
 
     Attributes:
         weight: What a unit of diversity was worth in the last generation.
+        needs: What attempts are to carry, by name; see `agents.engine.jobs.Feature`.
 
     Raises:
         ConfigError: If a setting names what does not exist, or an optional package is missing.
@@ -91,16 +92,22 @@ class Appraiser:
         if rule.name == "map_elites" and importlib.util.find_spec("ribs") is None:
             raise ConfigError("fitness: map_elites needs pyribs: pip install 'populora-env[qd]'")
 
-    @contextmanager
-    def watching(self, population: LoraPopulation) -> Generator[None, None, None]:
-        """Let a population keep what the measures need of what it generates inside the block."""
-        population.keeps_distributions = any(
-            use.name in diversity.NEED_DISTRIBUTIONS for use in self._measures
-        )
+        needs = [diversity.NEEDS[u.name] for u in self._measures if u.name in diversity.NEEDS]
+        self.needs: frozenset[str] = frozenset([*needs, *getattr(self._rule, "needs", ())])
+
+    def check_engine(self, engine: Engine) -> None:
+        """Check that an engine gives what the measures and the rule need.
+
+        Raises:
+            ConfigError: If it does not.
+        """
         try:
-            yield
-        finally:
-            population.keeps_distributions = False
+            check_features(engine, self.needs)
+        except EngineError as error:
+            raise ConfigError(
+                f"diversity: {self._config.diversity} with fitness: {self._config.fitness} cannot "
+                f"be measured here; {error}"
+            ) from None
 
     def appraise(
         self,

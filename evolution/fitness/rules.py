@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from agents.engine.jobs import Feature
 from evolution.errors import OperatorError
 from evolution.fitness import descriptors as axes
 from evolution.fitness.attempts import Attempts
@@ -168,6 +169,7 @@ class Novelty:
     ) -> None:
         self._k, self._most, self._add = k, archive, add
         self._axes = None if behaviour == "hidden_states" else axes.read(behaviour)
+        self.needs = (Feature.HIDDEN_STATES,) if self._axes is None else ()
         self._archive: np.ndarray | None = None
 
     def bonus(self, measured: Measured) -> np.ndarray:
@@ -209,7 +211,7 @@ class Novelty:
         if self._axes is not None:
             values, _ = axes.describe(self._axes, attempts)
             return values / values.shape[1] ** 0.5
-        means = attempts.mean(attempts.features)
+        means = attempts.mean(attempts.hidden_states)
         norms = np.linalg.norm(means, axis=1, keepdims=True)
         return np.divide(means, 2 * norms, out=np.full(means.shape, np.nan), where=norms > 0)
 

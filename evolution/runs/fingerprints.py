@@ -28,12 +28,15 @@ _WORDS = {
 def base_digest(base: BaseModel) -> str:
     """Digest of a base's weights as they are in memory, its words and chat template.
 
-    Adapters on it do not count. Weights in 4 bits do not, either: their form depends on the device.
+    Adapters on it do not count. Weights in 4 bits do not, either: their form depends on the device;
+    nor do those that are elsewhere, of a model on the meta device.
     """
     hasher = xxhash.xxh3_128()
     for parameter in base.model.parameters():
         if parameter.is_floating_point():
             hasher.update(f"{parameter.dtype} {tuple(parameter.shape)}".encode())
+            if parameter.is_meta:
+                continue
             plain = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             hasher.update(plain.numpy().data)
     tokenizer: Any = base.tokenizer

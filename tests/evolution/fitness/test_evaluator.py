@@ -9,6 +9,7 @@ import pytest
 from evolution import ConfigError
 from evolution.fitness.attempts import BARS
 from evolution.fitness.task import diversity_words
+from populora_env.records import Phase, Request
 from tests.evolution.test_manager import config, make
 
 
@@ -41,13 +42,20 @@ def test_resumed_equals_uninterrupted(tmp_path, settings):
     assert ("coverage" in rows[0]) is (settings.fitness == "map_elites")
 
 
-def test_token_distributions_are_kept_only_while_playing():
+def test_token_distributions_are_kept_of_attempts_alone_and_only_while_playing():
     settings = config(diversity="token_distributions", diversity_bar="none")
     manager = make(settings=settings)
-    scores = manager.run(1)[0].scores
+    (first, *_) = played = manager.play(manager.ask())
+    recall, request = manager.population.recall, Request("agent_0", Phase.SOLVE, "2 + 2 =")
+    for turn in first.turns:
+        kept = {"hidden_states", *["distributions"] * (turn.phase is Phase.SOLVE)}
+        assert recall(turn.reply_id).features.keys() == kept
+    assert {turn.phase for turn in first.turns} == {Phase.SOLVE, Phase.COMPARE}
+    scores = manager.tell(played).scores
     assert (scores.diversity > 0).all()
     assert 1 < scores.vendi <= 4
-    assert not manager.population.keeps_distributions
+    (reply,) = manager.population.generate([request])
+    assert reply.features.keys() == {"hidden_states"}
 
 
 def test_wrong_attempts_earn_nothing_by_default():
