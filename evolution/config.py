@@ -254,7 +254,7 @@ class RunConfig(EvolutionConfig):
 
     model: str = "embedded"
     """Base model: embedded, a hub id, a local folder, or a .gguf file."""
-    dtype: str = "float32"
+    dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """Type of the base's weights: float32, bfloat16 or float16."""
     products: Products = Products.FLOAT32
     """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""

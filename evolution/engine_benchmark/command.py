@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from agents.engine.native import kernel
-from agents.loading.linear import Products
+from agents.loading.linear import DTYPE_NAMES, Products
 from agents.loading.models import BaseModel, load_base
 from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
@@ -31,7 +31,7 @@ from evolution.engine_benchmark.workbench import Figure, Sizes, Workbench
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
 from populora_env.problems import load_problems
-from populora_env.settings import Range, check_fields
+from populora_env.settings import OneOf, Range, check_fields
 
 ON_DEMAND: Mapping[str, Callable[[Workbench], None]] = MappingProxyType(
     {"agreement": agreement_row, "large": large_row}
@@ -103,7 +103,7 @@ class BenchEngineOptions:
     """A base of 7 billion random weights as well; auto where there is a GPU."""
     quick: bool = False
     """Two rounds of eight decoding steps: to see that it works, not to report."""
-    dtype: str = "float32"
+    dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16."""
     products: Products = Products.FLOAT32
     """Precision of a float32 base's products on a CPU; peers multiply in float32."""

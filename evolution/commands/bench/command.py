@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from rich.console import Console
 
-from agents.loading.linear import Products
+from agents.loading.linear import DTYPE_NAMES, Products
 from agents.loading.models import load_base
 from agents.measuring.benchmark import BenchmarkResult, Entrant, Sampling, benchmark
 from agents.measuring.reply_log import ReplyLog
@@ -45,7 +45,7 @@ from evolution.runs.saved_run import SavedRun, read_run, trained_on
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.records import Problem
-from populora_env.settings import Range, check_fields
+from populora_env.settings import OneOf, Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class BenchOptions:
     """Seed of sampled replies and of generated problems; by default the run's."""
     model: str = "embedded"
     """Base model: embedded, a hub id, a folder, or a .gguf file; by default the run's."""
-    dtype: str = "float32"
+    dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16; by default the run's."""
     products: Products = Products.FLOAT32
     """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""

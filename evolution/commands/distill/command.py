@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
-from agents.loading.linear import Products
+from agents.loading.linear import DTYPE_NAMES, Products
 from agents.loading.models import BaseModel, load_base
 from agents.peft_io import read_adapter, write_adapter
 from agents.plain_files import write_whole
@@ -36,7 +36,7 @@ from populora_env.grading import Grader
 from populora_env.keys import generator
 from populora_env.problems import load_problems
 from populora_env.records import Problem
-from populora_env.settings import Range, check_fields
+from populora_env.settings import OneOf, Range, check_fields
 
 SAMPLING_TEMPERATURE = 0.8  # of fresh replies, where the run itself decoded greedily
 
@@ -67,7 +67,7 @@ class DistillOptions:
     """Rank of the adapter; 0 for the largest of the agents'."""
     model: str = "embedded"
     """Base model; by default the run's."""
-    dtype: str = "float32"
+    dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16; by default the run's."""
     products: Products = Products.FLOAT32
     """Precision of a float32 base's products on a CPU; by default the run's."""

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, Literal, TextIO
 
+from agents.loading.linear import DTYPE_NAMES
 from agents.rollout import rollout
 from evolution.commands.play.players import policy_of, read_players
 from evolution.commands.play.watching import WatchedArena
@@ -27,7 +28,7 @@ from populora_env.reading.answers import canonical_answer
 from populora_env.reading.forms import FORMS
 from populora_env.reading.numerals import parse_number
 from populora_env.records import AnswerKind, Phase, Problem
-from populora_env.settings import Range, check_fields
+from populora_env.settings import OneOf, Range, check_fields
 from populora_env.storage import storable
 
 
@@ -63,7 +64,7 @@ class PlayOptions:
     """Episodes to play, each with another problem."""
     model: str = "embedded"
     """Base model: embedded, a hub id, a folder, or a .gguf file; loaded only if it plays."""
-    dtype: str = "float32"
+    dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
