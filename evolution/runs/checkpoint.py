@@ -34,8 +34,10 @@ from evolution.runs.files import (
     digest_of,
     folder_of,
     hash_prefix,
+    manifest_of,
     refuse_inside,
     saved_generations,
+    sealed_text,
     size_of,
     writing,
 )
@@ -45,9 +47,7 @@ from evolution.runs.integrity import (
     check_generation,
     check_resumable,
     declared,
-    manifest_of,
     read_checksums,
-    sealed_text,
 )
 from evolution.runs.lock import RunInUse, RunLock
 

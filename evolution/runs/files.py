@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,21 @@ def hash_prefix(path: Path, length: int) -> xxhash.xxh3_128:
         DamageError: If the file cannot be read.
     """
     return _digest(path, xxhash.xxh3_128(), length)
+
+
+def manifest_of(folder: Path) -> dict[str, str]:
+    """Digests of all files in a folder, by their path in it."""
+    files = sorted(entry for entry in folder.rglob("*") if entry.is_file())
+    return {str(file.relative_to(folder)): file_digest(file) for file in files}
+
+
+def sealed_text(name: str, entries: Mapping[str, Any]) -> str:
+    """The text of a JSON file of digests, with the digest of itself without that under its name."""
+    return _text({**entries, name: digest_of(_text(entries).encode())})
+
+
+def _text(entries: Mapping[str, Any]) -> str:
+    return json.dumps(entries, indent=1) + "\n"
 
 
 def _check_regular(path: Path) -> None:

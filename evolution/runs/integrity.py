@@ -13,7 +13,6 @@ What older versions wrote has no digests, and is read as it is. `report.html`, T
 and what `populora bench` left in a run are not covered.
 """
 
-import json
 import os
 import time
 from collections.abc import Collection, Generator, Iterable, Mapping
@@ -27,12 +26,12 @@ from evolution.runs.files import (
     BEST,
     FORMAT,
     OLDEST,
-    digest_of,
     file_digest,
     folder_of,
     prefix_digest,
     read_object,
     saved_generations,
+    sealed_text,
     size_of,
 )
 
@@ -241,21 +240,6 @@ def write_checksums(path: Path, entries: Mapping[str, list[str | None]]) -> None
         OSError: If that fails.
     """
     write_whole(path / CHECKSUMS, sealed_text(CHECKSUMS, entries))
-
-
-def manifest_of(folder: Path) -> dict[str, str]:
-    """Digests of all files in a folder, by their path in it."""
-    files = sorted(entry for entry in folder.rglob("*") if entry.is_file())
-    return {str(file.relative_to(folder)): file_digest(file) for file in files}
-
-
-def sealed_text(name: str, entries: Mapping[str, Any]) -> str:
-    """The text of a JSON file of digests, with the digest of itself without that under its name."""
-    return _text({**entries, name: digest_of(_text(entries).encode())})
-
-
-def _text(entries: Mapping[str, Any]) -> str:
-    return json.dumps(entries, indent=1) + "\n"
 
 
 def _unsealed(file: Path) -> dict[str, Any]:
