@@ -13,16 +13,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from agents.engine.jobs import (
-    DecodeStats,
-    Engine,
-    EngineError,
-    Feature,
-    Job,
-    Reply,
-    check_features,
-    matched,
-)
+from agents.engine import jobs as seam
+from agents.engine.jobs import DecodeStats, Engine, EngineError, Feature, Job, Reply
 from agents.engine.local import LocalEngine
 from agents.loading.models import BaseModel, load_base
 from agents.named_adapters import BASE, HeldAdapters, NamedAdapters
@@ -231,7 +223,7 @@ class LoraPopulation(NamedAdapters):
             ValueError: If an agent is unknown, or a prompt does not fit and that is refused.
             EngineError: If the engine lacks a feature, or its replies are not those asked for.
         """
-        check_features(self.engine, features)
+        seam.check_features(self.engine, features)
         encoded: dict[str, list[int]] = {}
         for request in requests:
             if request.prompt not in encoded:
@@ -277,7 +269,7 @@ class LoraPopulation(NamedAdapters):
                 top_p=self.top_p,
                 done=None if done is None else lambda reply: done(places[reply.id], reply.text),
             )
-            replies = {reply.id: reply for reply in matched(self.engine, asked, given)}
+            replies = {reply.id: reply for reply in seam.matched(self.engine, asked, given)}
         results: list[Generated] = []
         for job in jobs:
             reply = replies.get(job.id) or Reply(job.id, job.adapter, "", ())
@@ -299,10 +291,9 @@ class LoraPopulation(NamedAdapters):
         return KeepingPolicy(self, features)
 
     def recall(self, reply_id: str) -> Generated | None:
-        """Tokens and feature of a reply given since the last `forget`, if it is known.
+        """Tokens and features of a reply given since the last `forget`, if it is known.
 
-        Args:
-            reply_id: As in `populora_env.Turn`, `Generated`, or in a text that `act` returned.
+        Its id is in `populora_env.Turn`, `Generated`, and in a text that `act` returned.
         """
         return self._recent.get(reply_id)
 
@@ -311,26 +302,27 @@ class LoraPopulation(NamedAdapters):
         self._recent.clear()
 
 
+@dataclass(frozen=True, slots=True)
 class GreedyPolicy:
     """A population at temperature 0; a `Policy`."""
 
-    def __init__(self, population: LoraPopulation) -> None:
-        self._population = population
+    population: LoraPopulation
 
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Answer with the likeliest tokens."""
-        return self._population.act(requests, temperature=0.0)
+        return self.population.act(requests, temperature=0.0)
 
 
+@dataclass(frozen=True, slots=True)
 class KeepingPolicy:
     """A population that keeps more of its attempts for `LoraPopulation.recall`; a `Policy`."""
 
-    def __init__(self, population: LoraPopulation, features: Collection[str]) -> None:
-        self._population, self._features = population, frozenset(features)
+    population: LoraPopulation
+    features: Collection[str]
 
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Answer all requests."""
-        return self._population.act(requests, features=self._features)
+        return self.population.act(requests, features=self.features)
 
 
 class DecodingPolicy:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import evolution
 from evolution import ConfigError, EvolutionManager
 from evolution.errors import OperatorError
 from evolution.fitness.diversity import MEASURES, cosine_kernel
@@ -65,6 +68,14 @@ def test_what_the_engine_does_not_give_is_said_in_one_line_before_anything_is_pl
 def test_learning_without_the_bases_weights_is_refused():
     with pytest.raises(ConfigError, match="learner: got 'rejection', but the base's weights are"):
         make(diversity="answers", learner="rejection")
+
+
+def test_evolution_generates_through_a_population_alone():
+    room = Path(evolution.__file__).parent
+    decoding = ("agents.engine.generation", "agents.engine.local")
+    files = [f for f in room.rglob("*.py") if f.parent.name != "engine_benchmark"]
+    assert len(files) > 50
+    assert [f.name for f in files if any(name in f.read_text("utf-8") for name in decoding)] == []
 
 
 def test_novelty_by_descriptors_asks_nothing_of_an_engine():
