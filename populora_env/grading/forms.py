@@ -118,7 +118,13 @@ def sides(expression: str) -> list[str]:
 
     Only a chain without variables is one: ``x = 5`` and ``y = 2x`` are answers.
     """
-    parts = [part.strip() for part in expression.split("=")]
+    parts = list[str]()
+    for part in expression.split("="):
+        if parts and parts[-1].count("{") > parts[-1].count("}"):  # the index of a sum
+            parts[-1] += f"={part}"
+        else:
+            parts.append(part)
+    parts = [part.strip() for part in parts]
     if len(parts) > 2 and _VARIABLE.fullmatch(parts[0]):
         parts = parts[1:]
     plain = all(part and not _LETTER.search(_COMMAND.sub(" ", part)) for part in parts)

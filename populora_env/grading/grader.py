@@ -35,7 +35,7 @@ from populora_env.grading.sets import as_union
 from populora_env.grading.worker import MathWorker, Outcome
 from populora_env.reading.answers import ANSWER_LIMIT, AnswerReading, canonical_answer, read_answer
 from populora_env.reading.numerals import asks_in, parse_number, same_number
-from populora_env.reading.units import without_unit
+from populora_env.reading.units import in_radians, without_unit
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem, ReplyStatus
 
 _UNANSWERED = {
@@ -192,7 +192,7 @@ class Grader:
                 and _same(gold, reading.answer, reading.scale)
             )
             return GradeStatus.CORRECT if same else GradeStatus.WRONG
-        return self._check(problem.answer, gold, reading.answer)
+        return self._check(problem.answer, gold, reading.written or reading.answer)
 
     def _check(self, written: str, gold: str, answer: str) -> GradeStatus:
         known, given = parse_number(gold, units=False), parse_number(answer, units=False)
@@ -203,7 +203,8 @@ class Grader:
         # Of "\\$5" the canonical form has lost what it counts.
         gold, answer = to_latex(gold if known is None else written), to_latex(answer)
         answer = without_estimate(words.without_label(gold, answer))
-        gold, answer = both_signs(variable_first(gold)), both_signs(variable_first(answer))
+        gold, answer = in_radians(variable_first(gold), variable_first(answer))
+        gold, answer = both_signs(gold), both_signs(answer)
         status = self._compare(gold, answer)
         if status is GradeStatus.WRONG:
             hedged = words.is_choice(gold) and len(words.offered(answer)) > 1

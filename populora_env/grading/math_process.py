@@ -15,11 +15,13 @@ itself.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import logging
 import mmap
 import os
+import re
 import signal
 import sys
 import time
@@ -35,7 +37,9 @@ def load() -> Check:
     logging.disable(logging.CRITICAL)
     from math_verify import LatexExtractionConfig, grader, parse, verify
 
-    grader.sympy_numeric_eq = _numbers_agree  # theirs has an absolute error of 1e-15
+    shown: dict[Any, int] = {}  # how many decimals a number is written with, zeros included
+    # Theirs has an absolute error of 1e-15.
+    grader.sympy_numeric_eq = functools.partial(_numbers_agree, shown)
 
     # Only LaTeX: the other extraction picks some number out of what it cannot parse.
     # Units are taken off before, in `units`: it takes the h of 2\\pi r h for hours.
@@ -44,12 +48,14 @@ def load() -> Check:
     latex = [dataclasses.replace(defaults, normalization_config=normal)]
 
     def compare(gold: str, answer: str) -> str:
+        shown.clear()
+        shown.update(_decimals(f"{gold} {answer}"))
         # parsing_timeout and timeout_seconds off: both raise alarms and exceptions of their own.
         left = parse(f"${gold}$", latex, "no_fallback", parsing_timeout=None)  # type: ignore[arg-type]
         right = parse(f"${answer}$", latex, "no_fallback", parsing_timeout=None)  # type: ignore[arg-type]
         if not right:
             return "unreadable"
-        right = [_as_known(left, part) for part in right]
+        right = [_as_known(shown, left, part) for part in right]
         equal = bool(left) and verify(
             left, right, allow_set_relation_comp=True, timeout_seconds=None
         )
@@ -61,7 +67,9 @@ def load() -> Check:
     return compare
 
 
-def _numbers_agree(left: Any, right: Any, _places: int, _precision: int) -> bool:
+def _numbers_agree(
+    shown: dict[Any, int], left: Any, right: Any, _places: int, _precision: int
+) -> bool:
     """Return whether two numbers or matrices of them are equal, at any size.
 
     Decimals are exact, but one of at least six decimals and five digits that count is as good as
@@ -91,14 +99,25 @@ def _numbers_agree(left: Any, right: Any, _places: int, _precision: int) -> bool
         return False
     for decimal, other, written in ((left, right, decimals[0]), (right, left, decimals[1])):
         if written and decimal.is_Rational and not _ends(other):
-            return _is_cut_or_rounded(decimal, other)
+            return _is_cut_or_rounded(shown, decimal, other)
     if any(decimals):
         return bool(left == right)
     near, far = sympy.N(left - right, 30, maxn=400), sympy.N(left, 30, maxn=400)
     return bool(abs(near) <= abs(far) * sympy.Rational(1, 10**120)) if far != 0 else near == 0
 
 
-def _as_known(known: list[Any], given: Any) -> Any:
+def _decimals(text: str) -> dict[Any, int]:
+    """Return how many decimals each number of a text has: 6 of ``0.577350``."""
+    import sympy
+
+    found = dict[Any, int]()
+    for match in itertools.islice(re.finditer(r"(?<![0-9])[0-9]{0,50}\.([0-9]{6,50})", text), 50):
+        value = sympy.Rational(match[0])
+        found[value] = max(found.get(value, 0), len(match[1]))
+    return found
+
+
+def _as_known(shown: dict[Any, int], known: list[Any], given: Any) -> Any:
     """Return an answer whose decimals are written as numbers of the known one that never end.
 
     ``x + 0.333333`` becomes ``x + 1/3`` where that is in the known answer.
@@ -119,7 +138,7 @@ def _as_known(known: list[Any], given: Any) -> Any:
     for decimal in given.atoms(sympy.Float):
         value = _exact(decimal)
         for number in endless[:50]:
-            if _is_cut_or_rounded(value, number):
+            if _is_cut_or_rounded(shown, value, number):
                 exact[decimal] = number
                 break
     return given.xreplace(exact) if exact else given
@@ -135,7 +154,10 @@ def grader_equal(one: Any, other: Any) -> bool:
 def _exact(decimal: Any) -> Any:
     import sympy
 
-    return sympy.Rational(str(sympy.Float(str(decimal), 15)))
+    text = str(decimal)
+    # Computers print 17 digits of numbers that they know to 15.
+    known = len(re.sub(r"^[-0.]*|\.|e.*", "", text)) > 17
+    return sympy.Rational(text if known else str(sympy.Float(text, 15)))
 
 
 def _ends(number: Any) -> bool:
@@ -149,15 +171,15 @@ def _ends(number: Any) -> bool:
     return rest == 1
 
 
-def _is_cut_or_rounded(decimal: Any, other: Any) -> bool:
+def _is_cut_or_rounded(shown: dict[Any, int], decimal: Any, other: Any) -> bool:
     import sympy
 
-    places = 0
+    places = shown.get(abs(decimal), 0)
     while (decimal * 10**places).q != 1:
         places += 1
     if places < 6 or len(str(abs((decimal * 10**places).p))) < 5:
         return False
-    value = sympy.N(other, 50)
+    value = sympy.N(other, max(50, places + 20))
     if not value.is_real:
         return False
     scaled, shown = abs(value) * 10**places, abs(decimal) * 10**places

@@ -75,8 +75,10 @@ _TYPED = (
                 r"(?![A-Za-z])"), " "),
     (re.compile(r"\\text\s?\{([^{}A-Za-z]*[0-9][^{}A-Za-z]*)\}"), r" \1 "),
     (re.compile(r"\\text\s?\{\s*([ei])\s*\}(?=\s?\^)"
-                r"|(?<=[0-9)}])(?:\\[,!:; ]|\s)?\\text\s?\{([ei])\}"),
+                r"|(?<=[0-9)}])(?:\\[,!:; ]|\s)?\\text\s?\{\s*([ei])\s*\}"),
      r" \1\2 "),
+    (re.compile(r"\\not\s?>"), r"\\le "),
+    (re.compile(r"\\not\s?<"), r"\\ge "),
     (re.compile(r"\\mu\s?\\text\s?\{\s?"), r"\\text{micro"),
     (re.compile(rf"\\text\s?\{{\s*({_FUNCTIONS})\s*\}}"), r"\\\1 "),
     (re.compile(r"\\(?:log|text\s?\{\s*log\s*\})\s?_\s?(?:e(?![A-Za-z])|\{\s?e\s?\})"), r"\\ln "),
@@ -98,12 +100,24 @@ _FRACTION_ALONE = re.compile(r"(?<![0-9A-Za-z./)}\]])([0-9]+)/([0-9]+)(?=\s?\\[a
 _WITHIN = re.compile(
     r"\\(?:mathrm|text|textrm|mbox)\s?\{((?:[^{}]|\^\{\s?-?[0-9]\s?\})*[A-Za-z](?:[^{}]|\^\{\s?-?[0-9]\s?\})*)\}"
 )
+_FONT = re.compile(
+    r"\\(?:(math|text)?(bf|it|rm|sf|tt)|text|textnormal|textup|mbox|mathnormal)\s?(?=\{)"
+)
+# What is mathematics in any font; "m^2" in \mathrm is a unit.
+_FORMULA = re.compile(r"\\(?:sqrt|pi|[dtc]?frac\b(?=.*[0-9]))|\\[dtc]?frac[0-9]")
+_BOLD_FORMULA = re.compile(r"[\^_]|[0-9]\s*\\[a-z]")
+_QUANTITY = re.compile(
+    r"\\(?:SI|qty)\s?\{([^{}]*)\}\s?\{([^{}]*)\}|\\(?:unit|si)\s?\{([^{}]*)\}"
+)  # of the package siunitx
+_NUMBER_WITHIN = re.compile(r"^\\mathrm\s?\{\s?(-?[0-9][0-9.,]*)(?:\\[,;: ]|~|\s)+(?=[A-Za-z])")
 _WRAPPERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
 
 
 def to_latex(text: str) -> str:
     """Return the expression with Unicode and typed mathematics as LaTeX and single spaces."""
-    text = _WITHIN.sub(_flat, text) if "\\" in text else text
+    if "\\" in text:
+        text = _NUMBER_WITHIN.sub(r"\1 \\mathrm{", text)
+        text = _WITHIN.sub(_flat, _without_fonts(_QUANTITY.sub(_in_words, text)))
     if "." in text:
         text = _FRACTION_ALONE.sub(r"\\frac{\1}{\2}", without_periods(text))
     if not text.isascii():
@@ -127,6 +141,25 @@ def to_latex(text: str) -> str:
     while text[:1] == "{" and _closing(text, 0) == len(text) - 1 and not _INFIX.search(text):
         text = text[1:-1].strip()  # what is left of "\\color{red}{5}"
     return text
+
+
+def _without_fonts(text: str) -> str:
+    r"""Return ``{\frac{3}{5}}`` of ``\mathbf{\frac{3}{5}}``: what is no word needs no font."""
+    parts, end = list[str](), 0
+    for font in _FONT.finditer(text):
+        close = _closing(text, font.end()) if font.start() >= end else None
+        inside = text[font.end() : close]
+        bold = font[2] in ("bf", "it") and _BOLD_FORMULA.search(inside)
+        if close is not None and (bold or _FORMULA.search(inside)):
+            parts.append(text[end : font.start()])
+            end = font.end()
+    return "".join([*parts, text[end:]])
+
+
+def _in_words(match: re.Match[str]) -> str:
+    r"""Return ``14 \text{ m/s}`` of ``\SI{14}{\meter\per\second}``."""
+    unit = re.sub(r"\\per(?![a-z])", "/", match[2] or match[3] or "").replace("\\", " ")
+    return rf"{match[1] or ''} \text{{ {' '.join(unit.split()).replace(' / ', '/')}}}"
 
 
 def _flat(match: re.Match[str]) -> str:

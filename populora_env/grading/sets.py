@@ -31,8 +31,10 @@ _REALS = re.compile(
     r"|all real(?: number)?s|\u211d"
 )
 _HALF = re.compile(
-    r"\\mathbb\s?\{?\s?R\s?\}?\s?(?:_\s?\{?\s?(\\[gl]eq?(?![a-z])|[<>])\s?0\s?\}?)"
-    r"|(?:\\text\s?\{\s?)?(?:all )?(non-?negative|non-?positive|positive|negative) "
+    r"\\mathbb\s?\{?\s?R\s?\}?\s?(?:_\s?\{?\s?(\\[gl]eq?(?![a-z])|[<>])\s?0\s?\}?"
+    r"|(?P<zero>_\s?\{?\s?0\s?\}?\s?)?\^\s?\{?\s?(?P<sign>[+-])\s?\}?"
+    r"(?P<null>\s?_\s?\{?\s?0\s?\}?)?)"
+    r"|(?:\\text\s?\{\s?)?(?:all )?(?P<words>non-?negative|non-?positive|positive|negative) "
     r"(?:real numbers|reals)(?:\s?\})?"
 )
 _EXCEPT = re.compile(
@@ -45,6 +47,8 @@ _WITHOUT = re.compile(
 )
 _ABSOLUTE = re.compile(rf"\|\s?({_VARIABLE})\s?([-+]\s?[0-9./]+)?\s?\|")
 _ENDLESS = re.compile(r"([-+]?)\s?\\infty")
+_UNEQUAL = re.compile(rf"({_VARIABLE})\s?\\neq?(?![A-Za-z])[^<>]*")
+_NOT_IN = re.compile(rf"({_VARIABLE})\s?\\(?:notin|not\s?\\in)(?![A-Za-z])\s*\\\{{([^{{}}]*)\\\}}")
 _LETTERS = re.compile(r"[A-Za-z]")
 _COMMANDS = re.compile(
     r"\\(?:sqrt|frac|pi|infty|text|cdot|ln|log)(?![A-Za-z])|(?<![A-Za-z])e(?![A-Za-z])"
@@ -99,6 +103,7 @@ def as_union(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _sets(gold: str, answer: str) -> tuple[_Set | None, _Set | None]:
+    gold, answer = (_NOT_IN.sub(r"\1 \\ne \2", side) for side in (gold, answer))
     if not (_is_certain(gold) or _is_certain(answer)):
         return None, None
     commas = "\\cup" in gold or _SIGN.search(gold) is not None
@@ -130,9 +135,10 @@ def _read(text: str, commas: bool = False) -> _Set | None:
         return _Set((_Interval("-\\infty", False, "\\infty", False),))
     half = _HALF.fullmatch(text)
     if half is not None:
-        below = (half[1] or "")[:2] in ("<", "\\l") or "pos" not in (half[2] or "pos")
-        below = below != ((half[2] or "").startswith("non"))
-        closed = (half[1] or "").startswith("\\") or (half[2] or "").startswith("non")
+        sign, words = half[1] or "", half["words"] or ""
+        below = sign[:2] in ("<", "\\l") or half["sign"] == "-" or "pos" not in (words or "pos")
+        below = below != words.startswith("non")
+        closed = bool(sign[:1] == "\\" or half["zero"] or half["null"] or words[:3] == "non")
         ends = ("-\\infty", False, "0", closed) if below else ("0", closed, "\\infty", False)
         return _Set((_Interval(*ends),))
     apart = _EXCEPT.fullmatch(text)
@@ -198,6 +204,7 @@ def _relations(text: str) -> _Set | None:
     for clause in _OR.split(re.sub(r"\\cup(?![A-Za-z])", " or ", text)):
         bounds, points = list[_Interval](), list[str]()
         pieces = [piece for piece in re.split(r",", _AND.sub(",", clause)) if piece.strip()]
+        pieces = _excluded(pieces)
         alternatives = _AND.search(clause) is None and len(pieces) > 1
         for piece in pieces:
             read = _relation(piece.strip())
@@ -230,6 +237,14 @@ def _relations(text: str) -> _Set | None:
     if len(variables) != 1 or _overlap(union):
         return None
     return _Set(tuple(union), variables.pop())
+
+
+def _excluded(pieces: list[str]) -> list[str]:
+    r"""Return ``x \ne 2`` and ``x \ne 3`` of ``x \ne 2`` and ``3``."""
+    first = _UNEQUAL.fullmatch(pieces[0].strip()) if pieces else None
+    if first is None or any(_SIGN.search(piece) for piece in pieces[1:]):
+        return pieces
+    return [pieces[0], *(f"{first[1]} \\ne {piece.strip()}" for piece in pieces[1:])]
 
 
 def _relation(text: str) -> tuple[str, list[_Interval]] | None:

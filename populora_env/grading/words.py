@@ -47,7 +47,15 @@ _OPTION_AT_END = re.compile(
     r"(?:.*\W)?\(?([a-z])\)? is (?:the )?(?:correct|right)(?: (?:answer|option|choice|one))?",
     re.DOTALL | re.IGNORECASE,
 )
-_NOT_THIS = re.compile(r",?\s(?:and\s)?not\s\(?[A-Za-z]\)?(?=\s*\}?\s*[.]?$)")
+# "b, or possibly c" chooses neither.
+_OR_ANOTHER = re.compile(
+    r"\(?([a-z])\)?\W{0,4}\b(?:or|vs\.?|versus|maybe|perhaps|possibly)\b\W+"
+    r"(?:(?:maybe|perhaps|possibly|even|rather|also|else)\b\W+)*"
+    r"\(?(?!\1)([b-z]|a(?! [a-z]))\)?(?![a-z'\u2019])"
+)
+_NOT_THIS = re.compile(
+    r",?\s(?:and\s)?not\s\(?[A-Za-z]\)?(?:(?:,|\s(?:or|nor|and))\s\(?[A-Za-z]\)?)*(?=\s*\}?\s*[.]?$)"
+)
 _LABELLED = re.compile(r"\s*(?:\\text\s?\{\s*)?\(?([A-Z])\)(?:\s*\}\s*|\s+)(?=\S)(?![-+*/^=])")
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})\s?([ap]\.?\s?m\.?)?", re.IGNORECASE)
 _DATE = re.compile(
@@ -118,7 +126,9 @@ def is_letter(gold: str) -> bool:
 def without_label(gold: str, answer: str) -> str:
     """Return ``12`` of ``(C) 12``, or ``(C)`` of ``(C), not (D)``, as the known answer is."""
     if is_choice(gold):
-        answer = _NOT_THIS.sub("", answer)
+        bare = " ".join(TEXT.sub(r" \1 ", answer).replace(" ,", ",").split())
+        left = _NOT_THIS.sub("", bare)
+        answer = answer if left == bare else left
     label = _LABELLED.match(answer)
     if label is None or re.search(rf"(?<![A-Za-z\\]){label[1]}(?![A-Za-z])", gold):
         return answer
@@ -138,7 +148,7 @@ def chosen_text(gold: str, answer: str) -> bool | None:
         return None
     letters = set(re.findall(r"\(([a-z])\)", answer))
     listed = re.fullmatch(r"\(?([a-z])\)?(?: ?(?:,|/|;|&|\bor\b|\band\b) ?\(?([a-z])\)?)+", answer)
-    if len(letters) > 1 or listed is not None:
+    if len(letters) > 1 or listed is not None or _OR_ANOTHER.match(answer):
         return None
     answer = re.sub(r"^\[([a-z])\]", r"\1", answer.rstrip("?!"))
     answer = re.sub(r"\$|\\(?:text|textbf|mathrm|mathbf) ?\{([^{}]*)\}", r"\1", answer).strip()

@@ -28,10 +28,15 @@ from populora_env.reading.candidates import (
     last_number_stated,
     marked_part,
 )
-from populora_env.reading.numerals import canonical_number, is_undone_division, scale_of
+from populora_env.reading.numerals import (
+    canonical_number,
+    is_undone_division,
+    plain_text,
+    scale_of,
+)
 from populora_env.reading.said import ANSWER_LIMIT, said, trimmed
 from populora_env.reading.said import first_line as first_line  # was defined here
-from populora_env.reading.statements import read_stated
+from populora_env.reading.statements import read_stated, said_twice
 from populora_env.records import AnswerKind, ReplyStatus
 
 
@@ -51,16 +56,18 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnswerReading:
-    """The final answer of a reply, in canonical form; ``answer`` and ``rule`` None if none.
+    r"""The final answer of a reply, in canonical form; ``answer`` and ``rule`` None if none.
 
     ``scale`` says by what a word or letter behind the number (``2 dozen``, ``300K``) multiplied
-    it: where the question counts in dozens, 2 is meant.
+    it: where the question counts in dozens, 2 is meant. ``written`` is the answer as it was
+    written where the canonical form has lost what may count, as of ``\$0.50`` and ``1.732050``.
     """
 
     answer: str | None
     rule: Rule | None
     status: ReplyStatus
     scale: int = 1
+    written: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,8 @@ _WORDED = re.compile(
 )
 _EMPHASIS = re.compile(r"<(b|i|u|em|strong|mark)>([^<>]*)</\1>")
 _CHOICE_LETTER = re.compile(r"\([A-Z]\)|[A-Z]\)")
+# Dollars, and zeros that end six decimals or more.
+_KEPT = re.compile(r"-?\\\$ ?-?[0-9][0-9.,]*|-?[0-9]*\.[0-9]{5,}0")
 _NO_ANSWER = frozenset(
     [
         "none", "n/a", "na", "nan", "null", "unknown", "undefined", "invalid", "[invalid]", "?",
@@ -190,7 +199,9 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
         if answer is not None:
             status = ReplyStatus.OK if rule.strict and exact else ReplyStatus.LENIENT
             scale = scale_of(candidate) if kind is AnswerKind.NUMBER else 1
-            return AnswerReading(answer, rule.name, status, scale)
+            bare = candidate.strip(" .")
+            kept = kind is AnswerKind.MATH and _KEPT.fullmatch(bare) is not None
+            return AnswerReading(answer, rule.name, status, scale, bare if kept else None)
     return AnswerReading(None, None, ReplyStatus.UNREADABLE if found else ReplyStatus.NO_ANSWER)
 
 
@@ -215,6 +226,9 @@ def canonical_answer(text: str, kind: AnswerKind) -> str | None:
     number = canonical_number(text, units=kind is AnswerKind.NUMBER)
     if number is not None or kind is AnswerKind.NUMBER:
         return number
+    twice = said_twice(plain_text(text)) if "(" in text else None
+    if twice is not None and twice[1]:
+        return canonical_number(twice[0])
     for _ in range(4):
         before = text
         text = trimmed(text.strip().strip("$*"))

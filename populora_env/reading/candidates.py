@@ -8,29 +8,32 @@ import re
 
 from populora_env.reading.numerals import last_number, parse_number
 from populora_env.reading.said import ANSWER_LIMIT, fielded, first_line, tagged
-from populora_env.reading.statements import read_last
+from populora_env.reading.statements import denies, read_last, without_denied
 
 _BARE_LIMIT = 200  # longest reply that can be nothing but an answer
 _BOX_LIST = 64  # most boxes that are read as one list
 
 _PHRASE = re.compile(
     r"\b(?:answer|(?:correct|right|best) (?:option|choice))\*{0,3}\s{0,2}"
-    r"(?:is\b(?! not\b)|:|=)[\s:*]{0,6}"
-    r"|\bfinal answer\*{0,3}\s{0,2}\n[\s:*]{0,6}",
+    r"(?:is\b(?! not\b)|:|=)[\s:*]{0,6}(?:(?<=\n)> [\s*]{0,4})?"
+    r"|\bfinal answer\*{0,3}\s{0,2}\n[\s:*]{0,6}(?:(?<=\n)> [\s*]{0,4})?",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"(?:^|\n)[ *]{0,4}A\*{0,2}:[\s:*]{0,6}")
+_OPTION = r"\(?(?:[B-HJ-Z]|A(?!\s[a-z]))\b(?!')"
 # "12; 13" and "12. Or 13." go on: what comes behind may be another answer.
 _NO_OTHER = (
     r"(?!\s{0,9}(?:[Oo]r|vs\.?|[Mm]aybe|[Pp]erhaps|[Pp]ossibly)\b\W{0,9}"
-    r"(?:(?:maybe|perhaps|possibly|rather|even|is it|it is)\b\W{0,9})?[0-9])"
+    r"(?:(?:maybe|perhaps|possibly|rather|even|is it|it is)\b\W{0,9})?"
+    rf"(?:[0-9]|{_OPTION}))"
 )
 _SENTENCE_END = re.compile(
     rf"\n{_NO_OTHER}"
     r"|(?<!\\)(?:!|(?:(?<!\b(?:lb|ft|hr))(?<!\b(?:lbs|hrs|min))|(?!\.\s[0-9]))\."
-    r"|[;?](?!\s?(?:-?[0-9]|\(?(?:[B-HJ-Z]|A(?!\s[a-z]))\b(?!'))))"
+    rf"|[;?](?!\s?(?:-?[0-9]|[Nn]o(?:pe)?\b|{_OPTION})))"
     rf"(?=[\"'*_`\u201d\u2019]{{0,4}}\s){_NO_OTHER}"
 )
+_SENTENCES = re.compile(r"(?<=[.!?])\s(?![Nn]o(?:pe)?\b)")  # "12? No." is one
 _AFTER_BOLD = re.compile(
     r"\s*(?:$|[.,;:!(\u2013\u2014])"
     r"|(?: [A-Za-z\u00b0/]{1,20}(?:\^?\{?[23\u00b2\u00b3]\}?)?){1,4}[.!]?$"
@@ -154,6 +157,7 @@ def bare_number(text: str) -> str | None:
 def last_math(text: str) -> str | None:
     """Return the last formula between dollars or LaTeX brackets."""
     found: str | None = None
+    start = -1
     end = text.rfind("\\)")
     if end > 0 and "$" not in text[end:]:
         start = text.rfind("\\(", 0, end)
@@ -168,7 +172,9 @@ def last_math(text: str) -> str | None:
             end -= 1
         start = text.rfind("$", 0, end) if end > 0 else -1
         found = None if start < 0 else text[start + 1 : end]
-    return None if found is None else found.strip()[:ANSWER_LIMIT]
+    if found is None or denies(text[max(0, start - 60) : start]):
+        return None
+    return found.strip()[:ANSWER_LIMIT]
 
 
 def _number_line(text: str) -> str | None:
@@ -186,7 +192,12 @@ def bold_number(text: str) -> str | None:
     line = _number_line(text) if "**" in text else None
     if line is None:
         return None
-    stated = [part for part in line.split("**")[1::2] if parse_number(part) is not None]
+    parts = line.split("**")
+    stated = [
+        part
+        for before, part in zip(parts[::2], parts[1::2], strict=False)
+        if parse_number(part) is not None and not denies(before)
+    ]
     return stated[-1] if stated else None
 
 
@@ -195,9 +206,11 @@ def bold_words(text: str) -> str | None:
     line = last_line(text) or ""
     for mark in ("**", "`"):
         parts = line.split(mark)
+        while len(parts) > 3 and denies(parts[0]):  # "not **Lyon** but **Paris**"
+            parts = parts[2:]
         if len(parts) != 3 or parts[1].rstrip()[-1:] == ":" or parts[2][:1] == ":":
             continue
-        if not any(sign in parts[2] for sign in ("$", "\\(", "=")):
+        if not any(sign in parts[2] for sign in ("$", "\\(", "=")) and not denies(parts[0]):
             return parts[1].strip()
     return None
 
@@ -208,7 +221,7 @@ def last_number_stated(text: str) -> str | None:
     if line is None:
         return None
     # "... 4 - 1 = 3. So 7." is about 7, "3." after a break is a number, "3.5" is one.
-    sentences = [part for part in re.split(r"(?<=[.!?])\s", line) if re.search(r"\d|[¼-⅞]", part)]
+    sentences = [part for part in _SENTENCES.split(line) if re.search(r"\d|[¼-⅞]", part)]
     read = read_last(sentences[-1])
     return sentences[-1] if read.several else read.number
 
@@ -216,7 +229,7 @@ def last_number_stated(text: str) -> str | None:
 def last_number_of_math(text: str) -> str | None:
     """Return the last number of the last line that has one."""
     line = _number_line(text)
-    return None if line is None else last_number(line)
+    return None if line is None else last_number(without_denied(line))
 
 
 def last_line(text: str) -> str | None:

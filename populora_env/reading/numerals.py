@@ -32,13 +32,14 @@ _AFTER_NFKC: dict[int, str] = {
     0x66C: ",",
     0x66B: ".",
 }
+_RAISED = re.compile(r"<sup>([+\u2212-]?[0-9]+)</sup>")
 _SPACES = re.compile(r"(?:\s|\\[,!;:> ]|\\q?quad(?![A-Za-z])|~)+")
 _THOUSANDS_MARK = re.compile(r"(?<=[0-9]),\\! ?(?=[0-9]{3})")  # "10,\!080"
 _SPACED_MARKS = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[()\[\]]|\*\*|__|`")
 _WORDED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s?\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"\\frac ?(?:\{([^{}]*)\}|([0-9])) ?(?:\{([^{}]*)\}|([0-9]))")
 _POWER_OF_TEN = re.compile(
-    r"(?<=[0-9]) ?(?:\u00d7|\\times|times|\\cdot|[*xX·⋅]) ?10 ?"
+    r"(?<=[0-9]) ?(?:\u00d7|\\times|times|\\cdot|[*xX·⋅]) ?\{?10\}? ?"
     r"(?:\^|\*\*|to the(?: power(?: of)?)?) ?"
     r"(?:\{ ?([+-]?[0-9]{1,5}) ?\}|\(([+-]?[0-9]{1,5})\)|([+-]?[0-9]{1,5}))"
 )
@@ -80,7 +81,11 @@ _OVERLINED = re.compile("((?:[0-9][\u0304\u0305\u033f\u0307])+)")
 _DOTTED = re.compile(
     r"\\dot ?(?:\{ ?([0-9]) ?\}|([0-9]))(?:([0-9]*)\\dot ?(?:\{ ?([0-9]) ?\}|([0-9])))?"
 )
-_ALTERNATIVE = re.compile(r"\b(?:or|vs|versus|and an? (?:half|third|quarter))\b")
+# What states no one number, or denies it.
+_ALTERNATIVE = re.compile(
+    r"\b(?:or|vs|versus|and an? (?:half|third|quarter)|(?:is|was|would be) (?:not|wrong|incorrect|"
+    r"false|(?:much |far )?too)|isn['\u2019]t|cannot be|can['\u2019]t be)\b"
+)
 _PERIOD = r"\\(?:overline|bar|overbar|dot) ?(?:\{ ?([0-9]+) ?\}|([0-9]))"
 _PERIODIC = re.compile(
     rf"(?<![0-9.])([0-9]*)\.([0-9]*)"
@@ -125,6 +130,8 @@ def plain_text(text: str) -> str:
     Texts longer than `WINDOW` characters are cut to their end.
     """
     text = text[-WINDOW:]
+    if "<sup>" in text:
+        text = _RAISED.sub(r"^\1", text)
     if not text.isascii():
         text = _OVERLINED.sub(lambda match: rf"\overline{{{_COMBINING.sub('', match[1])}}}", text)
         text = _SUPERSCRIPT.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPT_DIGITS)}", text)

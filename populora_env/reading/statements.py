@@ -98,6 +98,13 @@ _WORDS = (
 _NUMBER_WORDS: dict[str, int] = dict(
     zip(_WORDS.split(), [*range(20), *range(20, 100, 10)], strict=True)
 )
+_WORDED = rf"({'|'.join(_NUMBER_WORDS)})(?:[ -]({'|'.join(_WORDS.split()[1:10])}))?"
+# "fifteen (15)" and "15 (fifteen)", perhaps with a unit.
+_SAID_TWICE = re.compile(
+    rf"\W*(?:{_WORDED} \(({NUMBER_PATTERN})\)|({NUMBER_PATTERN}) \({_WORDED}\))"
+    r"(?: [a-z]{2,}){0,2}\W*",
+    re.IGNORECASE,
+)
 _OR_WORD = re.compile(
     rf"({NUMBER_PATTERN})[ ,(]+(?:or|vs\.?) (?:maybe |perhaps |possibly )?"
     rf"({'|'.join(_NUMBER_WORDS)})\b"
@@ -139,6 +146,30 @@ _LIMITED = re.compile(
     re.IGNORECASE,
 )
 
+# What a reply denies is no answer: "not 12", "12 is wrong". Only what a denial is next to is
+# denied: "not a prime: 12" states 12, and "not 13 but 12" too.
+_OPENING = r"[\s\"'*_`({$:]*"
+_NOT = (
+    r"(?:\b(?:not|never|cannot be|anything (?:but|except)|nothing like|rather than|instead of|"
+    r"other than|(?:don['\u2019]t|do not) (?:think|believe) (?:that )?(?:it|this|the answer) is)\b"
+    r"|n['\u2019]t(?: be)?\b)(?: equal(?: to)?| be| actually| simply)?"
+)
+_NUMBERS = rf"{NUMBER_IN_TEXT.pattern}(?:(?:,| ?/| (?:or|nor|and))+ {NUMBER_IN_TEXT.pattern})*"
+# "not 5 more" compares, it denies nothing.
+_DENIED = re.compile(rf"{_NOT}{_OPENING}{_NUMBERS}(?! (?:more|less|fewer)\b)", re.IGNORECASE)
+_REJECTED = re.compile(
+    rf"{NUMBER_IN_TEXT.pattern}[\"'*_`)}}$]*(?: [a-z]+)?"
+    r"(?:\? ?(?:no|nope)\b(?! (?:more|less|doubt))"
+    r"|,? (?:cannot|can['\u2019]t) be (?:the )?(?:correct|right|answer|it)\b"
+    r"|(?:,? (?:is|was|would be|seems),?| ?\()"
+    r" ?(?:(?:not|n['\u2019]t) (?:the )?(?:correct|right|answer|it)|wrong|incorrect|false"
+    r"|(?:much |far )?too (?:large|big|small|high|low|many|few))\b\)?)",
+    re.IGNORECASE,
+)
+_ENDS_DENYING = re.compile(rf"{_NOT}{_OPENING}$", re.IGNORECASE)
+_DENIALS = ("no", "nev", "n't", "n\u2019t", "but", "except", "than", "instead", "wrong", "false",
+          "incorrect", "can\u2019t", "too")  # fmt: skip
+
 
 def read_stated(text: str) -> Statement:
     """Return what a stated answer such as ``x = 18 apples`` states.
@@ -153,7 +184,7 @@ def read_stated(text: str) -> Statement:
         return Statement(None, undone=True) if is_undone_division(text) else Statement(text, True)
     if not any(char.isnumeric() for char in text):
         return _NOTHING
-    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(text[:WINDOW])))
+    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text[:WINDOW]))))
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
     if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
@@ -187,7 +218,7 @@ def read_last(text: str) -> Statement:
     Alternatives are several answers; of an equation that ends the sentence, the last side
     counts; otherwise the last number.
     """
-    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(text)))
+    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text))))
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
     if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
@@ -222,8 +253,22 @@ def _same_share(left: Fraction | None, right: Fraction | None, gap: str) -> bool
     return left == 100 * right
 
 
+def said_twice(text: str) -> tuple[str, bool] | None:
+    """Return 15 of ``fifteen (15)``, and whether the word says the same; None of other texts."""
+    found = _SAID_TWICE.fullmatch(text) if "(" in text else None
+    if found is None:
+        return None
+    number = found[3] or found[4]
+    ten, one = (found[1], found[2]) if found[3] else (found[5], found[6])
+    value = _NUMBER_WORDS[ten.casefold()] + (_NUMBER_WORDS[one.casefold()] if one else 0)
+    return number, parse_number(number) == value
+
+
 def _or_a_word(text: str) -> bool:
     """Return whether ``12 or thirteen`` is in the text; ``12 or twelve`` is one number."""
+    twice = said_twice(text)
+    if twice is not None:
+        return not twice[1]
     found = _OR_WORD.search(text)
     return found is not None and parse_number(found[1]) != _NUMBER_WORDS[found[2].casefold()]
 
@@ -268,3 +313,16 @@ def _unit(match: re.Match[str] | None) -> str:
     """Return the first word of the unit that was matched, folded; empty if there is none."""
     words = match[1].strip(" .").casefold().split() if match else []
     return words[0] if words else ""
+
+
+def without_denied(text: str) -> str:
+    """Return a text without the numbers that it denies: ``12, not 13`` is ``12,``."""
+    lowered = text.lower()
+    if not any(hint in lowered for hint in _DENIALS):
+        return text
+    return _REJECTED.sub(" ", _DENIED.sub(" ", text))
+
+
+def denies(before: str) -> bool:
+    """Return whether what stands before an answer denies it, as in ``it cannot be **12**``."""
+    return _ENDS_DENYING.search(before[-60:]) is not None

@@ -116,10 +116,9 @@ def split_unit(expression: str) -> tuple[str, str]:
             break
         before = bare[: found.start()]
         words = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", found["unit"])
-        kelvin = words.strip() == "K"  # without a currency; see `notation`
-        if (_NO_UNIT.search(re.sub(r"\s?\^.*", "", words)) and not kelvin) or not re.search(
-            r"[0-9A-Za-z]", before
-        ):
+        # "K" is kelvin without a currency (see `notation`), alone or behind another unit.
+        plain = re.sub(r"(?:^\s*|(?<=[A-Za-z)][ /]))K\s*$", "", re.sub(r"\s?\^.*", "", words))
+        if _NO_UNIT.search(plain) or not re.search(r"[0-9A-Za-z]", before):
             break
         joiner = _JOINER.search(before)
         mark = "/" if joiner and "/" in joiner[0] else " "
@@ -151,6 +150,22 @@ def units_agree(gold: str, given: str) -> Fraction | None:
         kinds = {left[0][0][0], right[0][0][0]}
         return Fraction(1) if kinds < _DEGREES_OF and "angle" in kinds else None
     return right[1] / left[1]
+
+
+def in_radians(gold: str, given: str) -> tuple[str, str]:
+    r"""Return ``\frac{(30)\pi}{180}`` and ``\pi/6`` of ``30^\circ`` and ``\pi/6\text{ radians}``.
+
+    Other pairs come back as they are; without a unit, as in ``\pi/6``, nothing is converted.
+    """
+    sides = [split_unit(side) for side in (gold, given)]
+    kinds = [_KNOWN.get(unit.casefold().strip(" ."), ("", 0))[0] for _, unit in sides]
+    if set(kinds) != {"angle", "radian"}:
+        return gold, given
+    values = [
+        rf"\frac{{({value})\pi}}{{180}}" if kind == "angle" else value
+        for (value, _), kind in zip(sides, kinds, strict=True)
+    ]
+    return values[0], values[1]
 
 
 def one_quantity(first: Fraction, unit: str, second: Fraction, other_unit: str) -> bool | None:

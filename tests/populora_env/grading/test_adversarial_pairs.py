@@ -12,6 +12,11 @@ from populora_env.records import Problem
 
 KINDS = {"n": "number", "m": "math", "t": "text"}
 PAIRS = Path(__file__).parent / "adversarial_pairs.tsv"
+REFUSED = {
+    ("10", r"\boxed{C(5,2)}"),  # it may be a point, or a function's value
+    (r"75\text{ cents}", r"\boxed{\$0.75\text{ per pound}}"),  # a rate is no amount
+    ("300", r"\boxed{300\ \text{W/(m}^2\text{K)}}"),  # no half of it is a unit
+}
 
 
 def pairs():
@@ -23,13 +28,13 @@ def pairs():
 
 
 @pytest.mark.slow
-def test_few_are_graded_wrongly():
-    missed, paid, right, wrong = [], [], 0, 0
+def test_all_but_the_known_ones_are_graded_as_they_should():
+    missed, paid, right, wrong = set(), set(), 0, 0
     with Grader(timeout=20.0) as grader:
         for problem, reply, correct in pairs():
             right, wrong = right + correct, wrong + (not correct)
             if grader.grade(problem, reply).correct is not correct:
-                (missed if correct else paid).append((problem.answer, reply))
-    assert right + wrong >= 400
-    assert len(missed) <= 0.05 * right, missed
-    assert len(paid) <= 0.01 * wrong, paid
+                (missed if correct else paid).add((problem.answer, reply))
+    assert min(right, wrong) >= 1100
+    assert missed <= REFUSED, missed - REFUSED
+    assert not paid, paid
