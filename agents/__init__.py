@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agents.learning.advantages import ADVANTAGES
     from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
     from agents.learning.rejection import RejectionSource
-    from agents.loading.linear import Products
+    from agents.loading.linear import MatmulPrecision
     from agents.loading.models import BaseModel, ModelError, load_base
     from agents.population import AdapterError, LoraPopulation
 
@@ -41,7 +41,7 @@ _LAZY = {
     "LoraPopulation": "agents.population",
     "ModelError": "agents.loading.models",
     "PolicyGradient": "agents.learning.learners",
-    "Products": "agents.loading.linear",
+    "MatmulPrecision": "agents.loading.linear",
     "RejectionSource": "agents.learning.rejection",
     "RejectionTuning": "agents.learning.learners",
     "Sample": "agents.learning.learners",
@@ -60,12 +60,12 @@ __all__ = [
     "Layout",
     "LearnerConfig",
     "LoraPopulation",
+    "MatmulPrecision",
     "MixedPolicy",
     "ModelError",
     "Policy",
     "PolicyError",
     "PolicyGradient",
-    "Products",
     "RandomPolicy",
     "RejectionSource",
     "RejectionTuning",

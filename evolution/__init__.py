@@ -12,9 +12,9 @@ from evolution.old_names import NAMES
 if TYPE_CHECKING:
     from evolution.config import ChildOptimizer, EvolutionConfig, Learner, RunConfig
     from evolution.errors import CheckpointError, ConfigError
-    from evolution.fitness.attempts import BARS
+    from evolution.fitness.attempts import MINIMAL_CRITERIA
     from evolution.fitness.descriptors import DESCRIPTORS
-    from evolution.fitness.diversity import EMBEDDERS, MEASURES
+    from evolution.fitness.diversity import EMBEDDERS, KERNELS
     from evolution.fitness.rules import FITNESSES
     from evolution.fitness.scaling import SCALES, SCHEDULES
     from evolution.fitness.strategies import CLASSIFIERS
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from evolution.runs.branching import branch
 
 _LAZY = {
-    "BARS": "evolution.fitness.attempts",
+    "MINIMAL_CRITERIA": "evolution.fitness.attempts",
     "CLASSIFIERS": "evolution.fitness.strategies",
     "CROSSOVERS": "evolution.operators.crossover",
     "CallbackLogger": "evolution.loggers.base",
@@ -48,7 +48,7 @@ _LAZY = {
     "JsonlLogger": "evolution.loggers.base",
     "Learner": "evolution.config",
     "Logger": "evolution.loggers.base",
-    "MEASURES": "evolution.fitness.diversity",
+    "KERNELS": "evolution.fitness.diversity",
     "MUTATIONS": "evolution.operators.mutation_weights",
     "RunConfig": "evolution.config",
     "SCALES": "evolution.fitness.scaling",
@@ -59,13 +59,13 @@ _LAZY = {
 }
 
 __all__ = [
-    "BARS",
     "CLASSIFIERS",
     "CROSSOVERS",
     "DESCRIPTORS",
     "EMBEDDERS",
     "FITNESSES",
-    "MEASURES",
+    "KERNELS",
+    "MINIMAL_CRITERIA",
     "MUTATIONS",
     "SCALES",
     "SCHEDULES",

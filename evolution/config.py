@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
-from agents.loading.linear import DTYPE_NAMES, Products
+from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
 from evolution.config_checks import check_together
 from evolution.errors import ConfigError
 from evolution.operators.crossover import CROSSOVERS, Crossover
@@ -256,7 +256,7 @@ class RunConfig(EvolutionConfig):
     """Base model: embedded, a hub id, a local folder, or a .gguf file."""
     dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """Type of the base's weights: float32, bfloat16 or float16."""
-    products: Products = Products.FLOAT32
+    products: MatmulPrecision = MatmulPrecision.FLOAT32
     """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""

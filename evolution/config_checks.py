@@ -9,8 +9,8 @@ tells (`evolution.config.EvolutionConfig.resolved`).
 from typing import TYPE_CHECKING
 
 from evolution.errors import ConfigError, OperatorError
-from evolution.fitness.attempts import BARS
-from evolution.fitness.diversity import MEASURES
+from evolution.fitness.attempts import MINIMAL_CRITERIA
+from evolution.fitness.diversity import KERNELS
 from evolution.fitness.rules import FITNESSES, make_rule
 from evolution.fitness.scaling import SCALES, SCHEDULES
 from populora_env.episodes.arguments import read_forms
@@ -51,8 +51,8 @@ def _check_fitness(config: "EvolutionConfig") -> None:
     try:
         make_rule(FITNESSES.read(config.fitness))
         SCALES.read_one(config.fitness_scale)
-        MEASURES.read_several(config.diversity)
-        BARS.read_one(config.diversity_bar)
+        KERNELS.read_several(config.diversity)
+        MINIMAL_CRITERIA.read_one(config.diversity_bar)
         schedule = SCHEDULES.read(config.diversity_schedule)
     except OperatorError as error:
         raise ConfigError(str(error)) from error

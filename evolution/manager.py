@@ -21,13 +21,17 @@ from agents.population import LoraPopulation
 from agents.progress import Progress
 from agents.rollout import rollout
 from evolution.config import EvolutionConfig
-from evolution.fitness.evaluator import Appraiser
+from evolution.fitness.evaluator import FitnessEvaluator
 from evolution.fitness.task import known
 from evolution.individuals.breeding import Breeder, candidates
-from evolution.individuals.inheritance import Estate, change_learning_rate, inherit_ratings
+from evolution.individuals.inheritance import (
+    OptimizerInheritance,
+    change_learning_rate,
+    inherit_ratings,
+)
 from evolution.individuals.lineage import Individual, Lineage
-from evolution.individuals.non_finite import broken_slots, quarantine
-from evolution.individuals.reevaluation import Champion, Trial, Trials
+from evolution.individuals.non_finite import broken_slots, set_aside
+from evolution.individuals.reevaluation import Champion, Reevaluation, Reevaluations
 from evolution.individuals.standing import Standing
 from evolution.learning import gather_samples, make_learner
 from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_all
@@ -95,7 +99,9 @@ class EvolutionManager:
             self._keeper = Keeper(folder, population, self.config, self._digests)
         self._grader, self._owns_grader = grader or Grader(), grader is None
         self._standing = Standing(population.size, self.config.fitness_memory)
-        self._trials = Trials(population, self.config, self._grader, self._drawn.with_answers)
+        self._reevaluations = Reevaluations(
+            population, self.config, self._grader, self._drawn.with_answers
+        )
         self._confirmed = 0  # generations that had been played when trials were last held
         self._plan: EpisodePlan | None = None
         self._started = 0.0
@@ -103,8 +109,8 @@ class EvolutionManager:
         self._breeder = Breeder(population.lora, self.config, self.settings, self._lineage)
         population.temperature = self.settings.temperature
         self._learner = make_learner(population, self.config, self.settings)
-        self._appraiser = Appraiser(self.config)
-        self._appraiser.check_engine(population.engine)
+        self._evaluator = FitnessEvaluator(self.config)
+        self._evaluator.check_engine(population.engine)
 
     @property
     def folder(self) -> RunFolder | None:
@@ -129,9 +135,9 @@ class EvolutionManager:
     @property
     def champion(self) -> Champion | None:
         """A snapshot of the best individual that was ever confirmed; see `confirm`."""
-        return self._trials.champion
+        return self._reevaluations.champion
 
-    def confirm(self) -> Trial | None:
+    def confirm(self) -> Reevaluation | None:
         """Let would-be elites and a new champion prove themselves on fresh training problems.
 
         Done before every evolution step; call it at the end of a run. Calling it again before the
@@ -140,7 +146,7 @@ class EvolutionManager:
         if self._confirmed == self.generation or self.generation == 0:
             return None
         self._confirmed = self.generation
-        return self._trials.hold(self._standing, self._lineage.living, self.generation)
+        return self._reevaluations.hold(self._standing, self._lineage.living, self.generation)
 
     @property
     def best(self) -> str:
@@ -180,7 +186,7 @@ class EvolutionManager:
         arenas = make_arenas(plan, self.config, self.population.size, self.ratings, self._judge,
                              self._grader)  # fmt: skip
         return rollout(
-            self.population.keeping(self._appraiser.needs),
+            self.population.keeping(self._evaluator.needs),
             arenas,
             plan.problems,
             key=("rollout", self.config.seed, plan.generation),
@@ -207,7 +213,7 @@ class EvolutionManager:
             raise RuntimeError("tell was called before ask: ask first, then play, then tell")
         plan.check(transcripts, self.population.agents)
         self._quarantine()
-        scores = self._appraiser.appraise(
+        scores = self._evaluator.evaluate(
             transcripts, self.population, self._lineage.births, plan.generation
         )
         scores.fitness[broken_slots(self._lineage)] = np.nan
@@ -311,15 +317,17 @@ class EvolutionManager:
     def _quarantine(self) -> None:
         """Take individuals out of evolution whose weights are not finite."""
         lora = self.population.lora
-        quarantine(lora, self._learner, self._lineage, self._standing, self.generation)
+        set_aside(lora, self._learner, self._lineage, self._standing, self.generation)
 
     def _breed(self) -> tuple[Individual, ...]:
         """Replace the least fit by children, who inherit more than weights."""
-        estate = Estate(self._learner, self.population.lora, self.config.child_optimizer)
+        inheritance = OptimizerInheritance(
+            self._learner, self.population.lora, self.config.child_optimizer
+        )
         agents = self.population.agents
         known = candidates(self.standing, self.ratings, agents, broken_slots(self._lineage))
         born = self._breeder.breed(self.generation, known)
-        estate.hand_down(born)
+        inheritance.hand_down(born)
         self._standing.inherit(
             {c.individual.slot: c.parent_slots[0] if c.is_copy else None for c in born}
         )
@@ -342,8 +350,8 @@ class EvolutionManager:
             "standing": self._standing,
             "ratings": Held(self, "ratings", Ratings.to_dict, Ratings.from_dict),
             "lineage": self._lineage,
-            "elites": Held(self._trials, "elites", sorted, frozenset),
-            "champion": Held(self._trials, "champion", Champion.state, Champion.restore),
-            "appraisal": self._appraiser,
+            "elites": Held(self._reevaluations, "elites", sorted, frozenset),
+            "champion": Held(self._reevaluations, "champion", Champion.state, Champion.restore),
+            "appraisal": self._evaluator,
         }
         return parts if self._learner is None else {**parts, "learner": self._learner}

@@ -9,7 +9,7 @@ import numpy as np
 from agents.learning.learners import LearnerStats
 from evolution.fitness.task import Scores, known
 from evolution.individuals.lineage import Individual
-from evolution.individuals.reevaluation import Trial
+from evolution.individuals.reevaluation import Reevaluation
 from populora_env.ratings import BradleyTerry
 from populora_env.records import Problem, Transcript
 
@@ -30,7 +30,7 @@ class EpisodePlan:
     problems: tuple[Problem, ...]
     judged: tuple[bool, ...]
     born: tuple[Individual, ...]
-    trial: Trial | None = None
+    trial: Reevaluation | None = None
 
     def check(self, transcripts: Sequence[Transcript], agents: Sequence[str]) -> None:
         """Raise a ValueError unless these are the plan's episodes, played by these agents."""
@@ -75,7 +75,7 @@ class GenerationResult:
     standing_errors: np.ndarray
     best: str
     champion: str
-    trial: Trial | None
+    trial: Reevaluation | None
     learning: LearnerStats | None
     seconds: float
 

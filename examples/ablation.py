@@ -38,8 +38,8 @@ from evolution import EvolutionConfig, EvolutionManager
 from evolution.fitness.diversity import vendi
 from evolution.individuals.reevaluation import hosting
 from evolution.lowrank.genomes import describe_child, read_genome, write_genome
-from evolution.operators.crossover import CROSSOVERS, Mating
-from evolution.operators.mutation_weights import MUTATIONS, Newborn, mutate
+from evolution.operators.crossover import CROSSOVERS, CrossoverStep
+from evolution.operators.mutation_weights import MUTATIONS, Offspring, mutate
 from populora_env import Grader, load_problems
 from populora_env.reading.reply_ids import reply_id
 from populora_env.records import Phase, Problem
@@ -67,10 +67,10 @@ FULL = Scale(seeds=3, generations=15, size=6, problems=16, held_out=64, common=2
 
 
 @CROSSOVERS.add("from_scratch")
-def from_scratch(lora, mating: Mating, *, strength: float = EvolutionConfig.spread):
+def from_scratch(lora, step: CrossoverStep, *, strength: float = EvolutionConfig.spread):
     """Nothing from the parents: random factors, as those of the first population."""
-    for i, slot in enumerate(mating.slots.tolist()):
-        rng = mating.generator(i)
+    for i, slot in enumerate(step.slots.tolist()):
+        rng = step.generator(i)
         for layer in lora.layers():
             for factor, deviation in (
                 (layer.A[slot], layer.A.shape[2] ** -0.5),
@@ -78,7 +78,7 @@ def from_scratch(lora, mating: Mating, *, strength: float = EvolutionConfig.spre
             ):
                 drawn = rng.standard_normal(tuple(factor.shape), dtype=np.float32)
                 factor.copy_(torch.from_numpy(drawn * np.float32(deviation)))
-    return [{} for _ in mating.slots]
+    return [{} for _ in step.slots]
 
 
 class CountedPopulation(LoraPopulation):
@@ -263,11 +263,11 @@ def operators(
 
     def cross(name: str) -> list[float]:
         merit, spread = manager.standing[ranked], float(manager.standing.std())
-        notes = CROSSOVERS[name](lora, Mating(slots, ranked, merit, spread, key))
+        notes = CROSSOVERS[name](lora, CrossoverStep(slots, ranked, merit, spread, key))
         return [note.get("recompression_error", NAN) for note in notes]
 
     def change(name: str) -> list[float]:
-        mutate(lora, [MUTATIONS.read(name)], [Newborn(int(slot)) for slot in slots], *key)
+        mutate(lora, [MUTATIONS.read(name)], [Offspring(int(slot)) for slot in slots], *key)
         return [NAN] * len(slots)
 
     def compare(make: Callable[[str], list[float]], name: str, parents: np.ndarray):

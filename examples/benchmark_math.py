@@ -4,7 +4,7 @@ import os
 import sys
 
 from agents import LoraPopulation
-from agents.measuring.benchmark import Entrant, Sampling, benchmark
+from agents.measuring.benchmark import Participant, Sampling, benchmark
 from evolution.operators.mutation_weights import spread
 from populora_env import load_problems
 
@@ -16,7 +16,7 @@ population = LoraPopulation.from_pretrained("embedded", size=4, rank=4, products
 spread(population.lora, strength=0.1, seed=1)
 problems = list(load_problems("math500", split="test", limit=3))
 how = Sampling(temperature=0.8, max_new_tokens=128)  # few and short, to be quick
-who = [Entrant("base", apart=True), *population.agents]
+who = [Participant("base", apart=True), *population.agents]
 result = benchmark(population, problems, who, preset="chat-v1", sampling=how, task="math500")
 for rule, figures in result.figures.items():
     print(f"{rule:15} base {figures.accuracy['base'].value:.2f}, mean {figures.mean.value:.2f}, "

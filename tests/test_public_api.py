@@ -134,8 +134,9 @@ def test_every_registry_is_extended_in_the_same_way():
         if isinstance(getattr(importlib.import_module(module), name), Registry)
     }
     assert {name.rpartition(".")[2] for name in registries} >= {
-        "ADVANTAGES", "BARS", "CLASSIFIERS", "CROSSOVERS", "DESCRIPTORS", "EMBEDDERS", "FITNESSES",
-        "MEASURES", "MUTATIONS", "REWARD_PRESETS", "SCALES", "SCHEDULES", "SELECTIONS", "SOURCES",
+        "ADVANTAGES", "CLASSIFIERS", "CROSSOVERS", "DESCRIPTORS", "EMBEDDERS", "FITNESSES",
+        "KERNELS", "MINIMAL_CRITERIA", "MUTATIONS", "REWARD_PRESETS", "SCALES", "SCHEDULES",
+        "SELECTIONS", "SOURCES",
     }  # fmt: skip
     for name, registry in registries.items():
         more = {"classes": ("a",)} if name == "evolution.CLASSIFIERS" else {}

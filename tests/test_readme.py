@@ -149,8 +149,8 @@ OPERATORS = [
     ("--selection", "evolution.operators.selection.SELECTIONS"),
     ("--crossover", "evolution.operators.crossover.CROSSOVERS"),
     ("--mutations", "evolution.operators.mutation_weights.MUTATIONS"),
-    ("--diversity", "evolution.fitness.diversity.MEASURES"),
-    ("--diversity-bar", "evolution.fitness.attempts.BARS"),
+    ("--diversity", "evolution.fitness.diversity.KERNELS"),
+    ("--diversity-bar", "evolution.fitness.attempts.MINIMAL_CRITERIA"),
     ("--fitness-scale", "evolution.fitness.scaling.SCALES"),
     ("--fitness", "evolution.fitness.rules.FITNESSES"),
 ]

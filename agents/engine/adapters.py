@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from agents.engine.layers import SharedInput, StackedLinear, home
 from agents.engine.routing import (
+    AdapterDispatch,
     Dropout,
     Layout,
     Routing,
     RowLayout,
-    Service,
     recompute_with,
     restore_checkpointing,
     set_checkpointing,
@@ -222,7 +222,7 @@ class StackedLora(nn.Module):
         """
         service = None
         if layout is not None:
-            service = Service(layout, self.scale, self._dropout(layout, key))
+            service = AdapterDispatch(layout, self.scale, self._dropout(layout, key))
         with (
             self._routing.serving(service),
             recompute_with(self._routing, self._model[0], self._checkpointed)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from agents.engine.adapters import RowLayout, StackedLora
 from agents.engine.jobs import Decoded, DecodeStats, Job, check_jobs
-from agents.engine.kv_cache import Slots, elements_per_token, free_memory, is_out_of_memory
+from agents.engine.kv_cache import KVCache, elements_per_token, free_memory, is_out_of_memory
 from agents.engine.sampling import choose
 from agents.loading.models import BaseModel, backbone
 from populora_env.keys import generator
@@ -170,7 +170,9 @@ class _Decoder:
         self.done: Callable[[int, Decoded], None] | None = None
         self._serving = ExitStack()
         self._layout: RowLayout | None = None
-        self._before: tuple[Slots, list[int | None], int] | None = None  # prefix, its agents, size
+        self._before: tuple[KVCache, list[int | None], int] | None = (
+            None  # prefix, its agents, size
+        )
 
     def __enter__(self) -> "_Decoder":
         return self
@@ -183,7 +185,7 @@ class _Decoder:
         self.replies = replies
         queue = self._in_order(waiting)
         longest = max(len(self.jobs[i].prompt_ids) + self.jobs[i].max_new_tokens for i in waiting)
-        self.slots = Slots(self.room, longest)
+        self.slots = KVCache(self.room, longest)
         self._read_prefix(waiting)
         while queue or self.rows:
             running = sum(not row.done for row in self.rows)
@@ -215,7 +217,7 @@ class _Decoder:
         self.stats.prompt_tokens += sum(len(self.jobs[i].prompt_ids) for i in waiting)
         if not shared or len(known) == len(agents):
             return
-        slots = Slots(len(agents), shared)
+        slots = KVCache(len(agents), shared)
         slots.visible = shared
         ids = torch.tensor([next(iter(known))[1][:shared]], device=self.device)
         positions = torch.arange(shared, device=self.device)[None]
@@ -258,7 +260,7 @@ class _Decoder:
         """Store each prompt's keys and values in so many new rows; return its last states."""
         lengths = torch.tensor([len(ids) for _, ids in block], device=self.device)
         longest = int(lengths.max())
-        slots = Slots(len(block), longest)
+        slots = KVCache(len(block), longest)
         shared = 0
         if self._before is not None:
             prefix, agents, shared = self._before
@@ -358,7 +360,7 @@ class _Decoder:
 
     def _forward(
         self,
-        slots: Slots,
+        slots: KVCache,
         ids: Tensor,
         positions: Tensor,
         mask: Tensor | None,

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 
-class Slots(Cache):
+class KVCache(Cache):
     """Keys and values, ``[capacity_rows, capacity, kv_heads * head_dim]`` per layer.
 
     While prompts are read, a block of tokens goes to the same places ``offset ...`` of every row;
@@ -71,7 +71,7 @@ class Slots(Cache):
         del query_length, layer_idx
         return self.visible, 0
 
-    def take(self, other: "Slots", origins: Sequence[int], start: int, length: int) -> None:
+    def take(self, other: "KVCache", origins: Sequence[int], start: int, length: int) -> None:
         """Copy rows of other slots, in the order of origins, to the rows from ``start`` on.
 
         Only the first ``length`` tokens are copied.

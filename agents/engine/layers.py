@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from agents.engine.routing import Routing, Service
+from agents.engine.routing import AdapterDispatch, Routing
 
 
 class SharedInput(nn.Module):
@@ -82,7 +82,7 @@ class SharedInput(nn.Module):
             output = routing.keep(self, x, outputs, which)
         return output
 
-    def _add(self, service: Service, which: int, x: Tensor, y: Tensor) -> Tensor:
+    def _add(self, service: AdapterDispatch, which: int, x: Tensor, y: Tensor) -> Tensor:
         """Add one layer's updates to ``y [rows, T, out]``, the base's output for ``x``."""
         routing, index = self._routing, service.index
         learning = torch.is_grad_enabled()
@@ -116,7 +116,7 @@ class SharedInput(nn.Module):
         return y.add(up, alpha=service.alpha) if learning else y.add_(up, alpha=service.alpha)
 
     @staticmethod
-    def _by_row(x: Tensor, service: Service) -> Tensor:
+    def _by_row(x: Tensor, service: AdapterDispatch) -> Tensor:
         """Return what a layer saw as ``[rows, T, width]``; some layers see all tokens in a line.
 
         Raises:
@@ -133,7 +133,7 @@ class SharedInput(nn.Module):
             )
         return x.reshape(service.rows, -1, x.shape[-1])
 
-    def _pick(self, service: Service) -> tuple[Tensor, list[Tensor]]:
+    def _pick(self, service: AdapterDispatch) -> tuple[Tensor, list[Tensor]]:
         """Transposed factors of the agents served, picked once for all steps of a service."""
         index = service.index
         factors = [f.data if index is None else f.data[index] for f in (self.A, *self.B)]

@@ -235,7 +235,7 @@ class Stack(Protocol):
     B: nn.ParameterList
 
 
-class Server:
+class NativeDispatch:
     """The kernel at work on one layout of rows; the factors' addresses are looked up once.
 
     Args:
@@ -250,7 +250,7 @@ class Server:
         self._plans: dict[int, Plan] = {}  # by tokens in a row
 
     @classmethod
-    def of(cls, rows: Sequence[int], scales: Tensor) -> "Server | None":
+    def of(cls, rows: Sequence[int], scales: Tensor) -> "NativeDispatch | None":
         """One for this layout, if there is a kernel for where its adapters are."""
         made = kernel() if scales.device.type == "cpu" else None
         return cls(made, rows, scales) if made is not None else None

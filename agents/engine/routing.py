@@ -60,7 +60,7 @@ class Dropout:
         return flat * ((drawn >= self._rate) / (1 - self._rate)).to(flat.dtype)
 
 
-class Service:
+class AdapterDispatch:
     """How one layout is served: which factors are read, and which rows go where.
 
     Rows in an order of their own are gathered into a grid (agents x the most rows any has), whose
@@ -100,7 +100,7 @@ class Service:
         self.ready: dict[int, tuple[Tensor, list[Tensor]]] = {}  # factors picked, by group
         rows = layout.rows if not aligned else np.repeat(agents, layout.rows_each).tolist()
         self.rows = len(rows)
-        self.native = native.Server.of(rows, scales)
+        self.native = native.NativeDispatch.of(rows, scales)
 
     def _lay_out(self, agents: Sequence[int], rows: Sequence[int], device: torch.device) -> None:
         members: dict[int, list[int]] = {agent: [] for agent in agents}
@@ -124,7 +124,7 @@ class Routing:
     """
 
     def __init__(self) -> None:
-        self.service: Service | None = None
+        self.service: AdapterDispatch | None = None
         self.served = False  # whether anyone has said what the layout is
         self.release()
 
@@ -149,7 +149,7 @@ class Routing:
         return value
 
     @contextmanager
-    def serving(self, service: Service | None) -> Generator[None, None, None]:
+    def serving(self, service: AdapterDispatch | None) -> Generator[None, None, None]:
         """Serve like this inside the block; nothing is kept past it, error or not."""
         before = self.service, self.served
         self.release()

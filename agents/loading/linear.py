@@ -20,7 +20,7 @@ DTYPE_NAMES = ("float32", "bfloat16", "float16")
 """Types of weights, by PyTorch's names."""
 
 
-class Products(StrEnum):
+class MatmulPrecision(StrEnum):
     """Precision of the products of a float32 base's frozen weights on a CPU."""
 
     FLOAT32 = "float32"
@@ -72,7 +72,9 @@ class FrozenLinear(nn.Linear):
         return _multiply(input, self.packed, self.plain.dtype, self.bias)
 
 
-def pack_linears(model: nn.Module, products: Products | str = Products.FLOAT32) -> int:
+def pack_linears(
+    model: nn.Module, products: MatmulPrecision | str = MatmulPrecision.FLOAT32
+) -> int:
     """Turn the float32 CPU linear layers of a frozen model into `FrozenLinear`, in place.
 
     Args:
@@ -87,12 +89,14 @@ def pack_linears(model: nn.Module, products: Products | str = Products.FLOAT32) 
             pack such weights for.
     """
     ops = onednn()
-    if ops and products == Products.BFLOAT16 and not packs_bfloat16():
+    if ops and products == MatmulPrecision.BFLOAT16 and not packs_bfloat16():
         raise ValueError(
             "products: got 'bfloat16', which this processor cannot multiply (oneDNN needs AVX-512 "
             "or AVX-NE-CONVERT); use 'float32', or 'auto' to have it where it can be had"
         )
-    low = products == Products.BFLOAT16 or (products == Products.AUTO and has_bfloat16())
+    low = products == MatmulPrecision.BFLOAT16 or (
+        products == MatmulPrecision.AUTO and has_bfloat16()
+    )
     dtype = torch.bfloat16 if low else torch.float32
     count = 0
     for module in model.modules() if ops else ():

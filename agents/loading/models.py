@@ -33,7 +33,7 @@ from agents.loading.checks import (
     window,
 )
 from agents.loading.gguf_header import check_gguf
-from agents.loading.linear import DTYPE_NAMES, Products, pack_linears
+from agents.loading.linear import DTYPE_NAMES, MatmulPrecision, pack_linears
 from agents.loading.quiet import no_bars
 from agents.plain_files import whole_folder
 from agents.prompts import chat_ids, text_ids, turn_end
@@ -140,7 +140,7 @@ def load_base(
     *,
     dtype: str = "float32",
     device: str = "auto",
-    products: Products | str = Products.FLOAT32,
+    products: MatmulPrecision | str = MatmulPrecision.FLOAT32,
     load_in_4bit: bool = False,
 ) -> BaseModel:
     """Load a base model and freeze it.
@@ -150,7 +150,8 @@ def load_base(
             A model saved in 4 bits stays in 4 bits.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         device: A torch device, or ``auto``: the GPU if there is one, else the CPU.
-        products: Precision of the base's matrix products on a CPU in float32; see `Products`.
+        products: Precision of the base's matrix products on a CPU in float32; a
+            `MatmulPrecision`.
         load_in_4bit: Keep the linear layers in 4 bits (NF4 with double quantisation, as QLoRA;
             Dettmers et al., 2023) and multiply in dtype. Needs bitsandbytes and accelerate.
 
@@ -160,8 +161,10 @@ def load_base(
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ModelError(f"model: got {name!r}, expected text: 'embedded', a hub id or a path")
-    if products not in set(Products):
-        raise ModelError(f"products: got {products!r}, expected one of {', '.join(Products)}")
+    if products not in set(MatmulPrecision):
+        raise ModelError(
+            f"products: got {products!r}, expected one of {', '.join(MatmulPrecision)}"
+        )
     if dtype not in DTYPES:
         raise ModelError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
     if device != "auto":
@@ -225,7 +228,7 @@ def freeze(
     *,
     name: str = "custom",
     path: str = "",
-    products: Products | str = Products.FLOAT32,
+    products: MatmulPrecision | str = MatmulPrecision.FLOAT32,
 ) -> BaseModel:
     """Wrap a loaded model as a frozen base; for models made in memory and by `load_base`.
 

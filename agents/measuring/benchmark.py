@@ -80,7 +80,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class Participant:
     """An agent in a benchmark.
 
     Attributes:
@@ -107,16 +107,16 @@ class BenchmarkResult:
         preset: The prompt preset.
         sampling: How replies were drawn, with the length limit that was used.
         problems: What was asked.
-        entrants: Who was asked.
+        participants: Who was asked.
         figures: Rule of extraction to its figures, the preset's main rule first.
-        replies: Entrant to its replies, [problems][samples].
+        replies: Participant to its replies, [problems][samples].
     """
 
     task: str
     preset: PromptPreset
     sampling: Sampling
     problems: tuple[Problem, ...]
-    entrants: tuple[Entrant, ...]
+    participants: tuple[Participant, ...]
     figures: Mapping[str, Figures]
     replies: Mapping[str, Sequence[Sequence[LoggedReply]]]
 
@@ -132,7 +132,7 @@ class BenchmarkResult:
             "prompt": self.preset.name,
             "sampling": asdict(self.sampling),
             "problems": len(self.problems),
-            "entrants": [asdict(entrant) for entrant in self.entrants],
+            "entrants": [asdict(participant) for participant in self.participants],
             "rules": {rule: entry.to_dict() for rule, entry in self.figures.items()},
         }
 
@@ -140,7 +140,7 @@ class BenchmarkResult:
 def benchmark(
     policy: Policy | Decodes,
     problems: Sequence[Problem],
-    entrants: Sequence[Entrant | str] = ("agent_0",),
+    participants: Sequence[Participant | str] = ("agent_0",),
     *,
     preset: PromptPreset | str = "arena-v1",
     sampling: Sampling | None = None,
@@ -154,10 +154,11 @@ def benchmark(
     """Ask agents problems and compute all figures.
 
     Args:
-        policy: Answers for all entrants. A `LoraPopulation` is told the temperature and whether a
-            prompt is to be completed without a chat template; any other policy gets the prompts.
+        policy: Answers for all participants. A `LoraPopulation` is told the temperature and
+            whether a prompt is to be completed without a chat template; any other policy gets
+            the prompts.
         problems: At least one, all different, each with a known answer.
-        entrants: Names, or entrants in full; at least one that is not apart.
+        participants: Names, or participants in full; at least one that is not apart.
         preset: The prompt, or its name.
         sampling: How replies are drawn; None for greedy.
         task: Name of the problems, in results and in the log.
@@ -170,7 +171,7 @@ def benchmark(
             that are there.
 
     Raises:
-        ValueError: If problems or entrants cannot be used; `PromptError` and `ReplyLogError`
+        ValueError: If problems or participants cannot be used; `PromptError` and `ReplyLogError`
             are kinds of it.
         PolicyError: If the policy does not return one text per request.
     """
@@ -178,29 +179,29 @@ def benchmark(
     drawn = sampling or Sampling()
     limit = drawn.max_new_tokens or chosen.max_new_tokens
     drawn = replace(drawn, max_new_tokens=limit)
-    who = tuple(Entrant(e) if isinstance(e, str) else e for e in entrants)
+    who = tuple(Participant(e) if isinstance(e, str) else e for e in participants)
     _check(problems, who, chosen, batch)
     prompts = chosen.prompts(problems, examples)
     if isinstance(policy, Decodes):
         policy = policy.decoding(temperature=drawn.temperature, raw=chosen.raw)
     log = ReplyLog() if log is None else log  # an empty one is false
     rows: dict[Key, LoggedReply] = {}
-    missing: list[tuple[Key, Request, Problem, Entrant]] = []
+    missing: list[tuple[Key, Request, Problem, Participant]] = []
     for problem, prompt in zip(problems, prompts, strict=True):
-        for entrant in who:
+        for participant in who:
             for sample in range(drawn.samples):
-                key = Key(task, chosen.name, entrant.name, problem.id, sample)
+                key = Key(task, chosen.name, participant.name, problem.id, sample)
                 asked = text_hash(prompt)
                 found = log.find(
-                    key, content=entrant.content, asked=asked, max_new_tokens=limit
+                    key, content=participant.content, asked=asked, max_new_tokens=limit
                 )  # fmt: skip
                 if found is not None and set(chosen.extractions) <= set(found.marks):
                     rows[key] = found
                     continue
-                seed = derive_seed("bench", drawn.seed, entrant.name, problem.id, sample)
-                agent = entrant.agent or entrant.name
+                seed = derive_seed("bench", drawn.seed, participant.name, problem.id, sample)
+                agent = participant.agent or participant.name
                 request = Request(agent, Phase.SOLVE, prompt, limit, seed, chosen.stops)
-                missing.append((key, request, problem, entrant))
+                missing.append((key, request, problem, participant))
     needed = len(rows) + len(missing)
     label = f"{needed} replies to {task}"
     own = None if grader is not None else Grader()
@@ -223,14 +224,14 @@ def benchmark(
         if progress is not None:
             progress(label, 1.0)
         replies = {
-            entrant.name: [
+            participant.name: [
                 [
-                    rows[Key(task, chosen.name, entrant.name, problem.id, sample)]
+                    rows[Key(task, chosen.name, participant.name, problem.id, sample)]
                     for sample in range(drawn.samples)
                 ]
                 for problem in problems
             ]
-            for entrant in who
+            for participant in who
         }
         found = _figures(problems, chosen, who, replies, used)
     finally:
@@ -254,7 +255,7 @@ class _BatchLog:
 
     def __init__(
         self,
-        asked: Sequence[tuple[Key, Request, Problem, Entrant]],
+        asked: Sequence[tuple[Key, Request, Problem, Participant]],
         preset: PromptPreset,
         grader: Grader,
         log: ReplyLog,
@@ -267,12 +268,12 @@ class _BatchLog:
         """Take the reply to a request; one that was told before is not taken again."""
         if place in self.rows:
             return
-        key, request, problem, entrant = self._asked[place]
+        key, request, problem, participant = self._asked[place]
         text = storable(self._preset.cut(reply))
         marks = mark(problem, text, self._preset.extractions, self._grader)
         asked = text_hash(request.prompt)
         self.rows[place] = LoggedReply(
-            key, entrant.content, asked, request.max_new_tokens, text, marks
+            key, participant.content, asked, request.max_new_tokens, text, marks
         )
         self._waiting.append(place)
         if len(self._waiting) >= _TOGETHER:
@@ -303,15 +304,15 @@ def mark(
 def _figures(
     problems: Sequence[Problem],
     preset: PromptPreset,
-    entrants: Sequence[Entrant],
+    participants: Sequence[Participant],
     replies: Mapping[str, Sequence[Sequence[LoggedReply]]],
     grader: Grader,
 ) -> dict[str, Figures]:
-    members = [entrant for entrant in entrants if not entrant.apart]
+    members = [participant for participant in participants if not participant.apart]
     weights = {e.name: e.weight for e in members if e.weight is not None}
-    beside = next((entrant.name for entrant in entrants if entrant.apart), None)
+    beside = next((participant.name for participant in participants if participant.apart), None)
     opinions = Opinions(grader)
-    names = [entrant.name for entrant in members]
+    names = [participant.name for participant in members]
     return {
         rule: figures(
             _marks(problems, rule, replies, names, opinions), names, weights or None, beside
@@ -346,7 +347,10 @@ def _marks(
 
 
 def _check(
-    problems: Sequence[Problem], entrants: Sequence[Entrant], preset: PromptPreset, batch: int
+    problems: Sequence[Problem],
+    participants: Sequence[Participant],
+    preset: PromptPreset,
+    batch: int,
 ) -> None:
     if not problems:
         raise ValueError("problems: got none, expected at least one")
@@ -357,10 +361,10 @@ def _check(
         if problem.id in seen:
             raise ValueError(f"problems: {problem.id} is there twice; use distinct() of a source")
         seen.add(problem.id)
-    names = [entrant.name for entrant in entrants]
+    names = [participant.name for participant in participants]
     if len(set(names)) != len(names):
         raise ValueError(f"entrants: got {', '.join(names)}; expected different names")
-    if all(entrant.apart for entrant in entrants):
+    if all(participant.apart for participant in participants):
         raise ValueError("entrants: expected at least one that is not apart from the population")
     if unknown := [rule for rule in preset.extractions if rule not in EXTRACTIONS]:
         raise ValueError(

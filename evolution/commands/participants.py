@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agents.loading.models import BaseModel
-from agents.measuring.benchmark import Entrant
+from agents.measuring.benchmark import Participant
 from agents.peft_config import folder_hint
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from agents.population import BASE, LoraPopulation
@@ -43,14 +43,14 @@ def adapter_folder(name: str) -> Path:
     )
 
 
-def load_entrants(
+def load_participants(
     base: BaseModel,
     folders: Mapping[str, Path],
     *,
     with_base: bool = True,
     ratings: Mapping[str, float] | None = None,
     max_rows: int = 32,
-) -> tuple[LoraPopulation, list[Entrant]]:
+) -> tuple[LoraPopulation, list[Participant]]:
     """Put adapters on the base, and say who takes part.
 
     Args:
@@ -71,12 +71,12 @@ def load_entrants(
     except ValueError as error:
         raise UsageError(f"adapters: none fits model {base.name} ({error})") from error
     weights = vote_weights(ratings) if ratings and set(folders) <= set(ratings) else {}
-    entrants = [Entrant(BASE, apart=bool(folders))] if with_base or not folders else []
+    participants = [Participant(BASE, apart=bool(folders))] if with_base or not folders else []
     for (name, folder), agent in zip(folders.items(), population.agents, strict=False):
-        entrants.append(
-            Entrant(name, agent, weight=weights.get(name), content=adapter_hash(folder))
+        participants.append(
+            Participant(name, agent, weight=weights.get(name), content=adapter_hash(folder))
         )  # fmt: skip
-    return population, entrants
+    return population, participants
 
 
 def population_of(

@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from agents.engine.native import kernel
-from agents.loading.linear import DTYPE_NAMES, Products
+from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
 from agents.loading.models import BaseModel, load_base
 from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
@@ -105,7 +105,7 @@ class BenchEngineOptions:
     """Two rounds of eight decoding steps: to see that it works, not to report."""
     dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16."""
-    products: Products = Products.FLOAT32
+    products: MatmulPrecision = MatmulPrecision.FLOAT32
     """Precision of a float32 base's products on a CPU; peers multiply in float32."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""

@@ -1,8 +1,8 @@
 """The attempts of a generation, as measures of diversity see them, and which of them count.
 
 Being wrong is an easy way to be different, so diversity is only counted among attempts above a
-quality bar. A bar is a function from transcripts to who is above it, registered in `BARS` in the
-manner of `evolution.registry`.
+minimal criterion (Lehman and Stanley, 2010), the quality bar: a function from transcripts to who is
+above it, registered in `MINIMAL_CRITERIA` in the manner of `evolution.registry`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Phase, Transcript
 
 Bar = Callable[..., np.ndarray]
-BARS = Operators[Bar]("diversity_bar")
+MINIMAL_CRITERIA = Operators[Bar]("diversity_bar")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +124,7 @@ def gather(
     )
 
 
-@BARS.add("right")
+@MINIMAL_CRITERIA.add("right")
 def right(transcripts: Sequence[Transcript]) -> np.ndarray:
     """Attempts that whoever labels them for the reward calls right.
 
@@ -149,14 +149,14 @@ def right(transcripts: Sequence[Transcript]) -> np.ndarray:
     return np.array(marks)
 
 
-@BARS.add("above_median")
+@MINIMAL_CRITERIA.add("above_median")
 def above_median(transcripts: Sequence[Transcript]) -> np.ndarray:
     """Attempts whose episode earned at least the median of all agents' at the problem."""
     rewards = _rewards(transcripts)
     return rewards >= np.median(rewards, axis=1, keepdims=True)
 
 
-@BARS.add("rewarded", least=(-1e6, 1e6))
+@MINIMAL_CRITERIA.add("rewarded", least=(-1e6, 1e6))
 def rewarded(transcripts: Sequence[Transcript], *, least: float = 0.5) -> np.ndarray:
     """Attempts whose episode earned at least so much."""
     return _rewards(transcripts) >= least

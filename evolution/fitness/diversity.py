@@ -8,9 +8,9 @@ others (`distances`) and how many different attempts the population holds in eff
 Settings join measures by ``+``, with weights in front: ``hidden_states+0.5*answers``. A measure is
 a function of `Attempts`; naming it adds it, as in `evolution.registry`:
 
-    from evolution.fitness.diversity import MEASURES, same
+    from evolution.fitness.diversity import KERNELS, same
 
-    @MEASURES.add("first_words")
+    @KERNELS.add("first_words")
     def first_words(attempts):
         return same([[text.split()[:1] or None for text in row] for row in attempts.texts])
 """
@@ -31,7 +31,7 @@ from populora_env.settings import Registry
 Measure = Callable[..., np.ndarray]
 Embedder = Callable[[Sequence[str]], Any]
 
-MEASURES = Operators[Measure]("diversity", factor="weight", most=1e6)
+KERNELS = Operators[Measure]("diversity", factor="weight", most=1e6)
 
 EMBEDDING_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDERS = Registry[Embedder]("embeddings")
@@ -43,13 +43,13 @@ NEEDS = {"hidden_states": Feature.HIDDEN_STATES, "token_distributions": Feature.
 _TOLERANCE = 1e-6
 
 
-@MEASURES.add("hidden_states")
+@KERNELS.add("hidden_states")
 def hidden_states(attempts: Attempts) -> np.ndarray:
     """``(1 + cos) / 2`` of the mean last hidden states."""
     return cosine_kernel(attempts.hidden_states)
 
 
-@MEASURES.add("token_distributions")
+@KERNELS.add("token_distributions")
 def token_distributions(attempts: Attempts) -> np.ndarray:
     """``1 - JS / ln 2`` of the mean token distributions, JS being Jensen-Shannon divergence.
 
@@ -68,19 +68,19 @@ def token_distributions(attempts: Attempts) -> np.ndarray:
     return kernel
 
 
-@MEASURES.add("answers")
+@KERNELS.add("answers")
 def answers(attempts: Attempts) -> np.ndarray:
     """1 where two attempts end in the same answer, else 0; nothing is known without an answer."""
     return same(attempts.answers)
 
 
-@MEASURES.add("strategies")
+@KERNELS.add("strategies")
 def strategies(attempts: Attempts, *, classifier: str = "surface") -> np.ndarray:
     """1 where two attempts are of the same class, else 0; see `evolution.fitness.strategies`."""
     return same([[CLASSIFIERS.classify(classifier, text) for text in r] for r in attempts.texts])
 
 
-@MEASURES.add("embeddings")
+@KERNELS.add("embeddings")
 def embeddings(attempts: Attempts, *, model: str = EMBEDDING_MODEL) -> np.ndarray:
     """``(1 + cos) / 2`` of sentence embeddings; nothing is known of an empty reply.
 

@@ -17,7 +17,7 @@ from agents.engine.jobs import Engine, EngineError, check_features
 from agents.population import LoraPopulation
 from evolution.errors import ConfigError, OperatorError
 from evolution.fitness import diversity
-from evolution.fitness.attempts import BARS, gather
+from evolution.fitness.attempts import MINIMAL_CRITERIA, gather
 from evolution.fitness.rules import FITNESSES, Measured, make_rule
 from evolution.fitness.scaling import SCALES, SCHEDULES, Progress, scaled
 from evolution.fitness.task import Scores, score
@@ -60,7 +60,7 @@ class FitnessSettings(Protocol):
         ...
 
 
-class Appraiser:
+class FitnessEvaluator:
     """Scores the agents of a run, generation by generation.
 
     Args:
@@ -78,8 +78,8 @@ class Appraiser:
         self._config = config
         self.weight = float(config.diversity_weight)
         try:
-            self._measures = diversity.MEASURES.read_several(config.diversity)
-            self._bar = BARS.read_one(config.diversity_bar)
+            self._measures = diversity.KERNELS.read_several(config.diversity)
+            self._bar = MINIMAL_CRITERIA.read_one(config.diversity_bar)
             self._schedule = SCHEDULES.read(config.diversity_schedule)
             self._scale = SCALES.read_one(config.fitness_scale)
             rule = FITNESSES.read(config.fitness)
@@ -109,7 +109,7 @@ class Appraiser:
                 f"be measured here; {error}"
             ) from None
 
-    def appraise(
+    def evaluate(
         self,
         transcripts: Sequence[Transcript],
         population: LoraPopulation,

@@ -23,10 +23,17 @@ from evolution.lowrank.genomes import (
     write_genome,
 )
 from evolution.operators import mutation_weights as mutation
-from evolution.operators.crossover import Mating, clone
+from evolution.operators.crossover import CrossoverStep, clone
 from evolution.operators.mutation import Form
-from evolution.operators.mutation_weights import Newborn
-from evolution.operators.selection import Candidates, Turnover, draw, merits, ranking, turnover
+from evolution.operators.mutation_weights import Offspring
+from evolution.operators.selection import (
+    Candidates,
+    Replacement,
+    draw,
+    ranking,
+    replacement,
+    selection_scores,
+)
 from populora_env.keys import generator
 from populora_env.ratings import Ratings
 
@@ -103,10 +110,10 @@ class Breeder:
             candidates: What is known of the individuals.
         """
         config, settings = self._config, self._settings
-        merit = merits(self._operators.selection, candidates)
+        score = selection_scores(self._operators.selection, candidates)
         step = generation // settings.evolve_every
-        plan = turnover(
-            ranking(merit, candidates.fitness),
+        plan = replacement(
+            ranking(score, candidates.fitness),
             config.islands,
             settings.offspring,
             config.migrants if step % config.migrate_every == 0 else 0,
@@ -114,7 +121,7 @@ class Breeder:
         before = self.lineage.living
         born: list[tuple[Individual, np.ndarray]] = []
         if plan.children:
-            born += self._cross(generation, plan, merit, candidates.fitness, before)
+            born += self._cross(generation, plan, score, candidates.fitness, before)
         born += self._migrate(generation, plan.migrants, before)
         recorded = self._record([individual for individual, _ in born])
         return tuple(
@@ -129,8 +136,8 @@ class Breeder:
     def _cross(
         self,
         generation: int,
-        plan: Turnover,
-        merit: np.ndarray,
+        plan: Replacement,
+        score: np.ndarray,
         fitness: np.ndarray,
         before: Mapping[int, Individual],
     ) -> list[tuple[Individual, np.ndarray]]:
@@ -142,7 +149,7 @@ class Breeder:
             [
                 draw(
                     operators.selection,
-                    merit,
+                    score,
                     fitness,
                     members,
                     config.parents,
@@ -151,15 +158,15 @@ class Breeder:
                 for slot, members in plan.children.items()
             ]
         )
-        known = merit[np.isfinite(merit)]
+        known = score[np.isfinite(score)]
         spread = float(known.std()) if len(known) else 0.0
-        mating = Mating(slots, parents, merit[parents], spread, key)
-        spare = self._spare(mating)
+        step = CrossoverStep(slots, parents, score[parents], spread, key)
+        spare = self._spare(step)
         crossover = operators.crossover
-        notes = crossover.function(lora, mating, **crossover.parameters)
-        form = Form.CANONICAL if mating.is_canonical else Form.ANY
+        notes = crossover.function(lora, step, **crossover.parameters)
+        form = Form.CANONICAL if step.is_canonical else Form.ANY
         members = [
-            Newborn(
+            Offspring(
                 int(slot),
                 float(np.exp(np.mean([np.log(before[p].mutation_strength) for p in own]))),
                 dict(before[own[0]].hyperparameters),
@@ -168,7 +175,7 @@ class Breeder:
             for slot, own in zip(slots, parents.tolist(), strict=True)
         ]
         undergone = mutation.mutate(lora, operators.mutations, members, *key)
-        failed = self._mend(mating, spare)
+        failed = self._mend(step, spare)
         born: list[tuple[Individual, np.ndarray]] = []
         for i, member in enumerate(members):
             operator = crossover.name
@@ -190,15 +197,15 @@ class Breeder:
             born.append((individual, parents[i]))
         return born
 
-    def _spare(self, mating: Mating) -> dict[int, Genome]:
+    def _spare(self, step: CrossoverStep) -> dict[int, Genome]:
         """The best parents, by slot, to fall back on; copies of those that will be overwritten."""
-        lost = set(mating.slots.tolist())
-        best = set(mating.parents[:, 0].tolist())
+        lost = set(step.slots.tolist())
+        best = set(step.parents[:, 0].tolist())
         read = {True: read_genome, False: view_genome}
         return {parent: read[parent in lost](self._lora, parent) for parent in sorted(best)}
 
     def _mend(
-        self, mating: Mating, spare: Mapping[int, Genome]
+        self, step: CrossoverStep, spare: Mapping[int, Genome]
     ) -> dict[int, tuple[str, dict[str, Any]]]:
         """Replace children that are not finite by their best parents, or by the base itself.
 
@@ -208,7 +215,7 @@ class Breeder:
         lora = self._lora
         sound = lora.finite().tolist()
         mended: dict[int, tuple[str, dict[str, Any]]] = {}
-        for slot, parent in zip(mating.slots.tolist(), mating.parents[:, 0].tolist(), strict=True):
+        for slot, parent in zip(step.slots.tolist(), step.parents[:, 0].tolist(), strict=True):
             if sound[slot]:
                 continue
             genome = spare[parent]
@@ -230,7 +237,7 @@ class Breeder:
         slots, sources = np.array(list(migrants)), np.array(list(migrants.values()))
         nothing = np.full((len(slots), 1), np.nan)
         key = (self._config.seed, generation)
-        notes = clone(self._lora, Mating(slots, sources[:, None], nothing, 0.0, key))
+        notes = clone(self._lora, CrossoverStep(slots, sources[:, None], nothing, 0.0, key))
         return [
             (
                 replace(

@@ -20,7 +20,7 @@ class HeirLearner(Resettable, Protocol):
         ...
 
 
-class Estate:
+class OptimizerInheritance:
     """The optimiser state of a population that is about to have children.
 
     A child gets the state of the first parent whose rows ``A`` it has bit for bit, as a copy has,

@@ -23,7 +23,7 @@ class Resettable(Protocol):
         ...
 
 
-def quarantine(
+def set_aside(
     lora: StackedLora,
     learner: Resettable | None,
     lineage: Lineage,

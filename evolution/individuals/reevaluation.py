@@ -1,4 +1,4 @@
-"""Trials: would-be elites and the champion on fresh problems, side by side.
+"""Re-evaluations: would-be elites and the champion on fresh problems, side by side.
 
 The first of many that were measured on few problems is partly the luckiest. Before newcomers push a
 proven elite out, and before the champion is replaced, those concerned answer the same new training
@@ -126,7 +126,7 @@ def hosting(lora: StackedLora, slot: int, genome: Genome) -> Generator[None, Non
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Reevaluation:
     """What a trial measured.
 
     Attributes:
@@ -142,7 +142,7 @@ class Trial:
     replaced: bool
 
 
-class Trials:
+class Reevaluations:
     """Knows who is proven, and lets others prove themselves.
 
     Args:
@@ -170,7 +170,7 @@ class Trials:
 
     def hold(
         self, standing: Standing, living: Mapping[int, Individual], generation: int
-    ) -> Trial | None:
+    ) -> Reevaluation | None:
         """Confirm who is among the elites, and the champion.
 
         Standing is corrected by what a trial shows. Agents whose weights or standing are not finite
@@ -219,7 +219,7 @@ class Trials:
         self.champion = rival
         if not right:
             return None
-        return Trial(
+        return Reevaluation(
             len(problems),
             {slot: float(marks.mean()) for slot, marks in right.items()},
             held,

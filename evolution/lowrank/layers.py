@@ -17,7 +17,7 @@ from torch.autograd.graph import increment_version
 from agents.engine import native
 from agents.engine.adapters import LayerFactors, StackedLora
 from evolution.lowrank.algebra import Compressed, compress, solve
-from evolution.lowrank.parallel import in_lanes
+from evolution.lowrank.parallel import parallel_map
 
 R = TypeVar("R")
 
@@ -26,7 +26,7 @@ _STACK = {"cpu": 1 << 22, "other": 1 << 26}
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
+class LayerStack:
     """Some layers of one shape.
 
     Attributes:
@@ -76,10 +76,10 @@ class Layers:
         whole = size.expand(len(self.index), *size.shape[-2:]).flatten(0, 1)
         return whole.repeat_interleave(self.factors[0].A.shape[1], 1)
 
-    def each(self) -> Iterator["Layers"]:
+    def each(self) -> Iterator["LayerStack"]:
         """These layers one by one."""
         for index, factors in zip(self.index, self.factors, strict=True):
-            yield Layers((index,), (factors,), self.scale, self.ranks)
+            yield LayerStack((index,), (factors,), self.scale, self.ranks)
 
     def write(self, slots: Tensor, made: Compressed) -> Tensor:
         """Store children in their slots, with zeros beyond each one's rank.
@@ -193,7 +193,7 @@ class _Stack:
         return rows.reshape(*members.shape[:2], -1)
 
 
-def over_layers(lora: StackedLora, rows: int, work: Callable[[Layers], R]) -> list[R]:
+def over_layers(lora: StackedLora, rows: int, work: Callable[[LayerStack], R]) -> list[R]:
     """Call a function on all layers of a population, stack by stack.
 
     Args:
@@ -208,14 +208,14 @@ def over_layers(lora: StackedLora, rows: int, work: Callable[[Layers], R]) -> li
     shapes: dict[tuple[int, int], list[tuple[int, LayerFactors]]] = {}
     for place, layer in enumerate(lora.layers()):
         shapes.setdefault((layer.A.shape[2], layer.B.shape[1]), []).append((place, layer))
-    stacks: list[Layers] = []
+    stacks: list[LayerStack] = []
     for (width, height), members in shapes.items():
         room = _STACK.get(device.type, _STACK["other"])
         each = max(1, room // (max(rows, 1) * lora.rank * (width + height)))
         for start in range(0, len(members), each):
             places, layers = zip(*members[start : start + each], strict=True)
-            stacks.append(Layers(places, layers, lora.scale, lora.ranks))
-    return in_lanes(work, stacks, device)
+            stacks.append(LayerStack(places, layers, lora.scale, lora.ranks))
+    return parallel_map(work, stacks, device)
 
 
 def recombine(
@@ -242,7 +242,7 @@ def recombine(
         for given in (slots, parents, weights)
     )
 
-    def work(layers: Layers) -> Tensor:
+    def work(layers: LayerStack) -> Tensor:
         members, shares = (t[list(layers.index)] if t.ndim == 3 else t for t in (of, by))
         return layers.recombine(to, members, shares, lora.rank)
 
@@ -250,6 +250,6 @@ def recombine(
 
 
 def lost_share(energies: Sequence[Tensor]) -> np.ndarray:
-    """Recompression error from what `Layers.write` returned for all stacks, ``[C]``."""
+    """Recompression error from what `LayerStack.write` returned for all stacks, ``[C]``."""
     lost, total = torch.stack(list(energies)).sum(0).cpu().numpy()
     return np.sqrt(np.divide(lost, total, out=np.zeros_like(lost), where=total > 0))

@@ -16,7 +16,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_lanes(work: Callable[[T], R], parts: Sequence[T], device: torch.device) -> list[R]:
+def parallel_map(work: Callable[[T], R], parts: Sequence[T], device: torch.device) -> list[R]:
     """Do the work on each part, several at a time on a CPU.
 
     Args:

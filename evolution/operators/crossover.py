@@ -19,13 +19,20 @@ from agents.engine.adapters import StackedLora
 from evolution.lowrank.genomes import factors_hash, read_genome, write_genome
 from evolution.lowrank.layers import recombine
 from evolution.operators.crossover_entries import dare, ties
-from evolution.operators.crossover_step import CROSSOVERS, Crossover, Mating, mix, number, shares
+from evolution.operators.crossover_step import (
+    CROSSOVERS,
+    Crossover,
+    CrossoverStep,
+    mix,
+    number,
+    shares,
+)
 from evolution.operators.crossover_subspace import subspace_interpolation, subspace_split
 
 __all__ = [
     "CROSSOVERS",
     "Crossover",
-    "Mating",
+    "CrossoverStep",
     "average",
     "clone",
     "dare",
@@ -43,66 +50,64 @@ _NUMBER = re.compile(r"\.(\d+)\.")
 
 
 @CROSSOVERS.add("weighted_average")
-def weighted_average(lora: StackedLora, mating: Mating) -> list[dict[str, Any]]:
+def weighted_average(lora: StackedLora, step: CrossoverStep) -> list[dict[str, Any]]:
     """Random weights from a Dirichlet distribution, the larger ones for the fitter parents."""
-    count, parents = mating.parents.shape
-    drawn = [mating.generator(i).dirichlet(np.full(parents, 2.0)) for i in range(count)]
-    return mix(lora, mating, np.sort(drawn, axis=1)[:, ::-1])
+    count, parents = step.parents.shape
+    drawn = [step.generator(i).dirichlet(np.full(parents, 2.0)) for i in range(count)]
+    return mix(lora, step, np.sort(drawn, axis=1)[:, ::-1])
 
 
 @CROSSOVERS.add("fitness_weighted", temperature=(1e-3, 1e3))
 def fitness_weighted(
-    lora: StackedLora, mating: Mating, *, temperature: float = 1.0
+    lora: StackedLora, step: CrossoverStep, *, temperature: float = 1.0
 ) -> list[dict[str, Any]]:
     """Weights by a softmax of fitness, in units of the population's standard deviation."""
-    fitness = np.where(np.isfinite(mating.fitness), mating.fitness, -np.inf)
+    fitness = np.where(np.isfinite(step.fitness), step.fitness, -np.inf)
     best = fitness.max(axis=1, keepdims=True)
     lead = np.where(np.isfinite(best), fitness - best, 0.0)
-    unit = temperature * (mating.spread if mating.spread > 0 else 1.0)
+    unit = temperature * (step.spread if step.spread > 0 else 1.0)
     weights = np.exp(lead / unit)
-    return mix(lora, mating, weights / weights.sum(axis=1, keepdims=True))
+    return mix(lora, step, weights / weights.sum(axis=1, keepdims=True))
 
 
 @CROSSOVERS.add("average")
-def average(lora: StackedLora, mating: Mating) -> list[dict[str, Any]]:
+def average(lora: StackedLora, step: CrossoverStep) -> list[dict[str, Any]]:
     """Equal weights: the plain mean, a control."""
-    return mix(lora, mating, np.array(1 / mating.parents.shape[1]))
+    return mix(lora, step, np.array(1 / step.parents.shape[1]))
 
 
 @CROSSOVERS.add("extrapolation", least=(1, 10), most=(1, 10))
 def extrapolation(
-    lora: StackedLora, mating: Mating, *, least: float = 1.0, most: float = 1.5
+    lora: StackedLora, step: CrossoverStep, *, least: float = 1.0, most: float = 1.5
 ) -> list[dict[str, Any]]:
     """Past the best parent, away from the mean of the others, by a factor from least to most."""
-    count, parents = mating.parents.shape
-    factors = [float(mating.generator(i).uniform(least, most)) for i in range(count)]
-    return mix(lora, mating, np.array([shares(parents, factor) for factor in factors]))
+    count, parents = step.parents.shape
+    factors = [float(step.generator(i).uniform(least, most)) for i in range(count)]
+    return mix(lora, step, np.array([shares(parents, factor) for factor in factors]))
 
 
 @CROSSOVERS.add("layer_wise", run=(1, 10_000), share=(0, 1))
 def layer_wise(
-    lora: StackedLora, mating: Mating, *, run: int = 1, share: float = 0.5
+    lora: StackedLora, step: CrossoverStep, *, run: int = 1, share: float = 0.5
 ) -> list[dict[str, Any]]:
     """Each block of layers from one parent.
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         run: Neighbouring transformer blocks that stay together.
         share: Chance of the best parent; the others share the rest.
     """
-    count, parents = mating.parents.shape
+    count, parents = step.parents.shape
     runs = [_run_of(layer.name, run) for layer in lora.layers()]
     chances = shares(parents, share)
     taken = [
-        {name: int(mating.generator(i, name).choice(parents, p=chances)) for name in runs}
+        {name: int(step.generator(i, name).choice(parents, p=chances)) for name in runs}
         for i in range(count)
     ]
-    chosen = np.array(
-        [[[mating.parents[i, taken[i][name]]] for i in range(count)] for name in runs]
-    )
-    errors = recombine(lora, mating.slots, chosen, np.ones(chosen.shape))
-    mating.is_canonical = True
+    chosen = np.array([[[step.parents[i, taken[i][name]]] for i in range(count)] for name in runs])
+    errors = recombine(lora, step.slots, chosen, np.ones(chosen.shape))
+    step.is_canonical = True
     return [
         {"taken": {name: f"parent {which}" for name, which in own.items()},
          "recompression_error": number(error)}
@@ -120,13 +125,13 @@ def _run_of(name: str, run: int) -> str:
 
 
 @CROSSOVERS.add("clone")
-def clone(lora: StackedLora, mating: Mating) -> list[dict[str, Any]]:
+def clone(lora: StackedLora, step: CrossoverStep) -> list[dict[str, Any]]:
     """A copy of the best parent, number by number: a control.
 
     ``parent_hash`` is the content hash of the parent when it was copied. A parent of another rank
     than the child's slot cannot be copied; the child is then the best update of its own rank.
     """
-    best = mating.parents[:, 0].tolist()
+    best = step.parents[:, 0].tolist()
     genomes = {parent: read_genome(lora, parent) for parent in best}
     hashes = {parent: factors_hash(g.alpha, g.factors) for parent, g in genomes.items()}
     return [
@@ -134,5 +139,5 @@ def clone(lora: StackedLora, mating: Mating) -> list[dict[str, Any]]:
             "parent_hash": hashes[parent],
             "recompression_error": number(write_genome(lora, slot, genomes[parent])),
         }
-        for slot, parent in zip(mating.slots.tolist(), best, strict=True)
+        for slot, parent in zip(step.slots.tolist(), best, strict=True)
     ]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from evolution.lowrank.algebra import Compressed, compress, joined
-from evolution.lowrank.layers import Layers, lost_share, over_layers
-from evolution.operators.crossover_step import CROSSOVERS, Mating, number
+from evolution.lowrank.layers import LayerStack, lost_share, over_layers
+from evolution.operators.crossover_step import CROSSOVERS, CrossoverStep, number
 
 _OVERSAMPLING = 16
 _POWER = 2
@@ -25,13 +25,13 @@ _SMALL = 128
 
 @CROSSOVERS.add("dare", drop=(0, 0.99))
 def dare(
-    lora: StackedLora, mating: Mating, *, drop: float = 0.7, exact: bool = False
+    lora: StackedLora, step: CrossoverStep, *, drop: float = 0.7, exact: bool = False
 ) -> list[dict[str, Any]]:
     """The mean of updates that lost a random share of their entries (DARE, Yu et al., 2024).
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         drop: Chance of an entry to be dropped; the others are divided by ``1 - drop``.
         exact: See `truncate`.
     """
@@ -41,18 +41,18 @@ def dare(
         kept = torch.from_numpy(drawn >= drop).to(updates.device)
         return (updates * kept).mean(0) / (1 - drop)
 
-    return merge_entries(lora, mating, merge, exact=exact)
+    return merge_entries(lora, step, merge, exact=exact)
 
 
 @CROSSOVERS.add("ties", density=(0.001, 1))
 def ties(
-    lora: StackedLora, mating: Mating, *, density: float = 0.2, exact: bool = False
+    lora: StackedLora, step: CrossoverStep, *, density: float = 0.2, exact: bool = False
 ) -> list[dict[str, Any]]:
     """Trim, elect a sign, and average those that agree with it (TIES, Yadav et al., 2023).
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         density: Share of each update's entries that is kept, the largest ones.
         exact: See `truncate`.
     """
@@ -67,12 +67,12 @@ def ties(
         agreeing = (torch.sign(trimmed) == elected) & (trimmed != 0)
         return (trimmed * agreeing).sum(0) / agreeing.sum(0).clamp_min(1)
 
-    return merge_entries(lora, mating, merge, exact=exact)
+    return merge_entries(lora, step, merge, exact=exact)
 
 
 def merge_entries(
     lora: StackedLora,
-    mating: Mating,
+    step: CrossoverStep,
     merge: Callable[[Tensor, np.random.Generator], Tensor],
     *,
     exact: bool = False,
@@ -81,34 +81,34 @@ def merge_entries(
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         merge: Takes the updates ``[K, out, in]`` of a child's parents in one layer, in units of
             the child's scale, and a source of draws; returns ``[out, in]``.
         exact: See `truncate`.
     """
     device = lora.alpha.device
-    slots = torch.as_tensor(mating.slots, device=device)
-    parents = torch.as_tensor(mating.parents, device=device)
+    slots = torch.as_tensor(step.slots, device=device)
+    parents = torch.as_tensor(step.parents, device=device)
     names = [layer.name for layer in lora.layers()]
 
-    def work(layers: Layers) -> Tensor:
+    def work(layers: LayerStack) -> Tensor:
         energies: list[Tensor] = []
         for layer in layers.each():
             name = names[layer.index[0]]
             made: list[Compressed] = []
-            for child in range(len(mating.slots)):
+            for child in range(len(step.slots)):
                 of = parents[child][:, None]
                 size = layer.sizes(slots[child].expand(len(of)), of, torch.ones_like(of))
                 A, B = layer.gather(of)
                 updates = torch.bmm(B * size[:, None].to(B), A)
-                rng = mating.generator(child, name)
+                rng = step.generator(child, name)
                 merged = merge(updates, rng)
                 made.append(truncate(merged, lora.rank, rng, exact=exact))
             energies.append(layer.write(slots, joined(made)))
         return torch.stack(energies).sum(0)
 
-    mating.is_canonical = True
-    errors = lost_share(over_layers(lora, mating.parents.size, work))
+    step.is_canonical = True
+    errors = lost_share(over_layers(lora, step.parents.size, work))
     return [{"recompression_error": number(error)} for error in errors]
 
 

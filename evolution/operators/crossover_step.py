@@ -16,7 +16,7 @@ CROSSOVERS = Operators[Crossover]("crossover")
 
 
 @dataclass
-class Mating:
+class CrossoverStep:
     """The children of one evolution step and their parents.
 
     Attributes:
@@ -24,7 +24,7 @@ class Mating:
         parents: Slots of its parents, from best to worst ``[C, K]``; their factors are as before
             the step.
         fitness: Merit of these parents ``[C, K]``; may be NaN.
-        spread: Standard deviation of merit over the population, the unit of differences.
+        spread: Standard deviation of score over the population, the unit of differences.
         key: Of the step: the run's seed and the generation.
         is_canonical: Whether the children are in canonical form; set by what makes them so.
     """
@@ -41,17 +41,17 @@ class Mating:
         return generator("crossover", *self.key, int(self.slots[child]), *what)
 
 
-def mix(lora: StackedLora, mating: Mating, weights: np.ndarray) -> list[dict[str, Any]]:
+def mix(lora: StackedLora, step: CrossoverStep, weights: np.ndarray) -> list[dict[str, Any]]:
     """Make each child a weighted sum of its parents' updates, at the best of its rank.
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         weights: What can be broadcast to ``[C, K]``.
     """
-    weights = np.broadcast_to(weights, mating.parents.shape)
-    errors = recombine(lora, mating.slots, mating.parents, weights)
-    mating.is_canonical = True
+    weights = np.broadcast_to(weights, step.parents.shape)
+    errors = recombine(lora, step.slots, step.parents, weights)
+    step.is_canonical = True
     return [
         {"weights": rounded(row), "recompression_error": number(error)}
         for row, error in zip(weights, errors, strict=True)

@@ -13,29 +13,29 @@ from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from evolution.lowrank.algebra import compress
-from evolution.lowrank.layers import Layers, lost_share, over_layers
-from evolution.operators.crossover_step import CROSSOVERS, Mating, number, rounded, shares
+from evolution.lowrank.layers import LayerStack, lost_share, over_layers
+from evolution.operators.crossover_step import CROSSOVERS, CrossoverStep, number, rounded, shares
 
 
 @CROSSOVERS.add("subspace_split", share=(0, 1))
 def subspace_split(
-    lora: StackedLora, mating: Mating, *, share: float = 0.5
+    lora: StackedLora, step: CrossoverStep, *, share: float = 0.5
 ) -> list[dict[str, Any]]:
     """Each singular component from one parent: the i-th largest of one or of another.
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         share: Chance of the best parent, for each component; the others share the rest.
     """
-    count, parents = mating.parents.shape
+    count, parents = step.parents.shape
     chances = shares(parents, share)
     names = [layer.name for layer in lora.layers()]
 
-    def split(layers: Layers, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    def split(layers: LayerStack, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         drawn = np.array(
             [
-                [mating.generator(i, names[at]).choice(parents, lora.rank, p=chances)
+                [step.generator(i, names[at]).choice(parents, lora.rank, p=chances)
                  for i in range(count)]
                 for at in layers.index
             ]
@@ -45,12 +45,12 @@ def subspace_split(
         columns = which[:, :, None].expand(-1, -1, B.shape[2], -1)
         return A.gather(1, rows)[:, 0], B.gather(1, columns)[:, 0]
 
-    return _on_canonical(lora, mating, split)
+    return _on_canonical(lora, step, split)
 
 
 @CROSSOVERS.add("subspace_interpolation", share=(0, 1))
 def subspace_interpolation(
-    lora: StackedLora, mating: Mating, *, share: float = 0.5
+    lora: StackedLora, step: CrossoverStep, *, share: float = 0.5
 ) -> list[dict[str, Any]]:
     """Low-rank interpolation: along the geodesic between the subspaces that parents read.
 
@@ -61,13 +61,13 @@ def subspace_interpolation(
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         share: Weight of the best parent; the others share the rest.
     """
-    parents = mating.parents.shape[1]
+    parents = step.parents.shape[1]
     weights = shares(parents, share)
 
-    def interpolate(layers: Layers, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    def interpolate(layers: LayerStack, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         del layers
         rows, columns = A[:, 0], B[:, 0]
         for k in range(1, parents):
@@ -76,7 +76,7 @@ def subspace_interpolation(
             rows, columns = _turn(rows, columns, A[:, k], B[:, k], float(step))
         return rows, columns
 
-    made = _on_canonical(lora, mating, interpolate)
+    made = _on_canonical(lora, step, interpolate)
     return [{"weights": rounded(weights), **entry} for entry in made]
 
 
@@ -99,22 +99,22 @@ def _turn(
 
 def _on_canonical(
     lora: StackedLora,
-    mating: Mating,
-    make: Callable[[Layers, Tensor, Tensor], tuple[Tensor, Tensor]],
+    step: CrossoverStep,
+    make: Callable[[LayerStack, Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> list[dict[str, Any]]:
     """Make children from their parents' canonical factors.
 
     Args:
         lora: The population.
-        mating: Children and parents.
+        step: Children and parents.
         make: Takes layers and, in units of the children, the parents' ``A [M, K, r, in]`` and
             ``B [M, K, out, r]``; returns children's ``[M, r, in]`` and ``[M, out, r]``.
     """
-    slots = torch.as_tensor(mating.slots, device=lora.alpha.device)
-    parents = torch.as_tensor(mating.parents, device=lora.alpha.device)
+    slots = torch.as_tensor(step.slots, device=lora.alpha.device)
+    parents = torch.as_tensor(step.parents, device=lora.alpha.device)
     count, each = parents.shape
 
-    def work(layers: Layers) -> Tensor:
+    def work(layers: LayerStack) -> Tensor:
         alone = parents.reshape(-1, 1)
         A, B = layers.gather(alone)
         ones = torch.ones(alone.shape, device=A.device)
@@ -123,6 +123,6 @@ def _on_canonical(
         made = make(layers, own.A.unflatten(0, (-1, each)), own.B.unflatten(0, (-1, each)))
         return layers.write(slots, compress(*made, lora.rank))
 
-    mating.is_canonical = True
+    step.is_canonical = True
     errors = lost_share(over_layers(lora, count * each, work))
     return [{"recompression_error": number(error)} for error in errors]

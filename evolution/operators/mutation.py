@@ -24,7 +24,7 @@ class Form(IntEnum):
 
 
 @dataclass
-class Newborn:
+class Offspring:
     """A member that undergoes mutations; these keep it up to date.
 
     Attributes:
@@ -41,7 +41,7 @@ class Newborn:
 
 
 @dataclass(frozen=True, slots=True)
-class Brood:
+class MutationStep:
     """Members that undergo one mutation.
 
     Attributes:
@@ -49,10 +49,10 @@ class Brood:
         key: Of the mutation: seed, generation, and its place among others.
     """
 
-    members: Sequence[Newborn]
+    members: Sequence[Offspring]
     key: tuple[Key, ...]
 
-    def generator(self, member: Newborn, *what: Key) -> np.random.Generator:
+    def generator(self, member: Offspring, *what: Key) -> np.random.Generator:
         """The source of one member's draws for one purpose."""
         return generator("mutation", *self.key, member.slot, *what)
 
@@ -67,7 +67,7 @@ class Brood:
 
 
 def mutate(
-    lora: StackedLora, chain: Sequence[Use[Mutation]], members: Sequence[Newborn], *key: Key
+    lora: StackedLora, chain: Sequence[Use[Mutation]], members: Sequence[Offspring], *key: Key
 ) -> list[list[str]]:
     """Apply mutations one after the other, each to those members that chance picks.
 
@@ -82,11 +82,11 @@ def mutate(
     """
     undergone: list[list[str]] = [[] for _ in members]
     for place, use in enumerate(chain):
-        brood = Brood([], (*key, place, use.name))
-        picked = [brood.generator(m, "chance").random() < use.chance for m in members]
+        step = MutationStep([], (*key, place, use.name))
+        picked = [step.generator(m, "chance").random() < use.chance for m in members]
         chosen = [m for m, is_picked in zip(members, picked, strict=True) if is_picked]
         if chosen:
-            use.function(lora, Brood(chosen, brood.key), **use.parameters)
+            use.function(lora, MutationStep(chosen, step.key), **use.parameters)
         for entry, is_picked in zip(undergone, picked, strict=True):
             entry += [str(use)] * is_picked
     return undergone

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from agents.engine.adapters import StackedLora
-from evolution.operators.mutation import MUTATIONS, Brood
+from evolution.operators.mutation import MUTATIONS, MutationStep
 
 HYPERPARAMETERS = {"learning_rate": (1e-6, 1e-2)}
 """Least and greatest value of hyperparameters; others are only kept above 0."""
@@ -19,27 +19,27 @@ _STRENGTH = (0.1, 10.0)  # bounds of the factor that adapts itself
 
 
 @MUTATIONS.add("self_adaptation", tau=(0, 2))
-def self_adaptation(lora: StackedLora, brood: Brood, *, tau: float = 0.3) -> None:
+def self_adaptation(lora: StackedLora, step: MutationStep, *, tau: float = 0.3) -> None:
     """Each member's own factor on the strength of the noise after it, times ``exp(tau * z)``.
 
     As in evolution strategies (Schwefel, 1977), a child inherits the factor that made it what it
     is; it stays between 0.1 and 10. Rates and fractions are not touched.
     """
     del lora
-    for member in brood.members:
-        drawn = member.strength * math.exp(tau * brood.generator(member).standard_normal())
+    for member in step.members:
+        drawn = member.strength * math.exp(tau * step.generator(member).standard_normal())
         member.strength = min(max(drawn, _STRENGTH[0]), _STRENGTH[1])
 
 
 @MUTATIONS.add("hyperparameters", factor=(1, 100), resample=(0, 1))
 def hyperparameters(
-    lora: StackedLora, brood: Brood, *, factor: float = 1.25, resample: float = 0.1
+    lora: StackedLora, step: MutationStep, *, factor: float = 1.25, resample: float = 0.1
 ) -> None:
     """Each member's own learning rate, as in population-based training."""
     del lora
-    for member in brood.members:
+    for member in step.members:
         member.hyperparameters = perturb_hyperparameters(
-            member.hyperparameters, brood.generator(member), factor=factor, resample=resample
+            member.hyperparameters, step.generator(member), factor=factor, resample=resample
         )
 
 

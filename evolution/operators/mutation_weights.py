@@ -7,7 +7,7 @@ weights. With the rows of ``A`` orthonormal, Gaussian noise on ``B`` is Gaussian
 within the rows that the adapter reads, that depends on the update and not on how it was factored;
 the rank stays what it is. Draws are keyed by slot: a child does not depend on who else is born.
 
-To add a mutation, see `evolution.registry`: a function of the population and a `Brood`.
+To add a mutation, see `evolution.registry`: a function of the population and a `MutationStep`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from evolution.lowrank.noise import Noise
-from evolution.operators.mutation import MUTATIONS, Brood, Form, Mutation, Newborn, mutate
+from evolution.operators.mutation import MUTATIONS, Form, Mutation, MutationStep, Offspring, mutate
 from evolution.operators.mutation_inherited import hyperparameters, self_adaptation
 from populora_env.keys import generator
 
 __all__ = [
     "MUTATIONS",
-    "Brood",
     "Mutation",
-    "Newborn",
+    "MutationStep",
+    "Offspring",
     "dropout",
     "gaussian",
     "hyperparameters",
@@ -53,43 +53,43 @@ class Draws(Noise):
 
 
 @MUTATIONS.add("gaussian", strength=(0, 10))
-def gaussian(lora: StackedLora, brood: Brood, *, strength: float = 0.05) -> None:
+def gaussian(lora: StackedLora, step: MutationStep, *, strength: float = 0.05) -> None:
     """Noise of standard deviation ``strength / sqrt(r)`` on ``B``, whatever the update's size."""
 
-    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
         del A
         _add_noise(B, member.strength * strength / lora.rank**0.5, draws)
 
     if strength:
-        _change_each(lora, brood, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
+        _change_each(lora, step, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
 
 
 @MUTATIONS.add("relative_gaussian", strength=(0, 10), floor=(0, 10))
 def relative_gaussian(
-    lora: StackedLora, brood: Brood, *, strength: float = 0.15, floor: float = 0.01
+    lora: StackedLora, step: MutationStep, *, strength: float = 0.15, floor: float = 0.01
 ) -> None:
     """Noise whose norm is ``strength`` times that of the layer's own update.
 
     Args:
         lora: The population.
-        brood: Who undergoes it.
+        step: Who undergoes it.
         strength: Ratio of the Frobenius norms.
         floor: An update is taken to be no smaller than one of ``B`` with entries of
             ``floor / sqrt(r)``, so that updates of zero change too.
     """
 
-    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
         del A
         _add_relative(B, member.strength * strength, floor, draws)
 
     if strength:
-        _change_each(lora, brood, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
+        _change_each(lora, step, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
 
 
 @MUTATIONS.add("layer_gaussian", strength=(0, 10), fraction=(0, 1), floor=(0, 10))
 def layer_gaussian(
     lora: StackedLora,
-    brood: Brood,
+    step: MutationStep,
     *,
     strength: float = 0.1,
     fraction: float = 0.33,
@@ -98,27 +98,27 @@ def layer_gaussian(
     """`relative_gaussian` on a random fraction of the layers, drawn for each member."""
     count = sum(1 for _ in lora.layers())
     picked = {
-        member.slot: brood.generator(member, "layers").permutation(count) < round(fraction * count)
-        for member in brood.members
+        member.slot: step.generator(member, "layers").permutation(count) < round(fraction * count)
+        for member in step.members
     }
 
-    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
         del A
         _add_relative(B, member.strength * strength, floor, draws)
 
     if strength:
-        _change_each(lora, brood, Form.ORTHONORMAL, Form.ORTHONORMAL, change, picked)
+        _change_each(lora, step, Form.ORTHONORMAL, Form.ORTHONORMAL, change, picked)
 
 
 @MUTATIONS.add("svd", strength=(0, 10))
-def svd(lora: StackedLora, brood: Brood, *, strength: float = 0.1) -> None:
+def svd(lora: StackedLora, step: MutationStep, *, strength: float = 0.1) -> None:
     """Singular values times ``exp(strength * z)``; singular vectors turned a little.
 
     Left and right singular vectors get noise of norm ``strength`` each, which turns them by about
     as many radians, out of the subspace they span, and are made orthonormal again.
     """
 
-    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
         size = member.strength * strength
         sizes = B.float().norm(dim=0)
         left = B.float().T / torch.where(sizes > 0, sizes, 1.0)[:, None]
@@ -127,32 +127,32 @@ def svd(lora: StackedLora, brood: Brood, *, strength: float = 0.1) -> None:
         B.copy_((_turned(left, size, draws) * (sizes * factor)[:, None]).T)
 
     if strength:
-        _change_each(lora, brood, Form.CANONICAL, Form.CANONICAL, change)
+        _change_each(lora, step, Form.CANONICAL, Form.CANONICAL, change)
 
 
 @MUTATIONS.add("dropout", rate=(0, 0.99))
-def dropout(lora: StackedLora, brood: Brood, *, rate: float = 0.1) -> None:
+def dropout(lora: StackedLora, step: MutationStep, *, rate: float = 0.1) -> None:
     """Each singular component dropped at this rate, the others divided by ``1 - rate``."""
 
-    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
         del member, A
         B.mul_(torch.from_numpy((draws.rng.random(B.shape[1]) >= rate) / (1 - rate)).to(B))
 
     if rate:
-        _change_each(lora, brood, Form.CANONICAL, Form.CANONICAL, change)
+        _change_each(lora, step, Form.CANONICAL, Form.CANONICAL, change)
 
 
 @MUTATIONS.add("masking", rho=(0, 1))
-def masking(lora: StackedLora, brood: Brood, *, rho: float = 0.3) -> None:
+def masking(lora: StackedLora, step: MutationStep, *, rho: float = 0.3) -> None:
     """A random fraction ``rho`` of the singular components of each layer set to zero."""
 
-    def change(member: Newborn, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
         del member, A
         lost = draws.rng.permutation(B.shape[1])[: round(rho * B.shape[1])]
         B[:, torch.from_numpy(lost).to(B.device)] = 0.0
 
     if rho:
-        _change_each(lora, brood, Form.CANONICAL, Form.CANONICAL, change)
+        _change_each(lora, step, Form.CANONICAL, Form.CANONICAL, change)
 
 
 def spread(lora: StackedLora, strength: float, seed: int) -> None:
@@ -186,30 +186,30 @@ def spread(lora: StackedLora, strength: float, seed: int) -> None:
 
 def _change_each(
     lora: StackedLora,
-    brood: Brood,
+    step: MutationStep,
     needs: Form,
     leaves: Form,
-    change: Callable[[Newborn, Tensor, Tensor, Draws], None],
+    change: Callable[[Offspring, Tensor, Tensor, Draws], None],
     picked: Mapping[int, np.ndarray] | None = None,
 ) -> None:
     """Change the factors of all members, layer by layer.
 
     Args:
         lora: The population.
-        brood: Members.
+        step: Members.
         needs: Form that the change needs.
         leaves: Form that it leaves.
         change: Takes a member, its ``A [a, in]`` and ``B [out, a]`` in one layer, to be written in
             place, and the source of its draws; a is the rank that the agent and the layer have.
         picked: Which layers are changed, by slot; all by default.
     """
-    brood.require(lora, needs)
+    step.require(lora, needs)
     layers, own = list(lora.layers()), lora.ranks.tolist()
 
     # One after the other: steps this small spend more on passing the interpreter between threads
     # than a second thread saves.
-    for member in brood.members:
-        draws = Draws(brood.generator(member))
+    for member in step.members:
+        draws = Draws(step.generator(member))
         for place, layer in enumerate(layers):
             if picked is not None and not picked[member.slot][place]:
                 continue

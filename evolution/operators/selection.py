@@ -1,10 +1,10 @@
 """Selection: who stays, who breeds, who moves to another island.
 
-Individuals are ranked by merit: their fitness, unless the selection has another. Ties are broken by
+Individuals are ranked by score: their fitness, unless the selection has another. Ties are broken by
 fitness and then by slot, so selection is reproducible. Merit that is not finite ranks below every
 other and never breeds while another exists. Merit may be negative: nothing but differences counts.
 
-A selection is a function from the merits of all who may breed, from best to worst, to the chance of
+A selection is a function from the scores of all who may breed, from best to worst, to the chance of
 each to be a parent; `draw` does the rest. To add one, see `evolution.registry`.
 """
 
@@ -41,65 +41,65 @@ class Candidates:
         return cls(fitness, np.zeros(len(fitness)), np.ones(len(fitness)))
 
 
-def ranking(merit: np.ndarray, fitness: np.ndarray | None = None) -> np.ndarray:
+def ranking(score: np.ndarray, fitness: np.ndarray | None = None) -> np.ndarray:
     """Slots from best to worst, ``[N]``; values that are not finite come last.
 
     Args:
-        merit: ``[N]``.
-        fitness: Decides between equal merits ``[N]``.
+        score: ``[N]``.
+        fitness: Decides between equal scores ``[N]``.
     """
-    keys = [merit if fitness is None else fitness, merit]
+    keys = [score if fitness is None else fitness, score]
     return np.lexsort([-np.where(np.isfinite(key), key, -np.inf) for key in keys])
 
 
 @SELECTIONS.add("tournament", size=(1, 1_000_000))
-def tournament(merit: np.ndarray, *, size: int = 3) -> np.ndarray:
+def tournament(score: np.ndarray, *, size: int = 3) -> np.ndarray:
     """The best of a random group of this size.
 
     Returns:
         Chances ``[n]``: of all groups, the share in which each one is the best.
     """
-    n = len(merit)
+    n = len(score)
     size = min(size, n)
     return np.array([math.comb(n - 1 - i, size - 1) / math.comb(n, size) for i in range(n)])
 
 
 @SELECTIONS.add("truncation", share=(0, 1))
-def truncation(merit: np.ndarray, *, share: float = 0.5) -> np.ndarray:
+def truncation(score: np.ndarray, *, share: float = 0.5) -> np.ndarray:
     """Any of the best share, rounded up, with equal chance."""
-    count = max(math.ceil(share * len(merit)), 1)
-    return np.where(np.arange(len(merit)) < count, 1 / count, 0.0)
+    count = max(math.ceil(share * len(score)), 1)
+    return np.where(np.arange(len(score)) < count, 1 / count, 0.0)
 
 
 @SELECTIONS.add("roulette", floor=(0, 1_000_000))
-def roulette(merit: np.ndarray, *, floor: float = 0.1) -> np.ndarray:
+def roulette(score: np.ndarray, *, floor: float = 0.1) -> np.ndarray:
     """Chances in proportion to the lead over the worst, plus ``floor`` times the best's lead."""
-    lead = merit - merit[-1]
+    lead = score - score[-1]
     if lead[0] <= 0:
-        return np.full(len(merit), 1 / len(merit))
+        return np.full(len(score), 1 / len(score))
     chances = lead / lead[0] + floor
     return chances / chances.sum()
 
 
 @SELECTIONS.add("rank", pressure=(1, 2))
-def rank(merit: np.ndarray, *, pressure: float = 1.8) -> np.ndarray:
+def rank(score: np.ndarray, *, pressure: float = 1.8) -> np.ndarray:
     """Chances that fall linearly with the rank (Baker, 1985).
 
     The best has ``pressure`` times the mean chance, the worst ``2 - pressure`` times.
     """
-    if len(merit) == 1:
+    if len(score) == 1:
         return np.ones(1)
-    return np.linspace(pressure, 2 - pressure, len(merit)) / len(merit)
+    return np.linspace(pressure, 2 - pressure, len(score)) / len(score)
 
 
 @SELECTIONS.add("lower_bound", c=(0, 100), share=(0, 1))
-def lower_bound(merit: np.ndarray, *, c: float = 3.0, share: float = 0.5) -> np.ndarray:
+def lower_bound(score: np.ndarray, *, c: float = 3.0, share: float = 0.5) -> np.ndarray:
     """Any of the best share by rating, taken at its lower bound ``mu - c * sigma``.
 
     Who is replaced goes by the same bound: a rating that is merely unsure is not a good one.
     """
-    del c  # in `_rating_bound`, which merit is by
-    return truncation(merit, share=share)
+    del c  # in `_rating_bound`, which the score is by
+    return truncation(score, share=share)
 
 
 def _rating_bound(candidates: Candidates, *, c: float = 3.0, share: float = 0.5) -> np.ndarray:
@@ -107,20 +107,20 @@ def _rating_bound(candidates: Candidates, *, c: float = 3.0, share: float = 0.5)
     return candidates.mu - c * candidates.sigma
 
 
-MERITS: dict[str, Callable[..., np.ndarray]] = {"lower_bound": _rating_bound}
+SELECTION_SCORES: dict[str, Callable[..., np.ndarray]] = {"lower_bound": _rating_bound}
 """What selections rank by where it is not fitness: functions of candidates and parameters."""
 
 
-def merits(use: Use[Selection], candidates: Candidates) -> np.ndarray:
+def selection_scores(use: Use[Selection], candidates: Candidates) -> np.ndarray:
     """What a selection ranks individuals by, ``[N]``."""
-    if use.name not in MERITS:
+    if use.name not in SELECTION_SCORES:
         return candidates.fitness
-    return MERITS[use.name](candidates, **use.parameters)
+    return SELECTION_SCORES[use.name](candidates, **use.parameters)
 
 
 def draw(
     use: Use[Selection],
-    merit: np.ndarray,
+    score: np.ndarray,
     fitness: np.ndarray,
     members: np.ndarray,
     parents: int,
@@ -130,27 +130,27 @@ def draw(
 
     Args:
         use: The selection.
-        merit: ``[N]``, as `merits` returns it.
-        fitness: Decides between equal merits ``[N]``.
+        score: ``[N]``, as `selection_scores` returns it.
+        fitness: Decides between equal scores ``[N]``.
         members: Slots that may breed.
         parents: How many to draw.
         rng: Source of the draws.
 
     Returns:
         Slots ``[parents]``, from best to worst; all different, unless fewer than that have a
-        finite merit: then these are repeated.
+        finite score: then these are repeated.
     """
-    best_first = members[ranking(merit[members], fitness[members])]
-    known = best_first[np.isfinite(merit[best_first])]
+    best_first = members[ranking(score[members], fitness[members])]
+    known = best_first[np.isfinite(score[best_first])]
     if len(known):
-        best_first, values = known, merit[known]
+        best_first, values = known, score[known]
     else:
         values = np.zeros(len(best_first))
     chances = np.asarray(use.function(values, **use.parameters), dtype=float)
     if chances.shape != values.shape or not (np.isfinite(chances) & (chances >= 0)).all():
         raise OperatorError(
             f"selection: {use.name} returned {chances!r}, expected a chance >= 0 for each of "
-            f"{len(values)} merits"
+            f"{len(values)} selection_scores"
         )
     left = list(range(len(best_first)))
     places: list[int] = []
@@ -163,7 +163,7 @@ def draw(
 
 
 @dataclass(frozen=True, slots=True)
-class Turnover:
+class Replacement:
     """Whose slots are given to others.
 
     Attributes:
@@ -175,7 +175,7 @@ class Turnover:
     migrants: Mapping[int, int]
 
 
-def turnover(order: np.ndarray, islands: int, offspring: int, migrants: int) -> Turnover:
+def replacement(order: np.ndarray, islands: int, offspring: int, migrants: int) -> Replacement:
     """Who is replaced, island by island.
 
     The worst of each island make room for copies of the best of the island before it, in a ring;
@@ -196,4 +196,4 @@ def turnover(order: np.ndarray, islands: int, offspring: int, migrants: int) -> 
         worst_first = best_first[::-1].tolist()
         arrivals.update(zip(worst_first[:moving], ranked[island - 1].tolist(), strict=False))
         children.update(dict.fromkeys(worst_first[moving : moving + offspring], home))
-    return Turnover(children, arrivals)
+    return Replacement(children, arrivals)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from agents.engine.adapters import StackedLora
-from evolution.operators.crossover_step import Mating
+from evolution.operators.crossover_step import CrossoverStep
 from tests.conftest import make_tiny_base
 
 RANKS = (4, 4, 2, 3)
@@ -38,7 +38,7 @@ def distance(some, others):
     return (off / size) ** 0.5
 
 
-def mating(slots, parents, fitness=None, spread=1.0, key=(0, 1)):
+def step(slots, parents, fitness=None, spread=1.0, key=(0, 1)):
     parents = np.array(parents)
     known = np.zeros(parents.shape) if fitness is None else np.array(fitness, dtype=float)
-    return Mating(np.array(slots), parents, known, spread, key)
+    return CrossoverStep(np.array(slots), parents, known, spread, key)

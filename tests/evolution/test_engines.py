@@ -10,7 +10,7 @@ import pytest
 import evolution
 from evolution import ConfigError, EvolutionManager
 from evolution.errors import OperatorError
-from evolution.fitness.diversity import MEASURES, cosine_kernel
+from evolution.fitness.diversity import KERNELS, cosine_kernel
 from populora_env import Problem
 from tests.agents.table_engine import TableEngine, table_population
 from tests.evolution.test_manager import config
@@ -83,10 +83,10 @@ def test_novelty_by_descriptors_asks_nothing_of_an_engine():
 
 
 def test_a_measure_of_ones_own_is_told_that_there_are_no_hidden_states():
-    MEASURES.add("mine")(lambda attempts: cosine_kernel(attempts.hidden_states))
+    KERNELS.add("mine")(lambda attempts: cosine_kernel(attempts.hidden_states))
     try:
         manager = make(diversity="mine")
         with pytest.raises(OperatorError, match="needs hidden states, which the population's eng"):
             manager.run(1)
     finally:
-        del MEASURES["mine"]
+        del KERNELS["mine"]

@@ -14,7 +14,7 @@ from agents.population import LoraPopulation
 from evolution import ConfigError, EvolutionConfig, EvolutionManager, Learner
 from evolution.config import ChildOptimizer
 from evolution.individuals.breeding import Child
-from evolution.individuals.inheritance import Estate
+from evolution.individuals.inheritance import OptimizerInheritance
 from evolution.individuals.lineage import Individual
 from evolution.learning import gather_samples, make_learner
 from evolution.runs.settings_files import read_toml
@@ -169,13 +169,13 @@ def test_copies_inherit_optimiser_state_and_crossed_children_do_not(population, 
     learner = make_learner(population, settings, settings.resolved(SIZE))
     learner.step(gather_samples(played(), population, settings))
     before = {name: tensor.clone() for name, tensor in learner.state().items()}
-    estate = Estate(learner, lora, settings.child_optimizer)
+    inheritance = OptimizerInheritance(learner, lora, settings.child_optimizer)
     for layer in lora.layers():
         A, B = layer.A.clone(), layer.B.clone()
         layer.A[0], layer.B[0] = A[1], B[1] + 0.1  # a mutated copy of 1, which is replaced, too
         layer.A[1], layer.B[1] = A[2], B[2]  # a copy of its second parent
         layer.A[3] = (A[0] + A[2]) / 2
-    estate.hand_down([child(0, 1), child(1, 0, 2), child(3, 0, 2)])
+    inheritance.hand_down([child(0, 1), child(1, 0, 2), child(3, 0, 2)])
     inherits = policy == "inherit"
     for name, tensor in learner.state().items():
         if name == "learning_rates":

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 
 from rich.console import Console
 
-from agents.loading.linear import DTYPE_NAMES, Products
+from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
 from agents.loading.models import load_base
-from agents.measuring.benchmark import BenchmarkResult, Entrant, Sampling, benchmark
+from agents.measuring.benchmark import BenchmarkResult, Participant, Sampling, benchmark
 from agents.measuring.reply_log import ReplyLog
 from agents.plain_files import write_whole
 from agents.population import LoraPopulation
@@ -34,7 +34,7 @@ from evolution.commands.bench.tasks import Task, load_tasks, read_tasks
 from evolution.commands.participants import (
     adapter_folder,
     adapter_hash,
-    load_entrants,
+    load_participants,
     unique_names,
 )
 from evolution.commands.progress import Bars
@@ -82,7 +82,7 @@ class BenchOptions:
     """Base model: embedded, a hub id, a folder, or a .gguf file; by default the run's."""
     dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16; by default the run's."""
-    products: Products = Products.FLOAT32
+    products: MatmulPrecision = MatmulPrecision.FLOAT32
     """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""
     load_in_4bit: bool = False
     """Whether the base's linear layers are kept in 4 bits; by default as in the run."""
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> int:
         products=options.products,
         load_in_4bit=options.load_in_4bit,
     )
-    population, entrants = load_entrants(
+    population, participants = load_participants(
         base,
         folders,
         with_base=options.base,
@@ -185,7 +185,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     try:
         results = [
-            _measure(task, problems[task.spec], population, entrants, options, run, log, console)
+            _measure(
+                task, problems[task.spec], population, participants, options, run, log, console
+            )
             for task in tasks
         ]
     except KeyboardInterrupt:
@@ -235,7 +237,7 @@ def _measure(
     task: Task,
     problems: Sequence[Problem],
     population: LoraPopulation,
-    entrants: Sequence[Entrant],
+    participants: Sequence[Participant],
     options: BenchOptions,
     run: SavedRun | None,
     log: ReplyLog,
@@ -250,7 +252,7 @@ def _measure(
             result = benchmark(
                 population,
                 problems,
-                entrants,
+                participants,
                 preset=task.preset,
                 sampling=sampling,
                 task=task.spec,

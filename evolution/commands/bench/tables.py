@@ -27,7 +27,7 @@ def heading(result: BenchmarkResult) -> str:
 
 
 def result_table(result: BenchmarkResult) -> Table:
-    """Return a row for every entrant and for the population's mean, best and votes.
+    """Return a row for every participant and for the population's mean, best and votes.
 
     Where an agent is measured beside the population, every row says how much better it is, paired
     by problem, under the main rule; with many rules that is a table of its own, `changes_table`.
@@ -71,10 +71,10 @@ def _rows(
     """Yield a row's name, estimate under each rule, change, and whether it starts a section."""
     entries, changes = list(result.figures.values()), result.main.changes
     single = {} if changes is None else changes.accuracy
-    for entrant in result.entrants:
-        own = [entry.accuracy[entrant.name] for entry in entries]
-        yield entrant.name, [*own], single.get(entrant.name), False
-    if sum(not entrant.apart for entrant in result.entrants) < 2:
+    for participant in result.participants:
+        own = [entry.accuracy[participant.name] for entry in entries]
+        yield participant.name, [*own], single.get(participant.name), False
+    if sum(not participant.apart for participant in result.participants) < 2:
         return
     best = result.main.best
     yield "mean", [entry.mean for entry in entries], changes and changes.mean, True
@@ -120,7 +120,7 @@ def comparison(result: BenchmarkResult) -> dict[str, Any] | None:
 
     None if the base, or anybody beside it, was not measured.
     """
-    members = [entrant.name for entrant in result.entrants if not entrant.apart]
+    members = [participant.name for participant in result.participants if not participant.apart]
     if BASE not in result.replies or BASE in members:
         return None
     rule = result.preset.extractions[0]

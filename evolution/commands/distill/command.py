@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
-from agents.loading.linear import DTYPE_NAMES, Products
+from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
 from agents.loading.models import BaseModel, load_base
 from agents.peft_io import read_adapter, write_adapter
 from agents.plain_files import write_whole
@@ -24,7 +24,7 @@ from agents.population import LoraPopulation
 from evolution.commands.distill.measure import DISTILLED, MERGED, figures, measure, table
 from evolution.commands.distill.replies import Verified, choose, from_transcripts, sampled
 from evolution.commands.export.command import new_folder
-from evolution.commands.participants import load_entrants
+from evolution.commands.participants import load_participants
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts, parse
 from evolution.errors import UsageError
@@ -69,7 +69,7 @@ class DistillOptions:
     """Base model; by default the run's."""
     dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16; by default the run's."""
-    products: Products = Products.FLOAT32
+    products: MatmulPrecision = MatmulPrecision.FLOAT32
     """Precision of a float32 base's products on a CPU; by default the run's."""
     load_in_4bit: bool = False
     """Whether the base's linear layers are kept in 4 bits; by default as in the run."""
@@ -200,7 +200,7 @@ def _replies(
     forbidden = {problem.id for problem in held_out}
     problems = [p for p in source.distinct(options.sample_problems) if p.id not in forbidden]
     folders = {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
-    population, _ = load_entrants(base, folders, max_rows=options.max_rows)
+    population, _ = load_participants(base, folders, max_rows=options.max_rows)
     try:
         with Bars(console) as bars:
             return sampled(

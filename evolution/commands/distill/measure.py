@@ -11,7 +11,7 @@ from agents.loading.models import BaseModel
 from agents.measuring.evaluate import evaluate, vote_shares
 from agents.measuring.statistics import Estimate, paired
 from agents.population import BASE
-from evolution.commands.participants import load_entrants
+from evolution.commands.participants import load_participants
 from evolution.commands.progress import Bars
 from populora_env.grading import Grader
 from populora_env.records import Problem
@@ -34,13 +34,13 @@ def measure(
     The keys are ``base``, those of ``folders``, and ``vote``, the most frequent answer of the
     run's agents.
     """
-    population, entrants = load_entrants(base, folders, max_rows=max_rows)
+    population, participants = load_participants(base, folders, max_rows=max_rows)
     try:
         with Bars(console) as bars:
             result = evaluate(
                 population.greedy(),
                 held_out,
-                agents=[entrant.agent or entrant.name for entrant in entrants],
+                agents=[participant.agent or participant.name for participant in participants],
                 grader=grader,
                 max_new_tokens=max_new_tokens,
                 progress=bars.tell,
@@ -48,7 +48,10 @@ def measure(
     finally:
         population.forget()
         population.lora.detach()
-    scores = {entrant.name: result.scores[entrant.agent or entrant.name] for entrant in entrants}
+    scores = {
+        participant.name: result.scores[participant.agent or participant.name]
+        for participant in participants
+    }
     right = {
         name: [float(bool(grade.correct)) for grade in score.grades]
         for name, score in scores.items()

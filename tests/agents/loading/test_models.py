@@ -12,7 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from agents.engine.adapters import Layout
 from agents.engine.generation import Job, generate
-from agents.loading.linear import FrozenLinear, Products, onednn, pack_linears, packs_bfloat16
+from agents.loading.linear import (
+    FrozenLinear,
+    MatmulPrecision,
+    onednn,
+    pack_linears,
+    packs_bfloat16,
+)
 from agents.loading.models import ModelError, _content_key, freeze, load_base
 from agents.population import LoraPopulation
 from tests.agents.helpers import randomise
@@ -31,17 +37,17 @@ def test_bfloat16_products_are_refused_where_the_processor_has_none(monkeypatch)
     monkeypatch.setattr("agents.loading.linear.packs_bfloat16", lambda: False)
     layers = torch.nn.Sequential(torch.nn.Linear(8, 8))
     with pytest.raises(ValueError, match=r"products: got 'bfloat16'.*use 'float32', or 'auto'"):
-        pack_linears(layers, Products.BFLOAT16)
+        pack_linears(layers, MatmulPrecision.BFLOAT16)
     assert type(layers[0]) is torch.nn.Linear
 
 
 @pytest.mark.skipif(onednn() is None, reason="this build of PyTorch has no oneDNN")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
-    ("products", "tolerance"), [(Products.FLOAT32, 1e-5), (Products.BFLOAT16, 2e-2)]
+    ("products", "tolerance"), [(MatmulPrecision.FLOAT32, 1e-5), (MatmulPrecision.BFLOAT16, 2e-2)]
 )
 def test_packed_layer_equals_the_plain_one(bias, products, tolerance):
-    if products == Products.BFLOAT16 and not packs_bfloat16():
+    if products == MatmulPrecision.BFLOAT16 and not packs_bfloat16():
         pytest.skip("this processor has no bfloat16 products")
     plain = torch.nn.Linear(96, 40, bias=bias).requires_grad_(False)
     packed = torch.nn.Linear(96, 40, bias=bias).requires_grad_(False)

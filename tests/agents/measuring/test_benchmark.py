@@ -7,7 +7,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from agents import FunctionPolicy
-from agents.measuring.benchmark import Entrant, Sampling, benchmark
+from agents.measuring.benchmark import Participant, Sampling, benchmark
 from agents.measuring.evaluate import evaluate
 from agents.measuring.reply_log import ReplyLog, ReplyLogError
 from agents.population import LoraPopulation
@@ -40,18 +40,18 @@ class Scripted:
         return [SAYS[r.agent][int(r.prompt.split()[0])] for r in requests]
 
 
-def entrants(*weights):
+def participants(*weights):
     weights = weights or (None,) * 3
     return [
-        Entrant("base", apart=True),
-        *(Entrant(n, weight=w) for n, w in zip(NAMES, weights, strict=True)),
+        Participant("base", apart=True),
+        *(Participant(n, weight=w) for n, w in zip(NAMES, weights, strict=True)),
     ]
 
 
 def test_all_figures_by_hand():
     seen = []
     result = benchmark(
-        Scripted(), PROBLEMS, entrants(1, 1, 5), task="sums", batch=5,
+        Scripted(), PROBLEMS, participants(1, 1, 5), task="sums", batch=5,
         progress=lambda *told: seen.append(told),
     )  # fmt: skip
     lenient, strict = result.figures["default"], result.figures["strict"]
@@ -82,26 +82,26 @@ def test_all_figures_by_hand():
 
 
 def test_the_name_in_results_need_not_be_the_policys():
-    result = benchmark(Scripted(), PROBLEMS, [Entrant("mine", "agent_2")])
+    result = benchmark(Scripted(), PROBLEMS, [Participant("mine", "agent_2")])
     assert result.main.accuracy["mine"].value == 0.5
 
 
 def test_cut_off_and_gone_on_asks_nothing_twice(tmp_path):
     file = tmp_path / "replies.jsonl"
-    whole = benchmark(Scripted(), PROBLEMS, entrants(), task="sums")
+    whole = benchmark(Scripted(), PROBLEMS, participants(), task="sums")
     first = Scripted(stop_after=6)
     with pytest.raises(KeyboardInterrupt):
-        benchmark(first, PROBLEMS, entrants(), task="sums", log=ReplyLog(file), batch=3)
+        benchmark(first, PROBLEMS, participants(), task="sums", log=ReplyLog(file), batch=3)
     assert len(ReplyLog(file)) == 6
     second = Scripted()
-    rest = benchmark(second, PROBLEMS, entrants(), task="sums", log=ReplyLog(file), batch=3)
+    rest = benchmark(second, PROBLEMS, participants(), task="sums", log=ReplyLog(file), batch=3)
     assert len(second.asked) == 10
     assert not {(r.agent, r.prompt) for r in first.asked} & {
         (r.agent, r.prompt) for r in second.asked
     }
     assert rest.to_dict() == whole.to_dict()
     third = Scripted()
-    benchmark(third, PROBLEMS, entrants(), task="sums", log=ReplyLog(file))
+    benchmark(third, PROBLEMS, participants(), task="sums", log=ReplyLog(file))
     assert third.asked == []
 
 
@@ -115,7 +115,7 @@ def test_more_problems_and_agents_go_on_from_fewer(tmp_path):
 
 def test_changed_weights_or_limits_are_refused(tmp_path):
     file = tmp_path / "replies.jsonl"
-    who = Entrant("agent_0", content="old")
+    who = Participant("agent_0", content="old")
     benchmark(Scripted(), PROBLEMS, [who], log=ReplyLog(file))
     with pytest.raises(ReplyLogError, match="other weights"):
         benchmark(Scripted(), PROBLEMS, [replace(who, content="new")], log=ReplyLog(file))
@@ -162,9 +162,9 @@ def test_no_reply_breaks_it():
         ({"problems": []}, "problems: got none"),
         ({"problems": [Problem.create("?")]}, "has no known answer"),
         ({"problems": PROBLEMS[:1] * 2}, "is there twice; use distinct"),
-        ({"entrants": []}, "at least one that is not apart"),
-        ({"entrants": [Entrant("base", apart=True)]}, "at least one that is not apart"),
-        ({"entrants": ["agent_0", "agent_0"]}, "expected different names"),
+        ({"participants": []}, "at least one that is not apart"),
+        ({"participants": [Participant("base", apart=True)]}, "at least one that is not apart"),
+        ({"participants": ["agent_0", "agent_0"]}, "expected different names"),
         ({"batch": 0}, "batch: got 0"),
         ({"preset": "nope"}, "prompt: got 'nope'"),
         (
@@ -174,7 +174,7 @@ def test_no_reply_breaks_it():
     ],
 )
 def test_what_cannot_be_measured(changes, said):
-    given = {"problems": PROBLEMS, "entrants": NAMES, **changes}
+    given = {"problems": PROBLEMS, "participants": NAMES, **changes}
     with pytest.raises(ValueError, match=said):
         benchmark(Scripted(), **given)
 
@@ -198,7 +198,7 @@ def test_a_population_is_told_how_to_decode(tiny_base):
     population = LoraPopulation(tiny_base, 2, 2, temperature=1.0)
     randomise(population.lora)
     raw = replace(prompt_preset("arena-v1"), name="raw-v1", raw=True)
-    who = [Entrant("base", apart=True), *population.agents]
+    who = [Participant("base", apart=True), *population.agents]
     for preset in (prompt_preset("arena-v1"), raw):
         result = benchmark(
             population, PROBLEMS[:2], who, preset=preset, sampling=Sampling(max_new_tokens=6)
@@ -292,7 +292,7 @@ ROOTS = {
 )
 def test_answers_equal_in_value_vote_together(agents, vote):
     names = [f"agent_{n}" for n in agents]
-    who = [Entrant("base", apart=True), *map(Entrant, names)]
+    who = [Participant("base", apart=True), *map(Participant, names)]
     found = benchmark(Says(ROOTS), [ROOT], who).main
     assert found.vote.value == vote
     assert found.changes.base == "base"

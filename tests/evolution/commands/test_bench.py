@@ -12,7 +12,7 @@ from agents.population import LoraPopulation
 from evolution.cli import main
 from evolution.commands.bench import command as bench
 from evolution.commands.bench.tasks import load_tasks, read_tasks, split_specs
-from evolution.commands.participants import load_entrants, unique_names, vote_weights
+from evolution.commands.participants import load_participants, unique_names, vote_weights
 from evolution.errors import UsageError
 from evolution.operators import mutation_weights as mutation
 from evolution.runs.checkpoint import RunFolder
@@ -289,9 +289,9 @@ def test_adapters_of_different_layers_and_ranks_play_beside_each_other(saved, ca
         changed = {"r": 1, "rank_pattern": dict.fromkeys(names, rank), "target_modules": "regex.*"}
         path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
     folders = {name: tmp_path / name for name in ("one", "two")}
-    population, entrants = load_entrants(base, folders)
+    population, participants = load_participants(base, folders)
     held = {layer.name: layer for layer in population.lora.layers()}
-    assert [entrant.name for entrant in entrants] == ["base", "one", "two"]
+    assert [participant.name for participant in participants] == ["base", "one", "two"]
     assert population.lora.ranks.tolist() == [2, 5]
     assert {n: held[n].B.flatten(1).any(1).tolist() for n in held} == {
         layers(0, "q_proj"): [True, False],

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from agents.measuring.benchmark import Entrant, benchmark
+from agents.measuring.benchmark import Participant, benchmark
 from agents.measuring.evaluate import evaluate
 from agents.measuring.statistics import Estimate
 from evolution.commands.bench.tables import changes_table, forgetting_table, result_table
@@ -72,7 +72,10 @@ def test_an_error_that_cannot_be_told_is_left_out(value, error, form, long, shor
 
 def test_every_row_of_a_benchmark_has_its_paired_difference():
     policy = Says(base="1222", agent_0="1112", agent_1="1111", agent_2="1333")
-    who = [Entrant("base", apart=True), *(Entrant(f"agent_{n}", weight=1.0) for n in range(3))]
+    who = [
+        Participant("base", apart=True),
+        *(Participant(f"agent_{n}", weight=1.0) for n in range(3)),
+    ]
     text = shown(result_table(benchmark(policy, PROBLEMS, who)))
     assert "vs base" in text
     assert row_of(text, "base") == ["0.250 ±.250", "0.250 ±.250", ""]
@@ -98,7 +101,7 @@ def test_nobody_to_compare_with():
 def test_the_widest_tables_fit_a_terminal(rules):
     names = [f"a_name_that_is_rather_long_{n}" for n in range(2)]
     policy = Says(base="1222", **dict(zip(names, ("1112", "1211"), strict=True)))
-    who = [Entrant("base", apart=True), *(Entrant(name, weight=1.0) for name in names)]
+    who = [Participant("base", apart=True), *(Participant(name, weight=1.0) for name in names)]
     preset = replace(PRESETS["arena-v1"], extractions=rules)
     result = benchmark(policy, PROBLEMS, who, preset=preset)
     tables = [table for table in (result_table(result), changes_table(result)) if table]
@@ -112,7 +115,7 @@ def test_the_widest_tables_fit_a_terminal(rules):
 @pytest.mark.parametrize("marks", ["1111", "2222"])
 def test_no_table_shows_an_error_of_zero(marks):
     policy = Says(base=marks, agent_0=marks, agent_1=marks)
-    who = [Entrant("base", apart=True), Entrant("agent_0"), Entrant("agent_1")]
+    who = [Participant("base", apart=True), Participant("agent_0"), Participant("agent_1")]
     result = benchmark(policy, PROBLEMS, who)
     right = [float(mark == "1") for mark in marks]
     names = ("base", "agent_0", "agent_1", "merged", "distilled", "vote")

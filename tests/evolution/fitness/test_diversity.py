@@ -13,7 +13,7 @@ from evolution.fitness import diversity
 from evolution.fitness.attempts import Attempts
 from evolution.fitness.diversity import (
     EMBEDDERS,
-    MEASURES,
+    KERNELS,
     cosine_kernel,
     distances,
     jensen_shannon,
@@ -38,7 +38,7 @@ def make(texts=None, answers=None, counted=None, features=None, distributions=No
 
 
 def measured(setting, attempts):
-    return kernel(MEASURES.read_several(setting), attempts)
+    return kernel(KERNELS.read_several(setting), attempts)
 
 
 vectors = arrays(
@@ -174,12 +174,12 @@ def test_a_missing_package_or_model_is_named(monkeypatch, tmp_path):
     ],
 )
 def test_a_measure_of_ones_own_is_checked(own, said):
-    MEASURES.add("own")(lambda attempts: own)
+    KERNELS.add("own")(lambda attempts: own)
     with pytest.raises(OperatorError, match=said):
         measured("own", make(answers=["1", "2"]))
 
 
 def test_settings_that_cannot_be_read():
     with pytest.raises(OperatorError, match="diversity: got 'magic', expected one of hidden_st"):
-        MEASURES.read_several("hidden_states+magic")
-    assert [use.chance for use in MEASURES.read_several("2*answers+strategies")] == [2, 1]
+        KERNELS.read_several("hidden_states+magic")
+    assert [use.chance for use in KERNELS.read_several("2*answers+strategies")] == [2, 1]

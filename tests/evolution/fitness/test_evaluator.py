@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evolution import ConfigError
-from evolution.fitness.attempts import BARS
+from evolution.fitness.attempts import MINIMAL_CRITERIA
 from evolution.fitness.task import diversity_words
 from populora_env.records import Phase, Request
 from tests.evolution.test_manager import config, make
@@ -80,10 +80,10 @@ def test_a_trial_counts_on_the_scale_of_fitness():
 def test_bars():
     transcripts = (manager := make()).play(manager.ask())
     rewards = np.array([[t.rewards[a] for a in t.agents] for t in transcripts])
-    above = BARS.read("above_median").function(transcripts)
+    above = MINIMAL_CRITERIA.read("above_median").function(transcripts)
     assert np.array_equal(above, rewards >= np.median(rewards, axis=1)[:, None])
-    assert BARS.read("rewarded").function(transcripts, least=rewards.max()).sum() >= 1
-    assert not BARS.read("right").function(transcripts).any()
+    assert MINIMAL_CRITERIA.read("rewarded").function(transcripts, least=rewards.max()).sum() >= 1
+    assert not MINIMAL_CRITERIA.read("right").function(transcripts).any()
 
 
 def test_a_missing_package_is_named(monkeypatch):

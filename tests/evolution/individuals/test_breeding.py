@@ -75,8 +75,8 @@ def test_islands_breed_among_themselves_and_send_copies_of_their_best():
 
 def test_a_child_that_is_not_finite_becomes_a_copy_of_its_best_parent_and_says_so():
     @MUTATIONS.add("poison")
-    def poison(lora, brood):
-        for member in brood.members:
+    def poison(lora, step):
+        for member in step.members:
             next(iter(lora.layers())).B[member.slot] = float("nan")
 
     lora, breeder = make(mutations="poison")

@@ -1,4 +1,4 @@
-"""Trials, with members whose answers are planted."""
+"""Reevaluations, with members whose answers are planted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agents.peft_io import read_adapter
 from agents.population import LoraPopulation
 from evolution.config import EvolutionConfig
 from evolution.individuals.lineage import Individual
-from evolution.individuals.reevaluation import Champion, Trials, hosting, outdoes
+from evolution.individuals.reevaluation import Champion, Reevaluations, hosting, outdoes
 from evolution.individuals.standing import Standing
 from evolution.lowrank.genomes import content_hash
 from populora_env import Grader, Problem
@@ -26,8 +26,8 @@ def grader():
         yield own
 
 
-class Planted(Trials):
-    """Trials in which the mark on an adapter says how much of the problems it answers rightly."""
+class Planted(Reevaluations):
+    """The mark on an adapter says how much of the problems it answers rightly."""
 
     asked: list[list[int]]
 
@@ -111,7 +111,7 @@ def test_a_broken_individual_is_neither_elite_nor_champion(grader):
 
 
 def test_real_members_answer_and_the_visitor_leaves_no_trace(grader):
-    population, standing, trials = make(grader, [0.02] * 4, [3, 2, 1, 0], kind=Trials)
+    population, standing, trials = make(grader, [0.02] * 4, [3, 2, 1, 0], kind=Reevaluations)
     trials.hold(standing, LIVING, 1)
     drawn = torch.Generator().manual_seed(0)
     for layer in population.lora.layers():

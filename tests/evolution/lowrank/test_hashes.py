@@ -13,10 +13,10 @@ from agents.population import LoraPopulation
 from evolution.lowrank.genomes import clear, content_hash, read_genome, write_genome
 from evolution.lowrank.layers import recombine
 from evolution.operators.crossover import CROSSOVERS
-from evolution.operators.mutation import Newborn
+from evolution.operators.mutation import Offspring
 from evolution.operators.mutation_weights import MUTATIONS, mutate, spread
 from tests.conftest import make_tiny_base
-from tests.evolution.genetics import mating, random_lora
+from tests.evolution.genetics import random_lora, step
 
 
 def afresh(lora):
@@ -32,11 +32,11 @@ def afresh(lora):
 
 
 def crossed(name):
-    return lambda lora: CROSSOVERS[name](lora, mating([1], [[0, 2]], fitness=[[2.0, 1.0]]))
+    return lambda lora: CROSSOVERS[name](lora, step([1], [[0, 2]], fitness=[[2.0, 1.0]]))
 
 
 def mutated(name):
-    return lambda lora: mutate(lora, [MUTATIONS.read(name)], [Newborn(1)], 0, 1)
+    return lambda lora: mutate(lora, [MUTATIONS.read(name)], [Offspring(1)], 0, 1)
 
 
 def raw(lora):

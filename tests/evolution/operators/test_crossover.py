@@ -9,7 +9,7 @@ import torch
 from evolution.errors import OperatorError
 from evolution.lowrank.genomes import content_hash
 from evolution.operators.crossover import CROSSOVERS, mix
-from tests.evolution.genetics import distance, mating, random_lora, updates
+from tests.evolution.genetics import distance, random_lora, step, updates
 
 # What a child of one parent twice is equal to it for; dare forgets at random.
 EXACT = ["weighted_average", "fitness_weighted", "average", "extrapolation", "layer_wise", "clone",
@@ -19,7 +19,7 @@ EXACT = ["weighted_average", "fitness_weighted", "average", "extrapolation", "la
 
 def cross(lora, setting, slots, parents, **known):
     use = CROSSOVERS.read(setting)
-    return use.function(lora, mating(slots, parents, **known), **use.parameters)
+    return use.function(lora, step(slots, parents, **known), **use.parameters)
 
 
 def best_of_rank(matrix, rank):
@@ -173,8 +173,8 @@ def test_a_child_does_not_depend_on_who_else_is_born():
 
 def test_a_crossover_of_ones_own():
     @CROSSOVERS.add("mostly_fitter", share=(0.5, 1.0))
-    def mostly_fitter(lora, mating, *, share: float = 0.9):
-        return mix(lora, mating, np.array([share, 1 - share]))
+    def mostly_fitter(lora, step, *, share: float = 0.9):
+        return mix(lora, step, np.array([share, 1 - share]))
 
     lora = random_lora()
     (note,) = cross(lora, "mostly_fitter(share=0.8)", [2], [[0, 1]])

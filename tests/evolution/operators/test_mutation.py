@@ -10,7 +10,7 @@ from agents.engine.adapters import StackedLora
 from evolution.errors import OperatorError
 from evolution.lowrank.genomes import content_hash
 from evolution.operators import mutation_weights as mutation
-from evolution.operators.mutation import Newborn
+from evolution.operators.mutation import Offspring
 from evolution.operators.mutation_inherited import HYPERPARAMETERS, perturb_hyperparameters
 from evolution.operators.mutation_weights import MUTATIONS, mutate
 from tests.evolution.genetics import distance, random_lora, updates
@@ -20,7 +20,7 @@ ON_WEIGHTS = ["gaussian(strength=0.1)", "relative_gaussian", "layer_gaussian", "
 
 
 def undergo(lora, setting, slots=(1,), key=(0, 1), **newborn):
-    members = [Newborn(slot, **newborn) for slot in slots]
+    members = [Offspring(slot, **newborn) for slot in slots]
     said = mutate(lora, MUTATIONS.read_several(setting), members, *key)
     return members, said
 

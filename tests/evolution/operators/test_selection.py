@@ -8,23 +8,23 @@ from evolution.operators.selection import (
     SELECTIONS,
     Candidates,
     draw,
-    merits,
     ranking,
+    replacement,
     roulette,
+    selection_scores,
     tournament,
     truncation,
-    turnover,
 )
 
 NAN = float("nan")
 ALL = np.arange(5)
 
 
-def drawn(setting, merit, parents=2, count=300, members=None):
-    use, merit = SELECTIONS.read(setting), np.asarray(merit, dtype=float)
-    members = np.arange(len(merit)) if members is None else np.asarray(members)
+def drawn(setting, score, parents=2, count=300, members=None):
+    use, score = SELECTIONS.read(setting), np.asarray(score, dtype=float)
+    members = np.arange(len(score)) if members is None else np.asarray(members)
     return [
-        draw(use, merit, merit, members, parents, np.random.default_rng(i)) for i in range(count)
+        draw(use, score, score, members, parents, np.random.default_rng(i)) for i in range(count)
     ]
 
 
@@ -38,9 +38,9 @@ def test_ranking_breaks_ties_by_fitness_then_by_slot():
 
 
 @pytest.mark.parametrize("name", [name for name in SELECTIONS if name != "lower_bound"])
-@pytest.mark.parametrize("merit", [[3.0, 2.0, 1.0], [-1.0, -5.0, -5.5], [0.0, 0.0], [7.0]])
-def test_chances_sum_to_one_and_fall_with_merit_whatever_its_sign(name, merit):
-    chances = SELECTIONS[name](np.array(merit))
+@pytest.mark.parametrize("score", [[3.0, 2.0, 1.0], [-1.0, -5.0, -5.5], [0.0, 0.0], [7.0]])
+def test_chances_sum_to_one_and_fall_with_merit_whatever_its_sign(name, score):
+    chances = SELECTIONS[name](np.array(score))
     assert chances.sum() == pytest.approx(1)
     assert (np.diff(chances) <= 1e-12).all()
     assert (chances >= 0).all()
@@ -85,19 +85,19 @@ def test_parents_come_from_the_members_alone():
 
 def test_lower_bound_ranks_by_ratings_and_the_others_by_fitness():
     known = Candidates(np.array([5.0, 0.0]), np.array([25.0, 30.0]), np.array([1.0, 8.0]))
-    assert merits(SELECTIONS.read("lower_bound"), known).tolist() == [22.0, 6.0]
-    assert merits(SELECTIONS.read("lower_bound(c=0)"), known).tolist() == [25.0, 30.0]
-    assert merits(SELECTIONS.read("tournament"), known).tolist() == [5.0, 0.0]
+    assert selection_scores(SELECTIONS.read("lower_bound"), known).tolist() == [22.0, 6.0]
+    assert selection_scores(SELECTIONS.read("lower_bound(c=0)"), known).tolist() == [25.0, 30.0]
+    assert selection_scores(SELECTIONS.read("tournament"), known).tolist() == [5.0, 0.0]
 
 
 def test_a_selection_of_ones_own_takes_one_line_and_is_checked():
     @SELECTIONS.add("the_worst")
-    def the_worst(merit: np.ndarray) -> np.ndarray:
-        return (np.arange(len(merit)) == len(merit) - 1).astype(float)
+    def the_worst(score: np.ndarray) -> np.ndarray:
+        return (np.arange(len(score)) == len(score) - 1).astype(float)
 
     @SELECTIONS.add("broken")
-    def broken(merit: np.ndarray) -> np.ndarray:
-        return -np.ones(len(merit))
+    def broken(score: np.ndarray) -> np.ndarray:
+        return -np.ones(len(score))
 
     assert drawn("the_worst", [3.0, 1.0, 2.0], parents=1, count=1)[0].tolist() == [1]
     with pytest.raises(OperatorError, match=r"broken returned .* expected a chance >= 0"):
@@ -106,14 +106,14 @@ def test_a_selection_of_ones_own_takes_one_line_and_is_checked():
 
 def test_the_worst_of_each_island_make_room():
     order = np.array([3, 0, 5, 1, 4, 2])  # islands 0 1 2 and 3 4 5; the best 0, 1, 2 and 3, 5, 4
-    alone = turnover(order, 1, 2, 3)
+    alone = replacement(order, 1, 2, 3)
     assert list(alone.children) == [2, 4]
     assert alone.children[2].tolist() == [0, 1, 2, 3, 4, 5]
     assert not alone.migrants
-    both = turnover(order, 2, 1, 1)
+    both = replacement(order, 2, 1, 1)
     assert both.migrants == {2: 3, 4: 0}  # copies of the best of the other island
     assert {slot: home.tolist() for slot, home in both.children.items()} == {
         1: [0, 1, 2],
         5: [3, 4, 5],
     }
-    assert not turnover(order, 2, 1, 0).migrants
+    assert not replacement(order, 2, 1, 0).migrants
