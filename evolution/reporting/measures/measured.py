@@ -109,8 +109,10 @@ def read_held_out(run: RunData) -> HeldOut | None:
     gain, paired = Estimate(best.value - base.value, apart), False
     marks = _marks(run.saved, problems)
     if marks:
-        agents = {name: Estimate.of(own.tolist()) for name, own in marks.items() if name != BASE}
-        if BASE in marks and best_agent in marks:
+        # Beside the agents there are the base and the champion, a snapshot of one of them.
+        agents = {name: Estimate.of(marks[name].tolist()) for name in run.agents if name in marks}
+        if BASE in marks and best_agent in agents:
+            best = agents[best_agent]  # the summary's is the champion's, where there is one
             gain = Estimate.of((marks[best_agent] - marks[BASE]).tolist())
             paired = True
     return HeldOut(after, problems, best_agent, base, best, gain, paired, agents, vote)

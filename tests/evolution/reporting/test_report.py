@@ -70,6 +70,23 @@ def test_only_finished_generations_are_read(folder):
         read_run_data(folder)
 
 
+def test_the_best_agent_is_not_the_champion(folder):
+    run = read_run_data(write_measured(folder))
+    before = read_held_out(run)
+    rows = [json.loads(line) for line in (folder / "held_out.jsonl").read_text().splitlines()]
+    own = [row for row in rows if row["agent"] == before.best_agent]
+    more = [{**row, "agent": "champion", "correct": True} for row in own]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, *more])
+    (folder / "held_out.jsonl").write_text(text)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["held_out"]["best"] = 1.0  # the champion's, as a run with one writes it
+    (folder / "summary.json").write_text(json.dumps(summary))
+    found = read_held_out(run)
+    assert found.best.value == pytest.approx(found.base.value + found.gain.value)
+    assert found.best.value == pytest.approx(np.mean([row["correct"] for row in own]))
+    assert "champion" not in found.agents
+
+
 def test_what_was_held_out_is_read(folder):
     run = read_run_data(write_measured(folder))
     found = read_held_out(run)
