@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from populora_env.problems.benchmarks import BENCHMARKS, load_benchmark
 from populora_env.problems.files.columns import (
+    place_of,
     problems_of_file,
     prompt_key,
     warn_of_case,
@@ -135,7 +136,7 @@ def _refuse_overlap(sources: Sequence[SourceSpec], train: Sequence[Problem]) -> 
         shared = [problem for problem in train if problem.id in ids]
         raise ProblemSpecError(
             f"{len(shared)} training problems are in the test split of another source, such as "
-            f"{_place(shared[0])} ({shared[0].prompt[:40]!r}): remove them from the "
+            f"{place_of(shared[0])} ({shared[0].prompt[:40]!r}): remove them from the "
             "file, or leave one source out"
         ) from None
 
@@ -168,15 +169,10 @@ def _refuse_contradictions(sources: Sequence[SourceSpec]) -> None:
             else:
                 how = "but for its white space"
             raise ProblemSpecError(
-                f"{_place(problem)}: question {problem.prompt!r:.60} is there again "
-                f"{how}, first at {_place(before)}: remove one"
+                f"{place_of(problem)}: question {problem.prompt!r:.60} is there again "
+                f"{how}, first at {place_of(before)}: remove one"
             )
     warn_of_case(doubtful)
-
-
-def _place(problem: Problem) -> str:
-    """Where a problem was read; of one made by a function, what it says of itself."""
-    return str(problem.metadata.get("read_from", problem.source or problem.id))
 
 
 def as_source(problems: str | ProblemSource | Sequence[Problem], *, seed: int = 0) -> ProblemSource:

@@ -86,6 +86,11 @@ def refuse_repeated(rows: Sequence[Row], problems: Sequence[Problem]) -> None:
     _refuse_repeats(rows, [problem.id for problem in problems], "problem", "is there again")
 
 
+def place_of(problem: Problem) -> str:
+    """Return where a problem was read; of one made by a function, what it says of itself."""
+    return str(problem.metadata.get("read_from", problem.source or problem.id))
+
+
 def warn_of_case(pairs: Sequence[tuple[Problem, Problem]]) -> None:
     """Warn of questions that differ in their letters' case only, and have different answers.
 
@@ -99,8 +104,8 @@ def warn_of_case(pairs: Sequence[tuple[Problem, Problem]]) -> None:
     first, other = pairs[0]
     more = f" ({len(pairs) - 1} more are like it)" if len(pairs) > 1 else ""
     warnings.warn(
-        f"{other.metadata['read_from']}: question {described(other.prompt)} differs from that at "
-        f"{first.metadata['read_from']} in its letters' case only, but its answer is "
+        f"{place_of(other)}: question {described(other.prompt)} differs from that at "
+        f"{place_of(first)} in its letters' case only, but its answer is "
         f"{described(other.answer)} instead of {described(first.answer)}{more}: remove one, "
         "unless the case means something",
         stacklevel=2,

@@ -40,6 +40,14 @@ def test_they_mix_with_others_and_contradictions_are_refused(tmp_path):
         load_problems(f"{file}+squares")
 
 
+def test_other_letters_case_and_another_answer_is_a_warning(tmp_path):
+    file = tmp_path / "more.csv"
+    file.write_text("prompt,answer\nwhat is 2 times 2?,5\n")
+    for spec in (f"squares+{file}", f"{file}+squares"):
+        with pytest.warns(UserWarning, match=r"more\.csv.*its letters' case only"):
+            assert len(load_problems(spec)) == 31
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
