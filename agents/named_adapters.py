@@ -18,7 +18,7 @@ from agents.engine.jobs import BASE
 from agents.engine.targets import check_names, why_no_place
 from agents.loading.models import DTYPES, BaseModel, load_base
 from agents.peft_config import shown
-from agents.peft_io import AdapterError, PeftAdapter, layers_of, read_adapter, write_adapter
+from agents.peft_io import AdapterError, PeftAdapter, layers_of, read_adapter
 
 __all__ = ["BASE", "HeldAdapters", "NamedAdapters"]
 
@@ -173,14 +173,7 @@ class NamedAdapters:
         if i is None:
             raise AdapterError("agent: 'base' has no adapter to save")
         self.check_saving()
-        held = self.adapter(agent)
-        return write_adapter(
-            folder,
-            held.factors,
-            alpha=held.alpha,
-            dropout=self.lora.dropout[i],
-            base=held.base,
-        )
+        return self.adapter(agent).write(folder, dropout=self.lora.dropout[i])
 
     def adapter(self, agent: str) -> PeftAdapter:
         """One agent's adapter at its own rank; its factors are views of the stacked tensors.

@@ -100,6 +100,12 @@ class PeftAdapter:
         """Factor of every product ``B A``."""
         return self.alpha / self.rank
 
+    def write(self, folder: str | Path, *, dropout: float = 0.0) -> Path:
+        """Write it as a PEFT adapter folder; see `write_adapter`."""
+        return write_adapter(
+            folder, self.factors, alpha=self.alpha, dropout=dropout, base=self.base
+        )
+
 
 def write_adapter(
     folder: str | Path,

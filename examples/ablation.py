@@ -256,14 +256,14 @@ def operators(
     before = [read_genome(lora, slot) for slot in range(lora.size)]
     marks = accuracies(population, population.agents, problems, grader, tokens)
     pairs = np.arange(lora.size // 2 * 2).reshape(-1, 2)
-    merit = manager.standing[pairs]
-    ranked = np.take_along_axis(pairs, np.argsort(-merit, axis=1, kind="stable"), axis=1)
+    score = manager.standing[pairs]
+    ranked = np.take_along_axis(pairs, np.argsort(-score, axis=1, kind="stable"), axis=1)
     slots = pairs[:, 0]
     key = ("ablation", config.seed)
 
     def cross(name: str) -> list[float]:
-        merit, spread = manager.standing[ranked], float(manager.standing.std())
-        notes = CROSSOVERS[name](lora, CrossoverStep(slots, ranked, merit, spread, key))
+        score, spread = manager.standing[ranked], float(manager.standing.std())
+        notes = CROSSOVERS[name](lora, CrossoverStep(slots, ranked, score, spread, key))
         return [note.get("recompression_error", NAN) for note in notes]
 
     def change(name: str) -> list[float]:

@@ -170,9 +170,8 @@ class _Decoder:
         self.done: Callable[[int, Decoded], None] | None = None
         self._serving = ExitStack()
         self._layout: RowLayout | None = None
-        self._before: tuple[KVCache, list[int | None], int] | None = (
-            None  # prefix, its agents, size
-        )
+        # What all prompts begin with: its keys and values, its agents and its size.
+        self._before: tuple[KVCache, list[int | None], int] | None = None
 
     def __enter__(self) -> "_Decoder":
         return self

@@ -18,12 +18,13 @@ from torch import Tensor
 from agents.engine.adapters import StackedLora
 from agents.loading.models import BaseModel
 from agents.peft_io import PeftAdapter
+from populora_env.errors import PopuloraError
 
 BASE = "base"
 """In the place of an adapter's hash, and of an agent's name: the bare base model."""
 
 
-class EngineError(RuntimeError):
+class EngineError(PopuloraError, RuntimeError):
     """An engine that lacks what it is asked for, or broke a promise."""
 
 

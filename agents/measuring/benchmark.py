@@ -363,9 +363,11 @@ def _check(
         seen.add(problem.id)
     names = [participant.name for participant in participants]
     if len(set(names)) != len(names):
-        raise ValueError(f"entrants: got {', '.join(names)}; expected different names")
+        raise ValueError(f"participants: got {', '.join(names)}; expected different names")
     if all(participant.apart for participant in participants):
-        raise ValueError("entrants: expected at least one that is not apart from the population")
+        raise ValueError(
+            "participants: expected at least one that is not apart from the population"
+        )
     if unknown := [rule for rule in preset.extractions if rule not in EXTRACTIONS]:
         raise ValueError(
             f"preset: {preset.name} names the extraction {unknown[0]!r}, expected one of "

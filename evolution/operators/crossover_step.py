@@ -23,7 +23,7 @@ class CrossoverStep:
         slots: Where each child goes ``[C]``.
         parents: Slots of its parents, from best to worst ``[C, K]``; their factors are as before
             the step.
-        fitness: Merit of these parents ``[C, K]``; may be NaN.
+        fitness: Scores of these parents ``[C, K]``; may be NaN.
         spread: Standard deviation of score over the population, the unit of differences.
         key: Of the step: the run's seed and the generation.
         is_canonical: Whether the children are in canonical form; set by what makes them so.

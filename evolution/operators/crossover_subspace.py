@@ -72,8 +72,8 @@ def subspace_interpolation(
         rows, columns = A[:, 0], B[:, 0]
         for k in range(1, parents):
             before = weights[: k + 1].sum()
-            step = weights[k] / before if before > 0 else 1.0
-            rows, columns = _turn(rows, columns, A[:, k], B[:, k], float(step))
+            part = weights[k] / before if before > 0 else 1.0
+            rows, columns = _turn(rows, columns, A[:, k], B[:, k], float(part))
         return rows, columns
 
     made = _on_canonical(lora, step, interpolate)

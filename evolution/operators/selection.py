@@ -1,8 +1,8 @@
 """Selection: who stays, who breeds, who moves to another island.
 
 Individuals are ranked by score: their fitness, unless the selection has another. Ties are broken by
-fitness and then by slot, so selection is reproducible. Merit that is not finite ranks below every
-other and never breeds while another exists. Merit may be negative: nothing but differences counts.
+fitness and then by slot, so selection is reproducible. A score that is not finite ranks below every
+other and never breeds while another exists. Scores may be negative: nothing but differences counts.
 
 A selection is a function from the scores of all who may breed, from best to worst, to the chance of
 each to be a parent; `draw` does the rest. To add one, see `evolution.registry`.
@@ -150,7 +150,7 @@ def draw(
     if chances.shape != values.shape or not (np.isfinite(chances) & (chances >= 0)).all():
         raise OperatorError(
             f"selection: {use.name} returned {chances!r}, expected a chance >= 0 for each of "
-            f"{len(values)} selection_scores"
+            f"{len(values)} scores"
         )
     left = list(range(len(best_first)))
     places: list[int] = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from evolution.errors import CheckpointError, RunError
 from evolution.individuals.lineage import Individual
 from evolution.runs.changes import Change, read_changes
-from evolution.runs.files import folder_of, saved_generations
+from evolution.runs.files import GROWING, folder_of, saved_generations
 from evolution.runs.integrity import check_run, refusing
 from populora_env.records import Transcript
 from populora_env.storage import read_record
@@ -173,7 +173,8 @@ class SavedRun:
             RunError: If it cannot be read, or a line is no JSON object with these entries.
         """
         file = self.path / name
-        end, offset = self.lengths.get(name, math.inf), 0
+        end = self.lengths.get(name, math.inf) if name in GROWING else math.inf
+        offset = 0
         if file.exists():
             with self.reading(file), file.open("rb") as lines:
                 for number, line in enumerate(lines, 1):

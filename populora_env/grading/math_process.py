@@ -182,9 +182,9 @@ def _is_cut_or_rounded(shown: dict[Any, int], decimal: Any, other: Any) -> bool:
     value = sympy.N(other, max(50, places + 20))
     if not value.is_real:
         return False
-    scaled, shown = abs(value) * 10**places, abs(decimal) * 10**places
+    scaled, written = abs(value) * 10**places, abs(decimal) * 10**places
     same_sign = (value < 0) == (decimal < 0)
-    return bool(same_sign and shown in (sympy.floor(scaled), sympy.floor(scaled + 0.5)))
+    return bool(same_sign and written in (sympy.floor(scaled), sympy.floor(scaled + 0.5)))
 
 
 class Taken:

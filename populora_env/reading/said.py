@@ -66,9 +66,8 @@ def said(text: str) -> str:
     Empty if the reply is a thought that was not closed, or nothing follows the last closed one.
     Of longer texts, the last `READ_WINDOW` characters are looked at.
     """
-    marked = any(begin in text for begin in _BEGINS)
-    lowered = text.lower() if marked else ""
-    if marked and any(hint in lowered for hint in _HINTS):
+    lowered = text.lower() if any(begin in text for begin in _BEGINS) else ""
+    if any(hint in lowered for hint in _HINTS):
         end = 0
         for match in _CLOSES.finditer(text):
             end = match.end()

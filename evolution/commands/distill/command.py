@@ -18,7 +18,7 @@ from rich.console import Console
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
 from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
 from agents.loading.models import BaseModel, load_base
-from agents.peft_io import read_adapter, write_adapter
+from agents.peft_io import read_adapter
 from agents.plain_files import write_whole
 from agents.population import LoraPopulation
 from evolution.commands.distill.measure import DISTILLED, MERGED, figures, measure, table
@@ -114,10 +114,7 @@ def main(arguments: Sequence[str]) -> int:
             equal = [1 / len(adapters)] * len(adapters)
             with Bars(console) as bars:
                 merged = merge(adapters, equal, rank, bars.tell)
-            made = merged.adapter
-            write_adapter(
-                work / MERGED, made.factors, alpha=made.alpha, dropout=0.0, base=made.base
-            )
+            merged.adapter.write(work / MERGED)
             replies = _replies(options, run, base, held_out, grader, console)
             used = choose(replies, options.per_problem, options.seed)
             if not used:

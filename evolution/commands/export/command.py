@@ -20,7 +20,7 @@ from rich.table import Table
 
 from agents.loading.models import load_base
 from agents.loading.quiet import no_bars
-from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, read_adapter, write_adapter
+from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, read_adapter
 from agents.plain_files import whole_folder
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.progress import Bars
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
             with Bars(console) as bars:
                 made = merge(adapters, [source.weight for source in sources], rank, bars.tell)
             merged = made.adapter
-            write_adapter(work, merged.factors, alpha=merged.alpha, dropout=0.0, base=merged.base)
+            merged.write(work)
         record = lineage_record(run, sources, merged, made)
         (work / "export.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if options.merge_into_base:

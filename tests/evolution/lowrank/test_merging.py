@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents.peft_io import PeftAdapter, read_adapter, write_adapter
+from agents.peft_io import PeftAdapter, read_adapter
 from agents.population import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from evolution.lowrank.merging import merge
 
@@ -28,12 +28,6 @@ def adapter(rank, scale, seed, size=1.0):
 def made_of(factors, scale, base=""):
     rank = max(A.shape[0] for A, _ in factors.values())
     return PeftAdapter(rank=rank, alpha=scale * rank, base=base, factors=factors)
-
-
-def write(adapter, folder):
-    return write_adapter(
-        folder, adapter.factors, alpha=adapter.alpha, dropout=0.0, base=adapter.base
-    )
 
 
 def update(adapter, layer):
@@ -130,7 +124,7 @@ def test_adapters_that_do_not_belong_together():
 
 
 def test_folders_round_trip(tmp_path):
-    folder = write(THREE[1], tmp_path / "x")
+    folder = THREE[1].write(tmp_path / "x")
     again = read_adapter(folder)
     assert (again.scale, again.base, again.rank) == (0.5, "some/base", 3)
     for layer, pair in THREE[1].factors.items():
@@ -139,7 +133,7 @@ def test_folders_round_trip(tmp_path):
 
 
 def spoiled(folder, config=None, **tensors):
-    write(THREE[0], folder)
+    THREE[0].write(folder)
     if config:
         path = folder / CONFIG_FILE
         path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
@@ -170,5 +164,5 @@ def test_folders_that_cannot_be_read(tmp_path):
         read_adapter(tmp_path / "nowhere")
     broken = made_of({"x": (torch.ones(1, 2), torch.full((2, 1), float("inf")))}, 1.0)
     with pytest.raises(AdapterError, match="factors of x are not finite"):
-        write(broken, tmp_path / "broken")
+        broken.write(tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
