@@ -15,8 +15,8 @@ def page() -> str:
         "# Commands\n\nWhat `populora COMMAND --help` says, written by `python docs/commands.py`.\n"
     ]
     os.environ["COLUMNS"] = "100"  # as wide wherever it is written
-    for name, (what, _, where, options) in COMMANDS.items():
-        text = help_text(f"populora {name}", where, options).strip()
+    for name, (what, module, options) in COMMANDS.items():
+        text = help_text(f"populora {name}", module, options).strip()
         parts.append(
             f"## populora {name}\n\n{what[0].upper()}{what[1:]}.\n\n```text\n{text}\n```\n"
         )

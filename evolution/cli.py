@@ -16,47 +16,31 @@ from collections.abc import Sequence
 
 from evolution.commands.help_text import asks_for_help, help_text
 
-# What each subcommand is for, the module whose `main(arguments)` runs it, and where its options
-# are: the dataclass and its module.
+# What each subcommand is for, the module whose `main(arguments)` runs it, and the dataclass of its
+# options there.
 COMMANDS = {
     "evolve": (
-        "evolve a population of adapters",
-        "evolution.commands.evolve.command",
-        "evolution.commands.evolve.options", "EvolveOptions",
+        "evolve a population of adapters", "evolution.commands.evolve.command", "EvolveOptions",
     ),
-    "bench": (
-        "measure accuracy",
-        "evolution.commands.bench.command",
-        "evolution.commands.bench.command", "BenchOptions",
-    ),
+    "bench": ("measure accuracy", "evolution.commands.bench.command", "BenchOptions"),
     "bench-engine": (
         "measure speed and memory beside peers",
-        "evolution.engine_benchmark.command",
         "evolution.engine_benchmark.command", "BenchEngineOptions",
     ),
     "export": (
         "make one adapter, or one model, of many",
-        "evolution.commands.export.command",
         "evolution.commands.export.command", "ExportOptions",
     ),
     "distill": (
         "train one adapter on a run's verified replies",
-        "evolution.commands.distill.command",
         "evolution.commands.distill.command", "DistillOptions",
     ),
-    "play": (
-        "watch an episode, or play in it",
-        "evolution.commands.play.command",
-        "evolution.commands.play.command", "PlayOptions",
-    ),
+    "play": ("watch an episode, or play in it", "evolution.commands.play.command", "PlayOptions"),
     "report": (
-        "write a run's report as one HTML page",
-        "evolution.commands.report",
-        "evolution.commands.report", "ReportOptions",
+        "write a run's report as one HTML page", "evolution.commands.report", "ReportOptions",
     ),
     "validate": (
         "grade every known answer against itself",
-        "evolution.commands.validate",
         "evolution.commands.validate", "ValidateOptions",
     ),
 }  # fmt: skip
@@ -105,7 +89,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     command, *words = arguments
     if command in COMMANDS and asks_for_help(words):
-        print(help_text(f"populora {command}", *COMMANDS[command][2:]))
+        print(help_text(f"populora {command}", *COMMANDS[command][1:]))
         raise SystemExit(0)
     try:
         if command not in COMMANDS:

@@ -7,7 +7,7 @@ while the run goes on and are not looked at before.
 from collections.abc import Collection, Iterable
 
 from agents.loading.models import BaseModel
-from evolution.config import EvolutionConfig
+from evolution.config import EvolutionConfig, RunConfig
 from evolution.errors import ConfigError
 from evolution.results import EpisodePlan
 from evolution.runs.fingerprints import base_digest, problems_digest
@@ -15,7 +15,7 @@ from populora_env.arena import ReasoningArena
 from populora_env.grading import Grader
 from populora_env.judges import Judge
 from populora_env.keys import generator
-from populora_env.problems import ProblemSource, SequenceSource
+from populora_env.problems import ProblemSource, SequenceSource, load_problems
 from populora_env.prompts import solve_prompt
 from populora_env.ratings import Ratings
 from populora_env.reading.forms import FORMS
@@ -34,7 +34,8 @@ def check_fit(base: BaseModel, problems: Iterable[Problem], solve_tokens: int) -
         ConfigError: If one does not; the message names the first and says how many there are.
     """
     limit = base.context
-    if limit is None or (isinstance(problems, ProblemSource) and not _is_given(problems)):
+    unread = isinstance(problems, ProblemSource) and not isinstance(problems, SequenceSource)
+    if limit is None or unread:
         return
     first, found = "", 0
     around = len(base.chat_ids(""))  # what the chat template adds
@@ -59,6 +60,14 @@ def check_fit(base: BaseModel, problems: Iterable[Problem], solve_tokens: int) -
         raise ConfigError(
             f"problems: {first}{others}; leave out what is too long, or lower solve_tokens"
         )
+
+
+def held_out_problems(config: RunConfig) -> list[Problem]:
+    """The problems that a run never trains on and is measured with; none if it wants none."""
+    if not config.held_out:
+        return []
+    test = load_problems(config.problems, split="test", seed=config.seed)
+    return test.distinct(config.held_out)
 
 
 class RunProblems:
@@ -157,7 +166,3 @@ def reply_limits(config: EvolutionConfig) -> dict[Phase, int]:
             for phase, form in FORMS.items()
         },
     }
-
-
-def _is_given(source: ProblemSource) -> bool:
-    return isinstance(source, SequenceSource)

@@ -52,7 +52,7 @@ def help_text(command: str, module: str, name: str, default: Any = None) -> str:
 
     Args:
         command: How it is called, as in ``populora play``.
-        module: Where its dataclass is defined.
+        module: Where its dataclass is defined or imported.
         name: The dataclass.
         default: One of these, whose values are the defaults; None for the dataclass's own.
     """
@@ -70,8 +70,8 @@ def help_text(command: str, module: str, name: str, default: Any = None) -> str:
 
 def read_options(module: str, name: str, default: Any = None) -> tuple[str, list[Option]]:
     """What a dataclass is for, and its fields as options, those of its bases first."""
-    tree = _tree(module)
-    found = _class(tree, name)
+    module, name = _defined(module, name) or (module, name)
+    found = _class(_tree(module), name)
     options: list[Option] = []
     for base in found.bases:
         if isinstance(base, ast.Name) and (where := _defined(module, base.id)):

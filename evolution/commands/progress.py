@@ -1,6 +1,5 @@
 """Progress bars of all commands."""
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -51,12 +50,7 @@ class Bars:
         self._shown.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._shown.stop()
 
     def tell(self, label: str, fraction: float) -> None:
@@ -64,10 +58,8 @@ class Bars:
         if self._stage is None or label != self._label:
             if self._stage is not None:
                 self._shown.remove_task(self._stage)
-            self._stage, self._label = (
-                self._shown.add_task(label[:_CLIP], total=1.0, said=""),
-                label,
-            )
+            self._stage = self._shown.add_task(label[:_CLIP], total=1.0, said="")
+            self._label = label
         rate = self._stats.tokens_per_second if self._stats else 0.0
         said = f"{rate:.0f} tokens/s" if rate else ""
         self._shown.update(self._stage, completed=fraction, said=said)

@@ -34,12 +34,7 @@ class ReportOptions:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    options: ReportOptions = parse(
-        ReportOptions,
-        arguments,
-        default=ReportOptions(run=tyro.MISSING),
-        prog="populora report",
-    )
+    options = parse(ReportOptions, arguments, prog="populora report")
     file, found = write_report(options.run, options.out or None)
     for audit in found.audits:
         print(visible(f"{audit.name}: {audit.verdict}. {audit.reason}"))

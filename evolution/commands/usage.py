@@ -1,29 +1,33 @@
 """Reading a command line, and saying in one line what is wrong with it."""
 
 import contextlib
+import importlib.metadata
 import io
 import re
 import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from evolution.commands.help_text import asks_for_help, help_text
 from evolution.errors import UsageError
+from populora_env.settings import check_fields
+
+T = TypeVar("T")
 
 
-def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) -> Any:
-    """Read options with tyro.
+def parse(options: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None) -> T:
+    """Read options with tyro, and check each by itself.
 
     Args:
         options: The dataclass type.
         arguments: Command-line words.
-        default: Values of options that are not given.
         prog: How the command is called.
+        default: Values of options that are not given; None for the dataclass's own.
 
     Raises:
-        UsageError: If the words do not fit the dataclass; in one line.
+        UsageError: If the words do not fit the dataclass, or a value is out of range; in one line.
         SystemExit: After ``--help``.
     """
     if asks_for_help(arguments, sources=True):
@@ -34,10 +38,10 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            made = tyro.cli(
                 options,
                 args=_with_switches(options, arguments),
-                default=default,
+                default=tyro.MISSING_NONPROP if default is None else default,
                 prog=prog,
                 config=(tyro.conf.EnumChoicesFromValues,),
             )
@@ -49,6 +53,8 @@ def parse(options: Any, arguments: Sequence[str], *, default: Any, prog: str) ->
         words = re.sub(r"[\u2500-\u257f]+|-{3,}", " ", plain)
         words = one_line(words).partition(" For full helptext")[0]
         raise UsageError(f"{words} (see {prog} --help)") from None
+    check_fields(made, UsageError)
+    return made
 
 
 def _with_switches(options: Any, arguments: Sequence[str]) -> list[str]:
@@ -106,6 +112,14 @@ class Interrupts:
     def _note(self, *_: object) -> None:
         self._came = True
         raise KeyboardInterrupt
+
+
+def installed(package: str) -> str:
+    """The version of a package that is installed; ``not installed`` if none is."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def one_line(text: str) -> str:

@@ -22,7 +22,7 @@ from evolution.terminal import PlainConsole
 from populora_env.grading import Grader, WorkerError
 from populora_env.problems import ProblemSource, SequenceSource, load_problems
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem
-from populora_env.settings import Range, check_fields
+from populora_env.settings import Range
 
 VIRTUAL_LIMIT = 200  # problems looked at in a source that has no end
 INVALID = "invalid"  # status of an answer that cannot be read as its own kind
@@ -57,7 +57,6 @@ class ValidateOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        check_fields(self, UsageError)
         file = Path(self.json).expanduser()
         if self.json and (file.is_dir() or not file.parent.is_dir()):
             raise UsageError(f"json: got {self.json}, expected a file in an existing folder")
@@ -95,12 +94,7 @@ class Failure:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0 if every known answer is graded correct, else 1."""
-    options: ValidateOptions = parse(
-        ValidateOptions,
-        arguments,
-        default=ValidateOptions(spec=tyro.MISSING),
-        prog="populora validate",
-    )
+    options = parse(ValidateOptions, arguments, prog="populora validate")
     options.check()
     split = None if options.split == "all" else options.split
     source = load_problems(options.spec, split=split, seed=options.seed, limit=options.limit)

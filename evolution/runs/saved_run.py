@@ -118,10 +118,10 @@ class SavedRun:
         return self.settings(self.generation)
 
     @cached_property
-    def adapters(self) -> tuple[Path, ...]:
-        """Folders of the last generation's adapters, in order of the agents."""
+    def adapters(self) -> Mapping[str, Path]:
+        """Agent to the folder of its adapter in the last generation."""
         folder = folder_of(self.path, self.generation) / "adapters"
-        return tuple(folder / f"agent_{i}" for i in range(self.config.size))
+        return {f"agent_{i}": folder / f"agent_{i}" for i in range(self.config.size)}
 
     @cached_property
     def last_rows(self) -> Mapping[str, Mapping[str, Any]]:

@@ -30,7 +30,7 @@ def test_an_error_of_ours_is_one_line_on_the_command_line(kind, monkeypatch, cap
         raise kind("size: got 0,\n expected an integer >= 1")
 
     monkeypatch.setattr(module, "main", fail, raising=False)
-    monkeypatch.setitem(cli.COMMANDS, "fail", ("", module.__name__, "", ""))
+    monkeypatch.setitem(cli.COMMANDS, "fail", ("", module.__name__, ""))
     assert cli.main(["fail"]) == 2
     said = capsys.readouterr().err
     assert said == "populora: error: size: got 0, expected an integer >= 1\n"
@@ -43,6 +43,6 @@ def test_a_fault_of_ours_keeps_its_traceback(kind, monkeypatch):
         raise kind("wrong")
 
     monkeypatch.setattr(module, "main", fail, raising=False)
-    monkeypatch.setitem(cli.COMMANDS, "fail", ("", module.__name__, "", ""))
+    monkeypatch.setitem(cli.COMMANDS, "fail", ("", module.__name__, ""))
     with pytest.raises(kind, match="wrong"):
         cli.main(["fail"])

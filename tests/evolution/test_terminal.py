@@ -132,7 +132,7 @@ def test_version(capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_every_option_of_the_dataclass(command):
-    _, _, module, name = COMMANDS[command]
+    _, module, name = COMMANDS[command]
     options = read_options(module, name)[1]
     expected = fields(getattr(importlib.import_module(module), name))
     assert sorted(option.name for option in options) == sorted(field.name for field in expected)
@@ -141,7 +141,7 @@ def test_help_has_every_option_of_the_dataclass(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_the_range_of_a_number(command):
-    _, _, module, name = COMMANDS[command]
+    _, module, name = COMMANDS[command]
     rules = field_rules(getattr(importlib.import_module(module), name))
     for option in read_options(module, name)[1]:
         if limit := rules[option.name].limit:

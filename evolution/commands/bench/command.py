@@ -6,7 +6,6 @@ How figures are defined is in `agents.measuring.statistics`, prompts are in
 """
 
 import hashlib
-import importlib.metadata
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -38,14 +37,14 @@ from evolution.commands.participants import (
     unique_names,
 )
 from evolution.commands.progress import Bars
-from evolution.commands.usage import parse
+from evolution.commands.usage import installed, parse
 from evolution.config import RunConfig
 from evolution.errors import UsageError
 from evolution.runs.saved_run import SavedRun, read_run, trained_on
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.records import Problem
-from populora_env.settings import OneOf, Range, check_fields
+from populora_env.settings import OneOf, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,6 @@ class BenchOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        check_fields(self, UsageError)
         if self.forgetting and not self.run:
             raise UsageError("forgetting: needs a run; say which with --run FOLDER")
         if not (self.tasks or self.run or self.adapters):
@@ -150,9 +148,9 @@ def main(arguments: Sequence[str]) -> int:
         left_out=lambda why: console.print(why, soft_wrap=True),
     )
     tasks = [task for task in tasks if task.spec in problems]
-    own = {} if run is None else {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
+    own = {} if run is None else run.adapters
     # An adapter from elsewhere may have an agent's name, too.
-    folders = own | {str(f) if name in own else name: f for name, f in others.items()}
+    folders = {**own, **{str(f) if name in own else name: f for name, f in others.items()}}
     default = f"runs/bench-{_settings_hash(options, folders)}"
     if run is not None:
         default = str(run.path / "bench" / f"generation_{run.generation:04d}")
@@ -211,7 +209,7 @@ def _read_options(arguments: Sequence[str]) -> tuple[BenchOptions, SavedRun | No
     if words and not words[0].startswith("-"):
         words.insert(0, "--tasks")
     prog = "populora bench"
-    options: BenchOptions = parse(BenchOptions, words, default=BenchOptions(), prog=prog)
+    options = parse(BenchOptions, words, prog=prog)
     run = read_run(options.run) if options.run else None
     if run is not None:
         names = ("model", "dtype", "products", "load_in_4bit", "device", "seed")
@@ -281,15 +279,8 @@ def _settings_hash(options: BenchOptions, folders: Mapping[str, Path]) -> str:
     model = Path(options.model).expanduser()
     settings["model"] = str(model.resolve()) if model.exists() else options.model
     settings["adapters"] = {name: adapter_hash(folder) for name, folder in folders.items()}
-    text = json.dumps([_version(), settings], sort_keys=True, default=str)
+    text = json.dumps([installed("populora-env"), settings], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("populora-env")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _write(
@@ -298,7 +289,7 @@ def _write(
     """Write the figures and the problems; the replies are there already."""
     compared = [comparison(result) for result in results]
     data: dict[str, Any] = {
-        "version": _version(),
+        "version": installed("populora-env"),
         "options": {**asdict(options), "products": str(options.products)},
         "results": [
             {**result.to_dict(), "outside": result.task in outside, "change": change}

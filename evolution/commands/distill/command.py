@@ -30,13 +30,14 @@ from evolution.commands.usage import Interrupts, parse
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Merge, merge
 from evolution.operators import mutation_weights as mutation
+from evolution.run_problems import held_out_problems
 from evolution.runs.saved_run import SavedRun, read_run
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.keys import generator
 from populora_env.problems import load_problems
 from populora_env.records import Problem
-from populora_env.settings import OneOf, Range, check_fields
+from populora_env.settings import OneOf, Range
 
 SAMPLING_TEMPERATURE = 0.8  # of fresh replies, where the run itself decoded greedily
 
@@ -80,14 +81,6 @@ class DistillOptions:
     seed: Annotated[int, Range(0)] = 0
     """Seed of sampling and order; by default the run's."""
 
-    def check(self) -> None:
-        """Check what nobody else checks.
-
-        Raises:
-            UsageError: On the first value that cannot be used.
-        """
-        check_fields(self, UsageError)
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
@@ -95,10 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     console = PlainConsole()
     best = run.best_agent
     config = run.config
-    held_out: list[Problem] = []
-    if config.held_out:
-        test = load_problems(config.problems, split="test", seed=config.seed)
-        held_out = test.distinct(config.held_out)
+    held_out = held_out_problems(config)
     base = load_base(
         options.model,
         dtype=options.dtype,
@@ -109,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(options.out).expanduser()
     with Interrupts() as interrupts, Grader() as grader:
         with new_folder(options.out) as work:
-            adapters = [read_adapter(folder) for folder in run.adapters]
+            adapters = [read_adapter(folder) for folder in run.adapters.values()]
             rank = options.rank or max(adapter.rank for adapter in adapters)
             equal = [1 / len(adapters)] * len(adapters)
             with Bars(console) as bars:
@@ -152,8 +142,7 @@ def main(arguments: Sequence[str]) -> int:
             _write(work, record)
         console.print(f"Adapter: {options.out}", soft_wrap=True)
         if held_out:
-            folders = {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
-            folders |= {MERGED: out / MERGED, DISTILLED: out}
+            folders = {**run.adapters, MERGED: out / MERGED, DISTILLED: out}
             try:
                 right = measure(
                     base, folders, held_out, grader, console,
@@ -170,16 +159,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _read_options(arguments: Sequence[str]) -> tuple[DistillOptions, SavedRun]:
     """Defaults, then what the run was made with, then flags."""
-    prog, missing = "populora distill", {"run": tyro.MISSING, "out": tyro.MISSING}
-    options: DistillOptions = parse(
-        DistillOptions, arguments, default=DistillOptions(**missing), prog=prog
-    )
-    run = read_run(options.run)
+    prog = "populora distill"
+    given = parse(DistillOptions, arguments, prog=prog)
+    run = read_run(given.run)
     names = ("model", "dtype", "products", "load_in_4bit", "device", "max_rows", "seed")
     same = {name: getattr(run.config, name) for name in names}
-    options = parse(DistillOptions, arguments, default=DistillOptions(**missing, **same), prog=prog)
-    options.check()
-    return options, run
+    default = DistillOptions(run=given.run, out=given.out, **same)
+    return parse(DistillOptions, arguments, default=default, prog=prog), run
 
 
 def _replies(
@@ -196,8 +182,7 @@ def _replies(
     source = load_problems(config.problems, split="train", seed=config.seed)
     forbidden = {problem.id for problem in held_out}
     problems = [p for p in source.distinct(options.sample_problems) if p.id not in forbidden]
-    folders = {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
-    population, _ = load_participants(base, folders, max_rows=options.max_rows)
+    population, _ = load_participants(base, run.adapters, max_rows=options.max_rows)
     try:
         with Bars(console) as bars:
             return sampled(

@@ -27,14 +27,13 @@ from evolution.loggers.held_out import HeldOutLogger
 from evolution.loggers.tensorboard import TensorBoardLogger
 from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
-from evolution.run_problems import check_fit
+from evolution.run_problems import check_fit, held_out_problems
 from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import plain_settings, read_changes
 from evolution.runs.checkpoint import RunFolder
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
-from populora_env.records import Problem
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,10 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     console = PlainConsole()
     started = time.monotonic()
     train = load_problems(options.problems, split="train", seed=options.seed)
-    held_out: list[Problem] = []
-    if options.held_out:
-        test = load_problems(options.problems, split="test", seed=options.seed)
-        held_out = test.distinct(options.held_out)
+    held_out = held_out_problems(options)
     folder = _open_folder(options)
     goes_on = bool(folder.generations())
     base = load_base(

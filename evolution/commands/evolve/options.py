@@ -1,6 +1,5 @@
 """What ``populora evolve`` is asked to do: a new run, one to go on with, or a branch."""
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import tomli_w
 
-from evolution.commands.usage import parse
+from evolution.commands.usage import installed, parse
 from evolution.config import RunConfig
 from evolution.errors import CheckpointError, UsageError
 from evolution.runs.branching import split_branch
@@ -66,9 +65,7 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
     elif named["preset"]:
         settings = read_preset(named["preset"])
     default = EvolveOptions(**asdict(settings))
-    options: EvolveOptions = parse(
-        EvolveOptions, arguments, default=default, prog="populora evolve"
-    )
+    options = parse(EvolveOptions, arguments, default=default, prog="populora evolve")
     if saved is not None:
         find_changes(plain_settings(saved), options, 0)  # refuses before a model is loaded
     if options.resume and options.out != settings.out:
@@ -85,12 +82,7 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
 
 def run_toml(options: RunConfig) -> str:
     """The ``run.toml`` of a new run: settings and versions."""
-    versions: dict[str, str] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = {package: installed(package) for package in _PACKAGES}
     config = {k: v for k, v in plain_settings(options).items() if v is not None}
     return tomli_w.dumps({"config": config, "versions": versions, "presets": presets()})
 

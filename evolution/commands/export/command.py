@@ -4,7 +4,6 @@ Adapters are merged as updates, never factor by factor, and what a smaller rank 
 and written beside the adapter. No base model is loaded unless the adapter is merged into it.
 """
 
-import importlib.metadata
 import json
 import math
 import shutil
@@ -24,7 +23,7 @@ from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, read_adapter
 from agents.plain_files import whole_folder
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.progress import Bars
-from evolution.commands.usage import parse
+from evolution.commands.usage import installed, parse
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Merge, merge
 from evolution.runs.saved_run import SavedRun
@@ -77,12 +76,7 @@ class ExportOptions:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    options: ExportOptions = parse(
-        ExportOptions,
-        arguments,
-        default=ExportOptions(sources=tyro.MISSING, out=tyro.MISSING),
-        prog="populora export",
-    )
+    options = parse(ExportOptions, arguments, prog="populora export")
     options.check()
     console = PlainConsole()
     run, sources = read_sources(options.sources, options.agents, options.weights)
@@ -140,13 +134,9 @@ def lineage_record(
     run: SavedRun | None, sources: Sequence[Source], merged: PeftAdapter, made: Merge | None
 ) -> dict[str, Any]:
     """What was made from what, and how exactly; plain JSON types."""
-    try:
-        version = importlib.metadata.version("populora-env")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
     keys = ("individual", "operator", "parents", "standing", "rating")
     return {
-        "version": version,
+        "version": installed("populora-env"),
         "run": None if run is None else str(run.path),
         "generation": None if run is None else run.generation,
         "base": merged.base,

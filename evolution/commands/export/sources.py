@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 
 from agents.peft_config import CONFIG_FILE, folder_hint
-from evolution.commands.participants import (
-    adapter_folder,
-    unique_names,
-    vote_weights,
-)
+from evolution.commands.participants import adapter_folder, unique_names, vote_weights
 from evolution.errors import UsageError
 from evolution.runs.saved_run import SavedRun, read_run
 
@@ -79,9 +75,9 @@ def _folder(name: str) -> Path:
 
 
 def _chosen(run: SavedRun, agents: Sequence[str]) -> dict[str, Path]:
-    everyone = {f"agent_{i}": folder for i, folder in enumerate(run.adapters)}
+    everyone = run.adapters
     if tuple(agents) == (ALL,):
-        return everyone
+        return dict(everyone)
     named = [run.best_agent] if tuple(agents) == (BEST,) else list(agents)
     if not named or len(set(named)) < len(named) or not set(named) <= set(everyone):
         raise UsageError(

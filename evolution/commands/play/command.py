@@ -28,7 +28,7 @@ from populora_env.reading.answers import canonical_answer
 from populora_env.reading.forms import FORMS
 from populora_env.reading.numerals import parse_number
 from populora_env.records import AnswerKind, Phase, Problem
-from populora_env.settings import OneOf, Range, check_fields
+from populora_env.settings import OneOf, Range
 from populora_env.storage import storable
 
 
@@ -85,7 +85,6 @@ class PlayOptions:
         Raises:
             UsageError: On the first value that cannot be used.
         """
-        check_fields(self, UsageError)
         if self.rewards == "external_judge":
             raise UsageError("rewards: external_judge needs a judge, which takes Python to make")
         for name in ("answer", "answer_kind"):
@@ -95,9 +94,7 @@ class PlayOptions:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    options: PlayOptions = parse(
-        PlayOptions, arguments, default=PlayOptions(), prog="populora play"
-    )
+    options = parse(PlayOptions, arguments, prog="populora play")
     options.check()
     for stream in (sys.stdin, sys.stdout):
         # A byte that cannot be read or shown must not end the episode.

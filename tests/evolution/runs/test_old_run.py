@@ -66,7 +66,7 @@ def alike(found, wanted):
 def test_settings_are_those_it_was_played_with_last():
     run = read_run(FOLDER / "before")
     assert (run.generation, run.config.learning_rate) == (1, 1e-3)
-    assert [folder.name for folder in run.adapters] == ["agent_0", "agent_1", "agent_2"]
+    assert [folder.name for folder in run.adapters.values()] == ["agent_0", "agent_1", "agent_2"]
     check_run(FOLDER / "before")
 
 

@@ -45,8 +45,9 @@ def test_rows_end_where_the_last_generation_was_saved(folder):
 
 def test_adapters_are_the_last_generations(folder):
     run = SavedRun(folder)
-    assert [file.parent.parent.name for file in run.adapters] == ["generation_0001"] * 3
-    assert trained_on(run.adapters[0]) == run.config.problems
+    folders = run.adapters.values()
+    assert [file.parent.parent.name for file in folders] == ["generation_0001"] * 3
+    assert trained_on(run.adapters["agent_0"]) == run.config.problems
     shutil.rmtree(folder / "generation_0001")
     with pytest.raises(RunError, match=r"run: .* holds no complete generation"):
         SavedRun(folder).generation  # noqa: B018
