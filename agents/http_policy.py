@@ -7,12 +7,12 @@ What goes over the network, and how failures are kept from the episode, is in
 from collections.abc import Sequence
 from typing import Literal, Unpack
 
-from populora_env.chat.api import ChatClient, ChatOptions
+from populora_env.chat.api import ChatOptions, ModelOnServer
 from populora_env.reading.no_reply import NoReply
 from populora_env.records import Request
 
 
-class HttpPolicy:
+class HttpPolicy(ModelOnServer):
     """A language model on a server that answers requests.
 
     Each request's length limit and seed are passed on; a server that ignores the seed makes
@@ -47,17 +47,7 @@ class HttpPolicy:
             raise ValueError(f"seed must be 'request' or None, got {seed!r}")
         self._seed = seed
         settings: ChatOptions = {"temperature": 1.0, **options}
-        self._client = ChatClient(model, base_url, api_key, **settings)
-
-    @property
-    def failures(self) -> int:
-        """Number of requests that got no text, so far."""
-        return self._client.failures
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the latest failed request failed, in one line; None if none did."""
-        return self._client.last_error
+        super().__init__(model, base_url, api_key, **settings)
 
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Return one reply per request, in order; `NoReply` where the server gave none."""
@@ -67,13 +57,3 @@ class HttpPolicy:
             seeds=None if self._seed is None else [request.seed for request in requests],
         )
         return [NoReply() if reply is None else reply for reply in replies]
-
-    def close(self) -> None:
-        """Close the connections. May be called twice."""
-        self._client.close()
-
-    def __enter__(self) -> "HttpPolicy":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict, Unpack
 
 from populora_env.chat.arguments import address_of, fields, key_of, number, text, whole
 from populora_env.chat.connection import Connection
@@ -187,7 +187,7 @@ class ChatClient:
         if connection is not None:
             connection.close()
 
-    def __enter__(self) -> "ChatClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -303,6 +303,35 @@ class ChatClient:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+class ModelOnServer:
+    """A model behind a `ChatClient`, whose arguments it takes, whatever it is asked for."""
+
+    def __init__(
+        self, model: str, base_url: str | None, api_key: str | None, **options: Unpack[ChatOptions]
+    ) -> None:
+        self._client = ChatClient(model, base_url, api_key, **options)
+
+    @property
+    def failures(self) -> int:
+        """Number of requests that got no text, so far."""
+        return self._client.failures
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the latest failed request failed, in one line; None if none did."""
+        return self._client.last_error
+
+    def close(self) -> None:
+        """Close the connections. May be called twice."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def _has_openai() -> bool:

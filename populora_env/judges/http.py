@@ -6,13 +6,13 @@ What goes over the network, and how failures are kept from the episode, is in `c
 from collections.abc import Sequence
 from typing import Unpack
 
-from populora_env.chat.api import ChatClient, ChatOptions
+from populora_env.chat.api import ChatOptions, ModelOnServer
 from populora_env.prompts import ATTEMPT_LIMIT, clip, compare_prompt
 from populora_env.reading.judgements import read_preference
 from populora_env.records import Comparison, ReplyStatus, Verdict
 
 
-class HttpJudge:
+class HttpJudge(ModelOnServer):
     """A language model on a server that says which of two attempts is better.
 
     Each comparison is shown as an agent of the arena would see it. Equal prompts of one batch are
@@ -46,17 +46,7 @@ class HttpJudge:
     ) -> None:
         clip(" " * (limit + 1), limit)  # raises where the limit is too small
         self._seed, self._limit = seed, limit
-        self._client = ChatClient(model, base_url, api_key, **options)
-
-    @property
-    def failures(self) -> int:
-        """Number of requests that got no text, so far."""
-        return self._client.failures
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the latest failed request failed, in one line; None if none did."""
-        return self._client.last_error
+        super().__init__(model, base_url, api_key, **options)
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Return one verdict for each comparison, in order."""
@@ -66,16 +56,6 @@ class HttpJudge:
         replies = self._client.complete_many(asked, seeds=seeds)
         verdicts = dict(zip(asked, map(_verdict, replies), strict=True))
         return [verdicts[prompt] for prompt in shown]
-
-    def close(self) -> None:
-        """Close the connections. May be called twice."""
-        self._client.close()
-
-    def __enter__(self) -> "HttpJudge":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _verdict(reply: str | None) -> Verdict:
