@@ -16,7 +16,7 @@ from agents.measuring.reply_log import Key, LoggedReply, ReplyLog, text_hash
 from agents.measuring.statistics import Figures, Mark, figures
 from agents.policy import Policy, Request, ask, failures_said
 from agents.progress import Progress
-from populora_env.grading import Grader
+from populora_env.grading import Grader, opened
 from populora_env.grading.extraction import EXTRACTIONS
 from populora_env.judges.votes import Opinions
 from populora_env.keys import derive_seed
@@ -204,19 +204,17 @@ def benchmark(
                 missing.append((key, request, problem, participant))
     needed = len(rows) + len(missing)
     label = f"{needed} replies to {task}"
-    own = None if grader is not None else Grader()
-    used = grader or own
-    assert used is not None
-    try:
+    with opened(grader) as used:
         for start in range(0, len(missing), batch):
             if progress is not None:
                 progress(label, len(rows) / needed)
             part = missing[start : start + batch]
-            with failures_said(policy):
-                batch_log = _BatchLog(part, chosen, used, log)
+            batch_log = _BatchLog(part, chosen, used, log)
+            told = _Telling(policy, batch_log.keep) if isinstance(policy, Tells) else policy
             try:
-                told = _Telling(policy, batch_log.keep) if isinstance(policy, Tells) else policy
-                for place, reply in enumerate(ask(told, [request for _, request, _, _ in part])):
+                with failures_said(policy):
+                    replies = ask(told, [request for _, request, _, _ in part])
+                for place, reply in enumerate(replies):
                     batch_log.keep(place, reply)
             finally:
                 batch_log.write()
@@ -234,9 +232,6 @@ def benchmark(
             for participant in who
         }
         found = _figures(problems, chosen, who, replies, used)
-    finally:
-        if own is not None:
-            own.close()
     return BenchmarkResult(task, chosen, drawn, tuple(problems), who, found, replies)
 
 

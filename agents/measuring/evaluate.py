@@ -12,7 +12,7 @@ import numpy as np
 from agents.measuring.statistics import Estimate
 from agents.policy import Policy, Request, ask, failures_said
 from agents.progress import Progress
-from populora_env.grading import Grader
+from populora_env.grading import Grader, opened
 from populora_env.judges.votes import Opinions, vote_share
 from populora_env.keys import derive_seed
 from populora_env.prompts import solve_prompt
@@ -87,14 +87,11 @@ def evaluate(
         raise ValueError("problems and agents: expected at least one each")
     if unknown := [problem.id for problem in problems if problem.answer is None]:
         raise ValueError(f"problems: {unknown[0]} has no known answer, so accuracy is undefined")
-    own = None if grader is not None else Grader()
     scores: dict[str, AgentScore] = {}
-    try:
+    with opened(grader) as use:
         pairs = [(agent, problem) for agent in agents for problem in problems]
         with failures_said(policy):
             replies = _replies(policy, pairs, max_new_tokens, seed, progress)
-        use = grader or own
-        assert use is not None
         grades = use.grade_many(
             [(problem, reply) for (_, problem), reply in zip(pairs, replies, strict=True)]
         )
@@ -105,9 +102,6 @@ def evaluate(
                 accuracy.value, accuracy.standard_error, tuple(grades[mine]), tuple(replies[mine])
             )
         votes = vote_shares(problems, list(scores.values()), use) if len(scores) > 1 else []
-    finally:
-        if own is not None:
-            own.close()
     mean = float(np.mean([score.accuracy for score in scores.values()]))
     vote = sum(votes) / len(votes) if votes else None
     return EvaluationResult(tuple(problems), scores, mean, vote, tuple(votes))

@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from types import TracebackType
 from typing import Any
 
 from populora_env.errors import at_least_one, check_is_a
@@ -46,10 +46,10 @@ _INCONCLUSIVE = {
     Outcome.EXHAUSTED: GradeStatus.TIMED_OUT,
     Outcome.UNREADABLE: GradeStatus.UNREADABLE,
 }
-_RIGHT = frozenset({GradeStatus.CORRECT})
 _LONGEST_MATCH = 8
 _MEASURED = re.compile(r"\\text|%|\\circ")  # the sides of a chain may be in several units
 _UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
+_canonical_gold = lru_cache(4096)(canonical_answer)
 
 
 class Grader:
@@ -162,12 +162,7 @@ class Grader:
     def __enter__(self) -> "Grader":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _status(self, problem: Problem, reading: AnswerReading) -> GradeStatus:
@@ -241,7 +236,8 @@ class Grader:
             return GradeStatus.WRONG
         left = list(given)
         for member in known:
-            found = next((other for other in left if self._compare(member, other) in _RIGHT), None)
+            alike = (one for one in left if self._compare(member, one) is GradeStatus.CORRECT)
+            found = next(alike, None)
             if found is None:
                 return GradeStatus.WRONG
             left.remove(found)
@@ -281,9 +277,9 @@ class Grader:
         return self._workers
 
 
-@lru_cache(4096)
-def _canonical_gold(answer: str, kind: AnswerKind) -> str | None:
-    return canonical_answer(answer, kind)
+def opened(grader: Grader | None) -> AbstractContextManager[Grader]:
+    """Return a block for a grader that stays open, or without one for one closed at the end."""
+    return Grader() if grader is None else nullcontext(grader)
 
 
 def _same(gold: str, answer: str, scale: int = 1) -> bool:

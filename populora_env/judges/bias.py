@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from populora_env.grading import Grader
+from populora_env.grading import Grader, opened
 from populora_env.judges.skill import mean
 from populora_env.judges.votes import Opinions, majority
 from populora_env.reading.forms import FORMS
@@ -169,11 +169,10 @@ def majority_figures(
     Raises:
         WorkerError: If a formula has to be compared and the grader's process does not start.
     """
-    own = None if grader is not None else Grader()
-    opinions = Opinions(grader or own, MOST_COMPARISONS)
     shares: list[float] = []
     decided = right = hard = misled = 0
-    try:
+    with opened(grader) as used:
+        opinions = Opinions(used, MOST_COMPARISONS)
         for transcript in transcripts:
             attempts = transcript.final_attempts
             known = [attempt.correct for attempt in attempts]
@@ -195,9 +194,6 @@ def majority_figures(
             decided += 1
             right += good
             misled += shares[-1] < 0.5 and not good
-    finally:
-        if own is not None:
-            own.close()
     return MajorityFigures(len(shares), decided, right, mean(shares), hard, misled)
 
 

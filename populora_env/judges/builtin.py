@@ -7,7 +7,6 @@ can be fooled is measured in `attacks`, how it leans in `bias`.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, Protocol
 
 from populora_env.grading.grader import Grader
@@ -56,12 +55,7 @@ class AnswerJudge:
     def __enter__(self) -> "AnswerJudge":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from populora_env.grading import Grader
+from populora_env.grading import Grader, opened
 from populora_env.keys import generator
 from populora_env.problems import ProblemSource, check_disjoint
 from populora_env.reading.answers import canonical_answer
@@ -46,14 +46,10 @@ def check_problem_source(
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
-    used = grader or Grader()
-    try:
+    with opened(grader) as used:
         found = [
             _sampled(entry, samples, seed, used) for entry in (source, other) if entry is not None
         ]
-    finally:
-        if grader is None:
-            used.close()
     if other is not None:
         try:
             check_disjoint(*found)

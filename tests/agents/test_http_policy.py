@@ -14,6 +14,7 @@ pytest.importorskip("openai")
 
 from agents import FunctionPolicy, MixedPolicy, Policy, evaluate, rollout
 from agents.http_policy import HttpPolicy
+from agents.measuring.benchmark import benchmark
 from populora_env import Problem, ReasoningArena
 from populora_env.reading.no_reply import NoReply
 from populora_env.records import Phase, ReplyStatus, Request, Verdict
@@ -145,6 +146,8 @@ def test_a_dead_server_is_not_paid_in_silence(server):
         assert [Path(warning.filename).name for warning in caught] == ["test_http_policy.py"]
         with pytest.warns(RuntimeWarning, match="HttpPolicy failed to answer 1 request,"):
             evaluate(dead, [problem])
+        with pytest.warns(RuntimeWarning, match="HttpPolicy failed to answer 1 request,"):
+            benchmark(dead, [problem])
         alive = FunctionPolicy(lambda prompt: "2")
         mixed = MixedPolicy({"agent_0": dead, "agent_1": alive, "agent_2": dead})
         with pytest.warns(RuntimeWarning, match="MixedPolicy failed to answer 6 requests"):
