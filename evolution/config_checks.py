@@ -8,10 +8,10 @@ tells (`evolution.config.EvolutionConfig.resolved`).
 
 from typing import TYPE_CHECKING
 
-from evolution.errors import ConfigError, OperatorError
+from evolution.errors import ConfigError
 from evolution.fitness.attempts import MINIMAL_CRITERIA
 from evolution.fitness.diversity import KERNELS
-from evolution.fitness.rules import FITNESSES, make_rule
+from evolution.fitness.rules import FITNESSES
 from evolution.fitness.scaling import SCALES, SCHEDULES
 from populora_env.episodes.arguments import read_forms
 from populora_env.episodes.rewards import RewardWeights
@@ -22,53 +22,34 @@ if TYPE_CHECKING:
 
 
 def check_together(config: "EvolutionConfig") -> None:
-    """Check operators by name, and what settings ask of each other.
+    """Check operators by name, how agents judge, and what settings ask of each other.
 
     Raises:
         ConfigError: On the first that cannot be.
     """
     if config.fitness_memory == 1:
         raise ConfigError("fitness_memory: got 1, expected less, or fitness never changes")
-    _check_breeding(config)
-    _check_judging(config)
-
-
-def _check_breeding(config: "EvolutionConfig") -> None:
-    """Check operators by name, how fitness is made, and islands."""
     try:
         config.operators()
-    except OperatorError as error:
-        raise ConfigError(str(error)) from error
-    _check_fitness(config)
-    if config.islands > 1 and config.migrants > config.elites:
-        raise ConfigError(
-            f"migrants: got {config.migrants}, expected at most elites = {config.elites}, the "
-            "fittest that are there to be copied"
-        )
-
-
-def _check_fitness(config: "EvolutionConfig") -> None:
-    try:
-        make_rule(FITNESSES.read(config.fitness))
+        FITNESSES.read(config.fitness)()
         SCALES.read_one(config.fitness_scale)
         KERNELS.read_several(config.diversity)
         MINIMAL_CRITERIA.read_one(config.diversity_bar)
         schedule = SCHEDULES.read(config.diversity_schedule)
-    except OperatorError as error:
+        forms = read_forms(config.evaluation)
+        RewardWeights.preset(config.rewards)
+    except ValueError as error:
         raise ConfigError(str(error)) from error
     if schedule.name == "target" and config.diversity_weight <= 0:
         raise ConfigError(
             f"diversity_weight: got {config.diversity_weight:g}, expected above 0: "
             "diversity_schedule target multiplies it"
         )
-
-
-def _check_judging(config: "EvolutionConfig") -> None:
-    try:
-        forms = read_forms(config.evaluation)
-        RewardWeights.preset(config.rewards)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    if config.islands > 1 and config.migrants > config.elites:
+        raise ConfigError(
+            f"migrants: got {config.migrants}, expected at most elites = {config.elites}, the "
+            "fittest that are there to be copied"
+        )
     if config.revise and not any(FORMS[form].written for form in forms):
         raise ConfigError(
             f"revise: needs critiques; got evaluation {config.evaluation!r}, expected one with "

@@ -48,6 +48,10 @@ class Use(Generic[F]):
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     chance: float = 1.0
 
+    def __call__(self, *given: Any) -> Any:
+        """Call the function with these and the parameters."""
+        return self.function(*given, **self.parameters)
+
     def __str__(self) -> str:
         listed = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
         return f"{self.name}({listed})" if listed else self.name

@@ -109,7 +109,7 @@ def gather(
                 distributions[row][column] = known.features[Feature.DISTRIBUTIONS].numpy()
     counted = np.ones((problems, size), dtype=bool)
     if bar is not None:
-        counted = np.asarray(bar.function(transcripts, **bar.parameters))
+        counted = np.asarray(bar(transcripts))
         if counted.shape != (problems, size) or counted.dtype != bool:
             raise OperatorError(
                 f"diversity_bar: {bar.name} returned {counted.dtype} {list(counted.shape)}, "
@@ -117,7 +117,7 @@ def gather(
             )
     return Attempts(
         [[attempt.text for attempt in t.attempts] for t in transcripts],
-        [[_answer(attempt.answer) for attempt in t.attempts] for t in transcripts],
+        [[a.answer if (a.answer or "").strip() else None for a in t.attempts] for t in transcripts],
         counted,
         features,
         distributions,
@@ -164,7 +164,3 @@ def rewarded(transcripts: Sequence[Transcript], *, least: float = 0.5) -> np.nda
 
 def _rewards(transcripts: Sequence[Transcript]) -> np.ndarray:
     return np.array([[t.rewards[agent] for agent in t.agents] for t in transcripts])
-
-
-def _answer(answer: str | None) -> str | None:
-    return answer if answer is not None and answer.strip() else None

@@ -96,7 +96,7 @@ def describe(uses: Sequence[Use[Descriptor]], attempts: Attempts) -> tuple[np.nd
     Raises:
         OperatorError: If a descriptor returns anything but a value from 0 to 1, or NaN, for each.
     """
-    axes = [use.function(attempts, **use.parameters) for use in uses]
+    axes = [use(attempts) for use in uses]
     for use, axis in zip(uses, axes, strict=True):
         known = axis.values[np.isfinite(axis.values)]
         if axis.values.shape != (attempts.shape[1],) or ((known < 0) | (known > 1)).any():

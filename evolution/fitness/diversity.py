@@ -188,7 +188,7 @@ def kernel(measures: Sequence[Use[Measure]], attempts: Attempts) -> np.ndarray:
     problems, size = attempts.shape
     total, weights = np.zeros((problems, size, size)), sum(use.chance for use in measures)
     for use in measures:
-        own = np.asarray(use.function(attempts, **use.parameters), dtype=float)
+        own = np.asarray(use(attempts), dtype=float)
         _check(use.name, own, total.shape)
         total += use.chance / weights * own
     known = attempts.counted & np.isfinite(np.diagonal(total, axis1=1, axis2=2))

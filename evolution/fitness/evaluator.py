@@ -8,7 +8,7 @@ that goes into fitness stays visible in `Scores`.
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,46 +18,15 @@ from agents.population import LoraPopulation
 from evolution.errors import ConfigError, OperatorError
 from evolution.fitness import diversity
 from evolution.fitness.attempts import MINIMAL_CRITERIA, gather
-from evolution.fitness.rules import FITNESSES, Measured, make_rule
+from evolution.fitness.rules import FITNESSES, Measured, Rule
 from evolution.fitness.scaling import SCALES, SCHEDULES, Progress, scaled
 from evolution.fitness.task import Scores, score
 from populora_env.records import Transcript
 
+if TYPE_CHECKING:
+    from evolution.config import EvolutionConfig
+
 _PREFIX = "fitness."
-
-
-class FitnessSettings(Protocol):
-    """What a run's settings say of fitness; `evolution.config.EvolutionConfig` says it."""
-
-    @property
-    def diversity(self) -> str:
-        """Similarity kernels."""
-        ...
-
-    @property
-    def diversity_bar(self) -> str:
-        """Whose attempts count as diverse."""
-        ...
-
-    @property
-    def diversity_schedule(self) -> str:
-        """How the weight goes on."""
-        ...
-
-    @property
-    def diversity_weight(self) -> float:
-        """What a unit of diversity is worth at first."""
-        ...
-
-    @property
-    def fitness(self) -> str:
-        """The rule."""
-        ...
-
-    @property
-    def fitness_scale(self) -> str:
-        """How returns are scaled."""
-        ...
 
 
 class FitnessEvaluator:
@@ -74,7 +43,7 @@ class FitnessEvaluator:
         ConfigError: If a setting names what does not exist, or an optional package is missing.
     """
 
-    def __init__(self, config: FitnessSettings) -> None:
+    def __init__(self, config: "EvolutionConfig") -> None:
         self._config = config
         self.weight = float(config.diversity_weight)
         try:
@@ -83,7 +52,7 @@ class FitnessEvaluator:
             self._schedule = SCHEDULES.read(config.diversity_schedule)
             self._scale = SCALES.read_one(config.fitness_scale)
             rule = FITNESSES.read(config.fitness)
-            self._rule = make_rule(rule)
+            self._rule: Rule = rule()
             for use in self._measures:
                 if use.name == "embeddings":
                     diversity.embedder(use.parameters.get("model", diversity.EMBEDDING_MODEL))
@@ -129,29 +98,27 @@ class FitnessEvaluator:
         vendi = _mean(diversity.vendi(similarity))
         start = float(self._config.diversity_weight)
         progress = Progress(start, generation, self.weight, vendi)
-        self.weight = float(self._schedule.function(progress, **self._schedule.parameters))
+        self.weight = float(self._schedule(progress))
         if not math.isfinite(self.weight):
             raise OperatorError(
                 f"diversity_schedule: {self._schedule} returned {self.weight}, expected a finite "
                 "number"
             )
         distances = diversity.distances(similarity)
-        plain = score(transcripts)
-        values, unit = scaled(self._scale, plain.returns)
+        returns, accuracy, length, errors = score(transcripts)
+        values, unit = scaled(self._scale, returns)
         bonus = self._rule.bonus(
-            Measured(
-                attempts, similarity, distances, plain.returns, values, births, self.weight
-            )
-        )  # fmt: skip
+            Measured(attempts, similarity, distances, returns, values, births, self.weight)
+        )
         return Scores(
-            plain.returns,
-            plain.accuracy,
-            plain.length,
+            returns,
+            accuracy,
+            length,
             np.array([_mean(column) for column in distances.T]),
             np.isfinite(np.diagonal(similarity, axis1=1, axis2=2)).mean(0),
             bonus,
             values + bonus,
-            unit * plain.errors,
+            unit * errors,
             vendi,
             self.weight,
             unit,

@@ -15,7 +15,9 @@ from agents.engine.jobs import Feature
 from evolution.errors import OperatorError
 from evolution.fitness import descriptors as axes
 from evolution.fitness.attempts import Attempts
-from evolution.registry import Operators, Use
+from evolution.registry import Operators
+
+_CELLS = ("solution", "objective", "measures")  # what a MAP-Elites archive holds of each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,15 +70,6 @@ class Rule(Protocol):
 
 
 FITNESSES = Operators[Callable[..., Rule]]("fitness")
-
-
-def make_rule(use: Use[Callable[..., Rule]]) -> Rule:
-    """The rule that a setting calls for.
-
-    Raises:
-        OperatorError: If a parameter cannot be used.
-    """
-    return use.function(**use.parameters)
 
 
 class Forgetful:
@@ -278,8 +271,8 @@ class MapElites:
         """The cells: names ``[cells, 2]``, returns ``[cells]``, descriptors ``[cells, axes]``."""
         if self._archive is None:
             return dict(self._saved)
-        data = self._archive.data(["solution", "objective", "measures"])
-        return {name: np.array(data[name]) for name in ("solution", "objective", "measures")}
+        data = self._archive.data(list(_CELLS))
+        return {name: np.array(data[name]) for name in _CELLS}
 
     def load(self, saved: Mapping[str, np.ndarray]) -> None:
         """Read the cells back.
@@ -287,11 +280,8 @@ class MapElites:
         Raises:
             ValueError: If they have other axes.
         """
-        if not saved:
-            self._archive, self._saved = None, {}
-            return
-        names = {"solution", "objective", "measures"}
-        if set(saved) != names or saved["measures"].shape[1:] != (len(self._axes),):
+        axes = (len(self._axes),)
+        if saved and (set(saved) != set(_CELLS) or saved["measures"].shape[1:] != axes):
             raise ValueError("fitness: the run's MAP-Elites archive has other descriptors")
         self._archive, self._saved = None, dict(saved)
 
@@ -310,5 +300,5 @@ class MapElites:
             measures_dtype=np.float64,
         )
         if self._saved:
-            archive.add(*(self._saved[name] for name in ("solution", "objective", "measures")))
+            archive.add(*(self._saved[name] for name in _CELLS))
         return archive

@@ -80,7 +80,7 @@ def scaled(use: Use[Scale] | None, returns: np.ndarray) -> tuple[np.ndarray, flo
     known = np.isfinite(returns)
     values = np.full(len(returns), np.nan)
     if known.any():
-        own = np.asarray(use.function(returns[known], **use.parameters), dtype=float)
+        own = np.asarray(use(returns[known]), dtype=float)
         if own.shape != returns[known].shape or not np.isfinite(own).all():
             raise OperatorError(
                 f"fitness_scale: {use.name} returned {own!r}, expected a finite number for each "

@@ -10,25 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from populora_env.records import Phase, Transcript
-
-
-@dataclass(frozen=True, slots=True)
-class PlainScores:
-    """Task scores of a generation; all arrays are ``[N]``.
-
-    Attributes:
-        returns: Mean return over the episodes.
-        accuracy: Fraction of final attempts that are correct; NaN where no answer is known.
-        length: Mean length of the attempts in characters.
-        errors: Standard error of an agent's lead in return over the population's mean, from the
-            choice of problems; infinite if there was only one.
-    """
-
-    returns: np.ndarray
-    accuracy: np.ndarray
-    length: np.ndarray
-    errors: np.ndarray
+from populora_env.records import Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +49,16 @@ class Scores:
     archive: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-def score(transcripts: Sequence[Transcript]) -> PlainScores:
+def score(
+    transcripts: Sequence[Transcript],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Score all agents on a generation's episodes, diversity apart.
 
     Args:
         transcripts: At least one, all with the same agents.
+
+    Returns:
+        Returns, accuracy, length and errors as in `Scores`, the errors in units of return.
     """
     agents = transcripts[0].agents
     rewards = np.array([[t.rewards[a] for a in agents] for t in transcripts])
@@ -85,7 +72,7 @@ def score(transcripts: Sequence[Transcript]) -> PlainScores:
                 correct[row, column] = attempt.correct
     known = np.isfinite(correct).any()
     accuracy = np.nanmean(correct, 0) if known else np.full(len(agents), np.nan)
-    return PlainScores(returns, accuracy, length.mean(0), lead_errors(rewards))
+    return returns, accuracy, length.mean(0), lead_errors(rewards)
 
 
 def lead_errors(rewards: np.ndarray) -> np.ndarray:
@@ -101,15 +88,6 @@ def lead_errors(rewards: np.ndarray) -> np.ndarray:
         return np.full(rewards.shape[1], np.inf)
     leads = rewards - rewards.mean(1, keepdims=True)
     return leads.std(0, ddof=1) / len(rewards) ** 0.5
-
-
-def solve_replies(transcript: Transcript) -> dict[str, tuple[str, str]]:
-    """Prompt and reply of each agent's attempt."""
-    return {
-        turn.agent: (turn.prompt, turn.reply)
-        for turn in transcript.turns
-        if turn.phase is Phase.SOLVE
-    }
 
 
 def known(value: Any) -> float | None:

@@ -19,7 +19,6 @@ from evolution.lowrank.genomes import (
     content_hashes,
     factors_hash,
     read_genome,
-    view_genome,
     write_genome,
 )
 from evolution.operators import mutation_weights as mutation
@@ -163,7 +162,7 @@ class Breeder:
         step = CrossoverStep(slots, parents, score[parents], spread, key)
         spare = self._spare(step)
         crossover = operators.crossover
-        notes = crossover.function(lora, step, **crossover.parameters)
+        notes = crossover(lora, step)
         form = Form.CANONICAL if step.is_canonical else Form.ANY
         members = [
             Offspring(
@@ -201,8 +200,7 @@ class Breeder:
         """The best parents, by slot, to fall back on; copies of those that will be overwritten."""
         lost = set(step.slots.tolist())
         best = set(step.parents[:, 0].tolist())
-        read = {True: read_genome, False: view_genome}
-        return {parent: read[parent in lost](self._lora, parent) for parent in sorted(best)}
+        return {p: read_genome(self._lora, p, copy=p in lost) for p in sorted(best)}
 
     def _mend(
         self, step: CrossoverStep, spare: Mapping[int, Genome]

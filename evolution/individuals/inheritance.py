@@ -1,23 +1,17 @@
 """What children inherit besides weights: optimiser state, learning rates, ratings."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from agents.engine.adapters import StackedLora
 from evolution.config import ChildOptimizer
 from evolution.individuals.breeding import Child
-from evolution.individuals.lineage import Individual, Lineage
-from evolution.individuals.non_finite import Resettable
+from evolution.individuals.lineage import Lineage
 from populora_env.ratings import Ratings
 
-
-class HeirLearner(Resettable, Protocol):
-    """A learner that keeps state of its own for each agent."""
-
-    def inherit(self, parents: Mapping[int, int]) -> None:
-        """Copy to each child the state of its parent."""
-        ...
+if TYPE_CHECKING:
+    from evolution.learning import AnyLearner
 
 
 class OptimizerInheritance:
@@ -35,7 +29,7 @@ class OptimizerInheritance:
     """
 
     def __init__(
-        self, learner: HeirLearner | None, lora: StackedLora, policy: ChildOptimizer
+        self, learner: "AnyLearner | None", lora: StackedLora, policy: ChildOptimizer
     ) -> None:
         self._learner, self._lora = learner, lora
         inherits = learner is not None and policy == ChildOptimizer.INHERIT
@@ -57,7 +51,8 @@ class OptimizerInheritance:
         slots = [child.individual.slot for child in born]
         self._learner.reset([slot for slot in slots if slot not in heirs])
         for child in born:
-            set_learning_rate(self._learner, child.individual)
+            if (rate := child.individual.hyperparameters.get("learning_rate")) is not None:
+                self._learner.learning_rates[child.individual.slot] = rate
 
 
 def _row_hashes(lora: StackedLora) -> list[str]:
@@ -69,36 +64,25 @@ def _row_hashes(lora: StackedLora) -> list[str]:
     return [digest.hexdigest() for digest in digests]
 
 
-def change_learning_rate(learner: object, lineage: Lineage, before: float, after: float) -> None:
+def change_learning_rate(
+    learner: "AnyLearner | None", lineage: Lineage, before: float, after: float
+) -> None:
     """Follow a change of the run's learning rate: every living individual's changes in proportion.
 
     Args:
-        learner: One with ``learning_rates [N]`` is written to.
+        learner: Whose rates ``[N]`` are written to; None if nobody learns.
         lineage: Whose living pass the new rates on.
         before: The run's rate until now.
         after: From now on.
     """
-    rates: Any = getattr(learner, "learning_rates", None)
     for slot, individual in lineage.living.items():
         own = individual.hyperparameters
         if "learning_rate" in own:
             old = own["learning_rate"]
             new = after if old == before or not before else old * after / before
             lineage.amend(slot, hyperparameters={**own, "learning_rate": new})
-            if rates is not None:
-                rates[slot] = new
-
-
-def set_learning_rate(learner: object, individual: Individual) -> None:
-    """Give a newborn's own learning rate to a learner that keeps one for each agent.
-
-    Args:
-        learner: Any; one with ``learning_rates [N]`` is written to.
-        individual: The newborn.
-    """
-    rates = getattr(learner, "learning_rates", None)
-    if rates is not None and "learning_rate" in individual.hyperparameters:
-        rates[individual.slot] = individual.hyperparameters["learning_rate"]
+            if learner is not None:
+                learner.learning_rates[slot] = new
 
 
 def inherit_ratings(ratings: Ratings, agents: Sequence[str], born: Sequence[Child]) -> Ratings:

@@ -7,25 +7,20 @@ the first to be replaced. Until then its slot answers as the base does.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from agents.engine.adapters import StackedLora
 from evolution.individuals.lineage import Lineage
 from evolution.individuals.standing import Standing
 from evolution.lowrank.genomes import clear
 
-
-class Resettable(Protocol):
-    """A learner that can forget what it knows of members."""
-
-    def reset(self, agents: Sequence[int]) -> None:
-        """Forget what is known of these agents."""
-        ...
+if TYPE_CHECKING:
+    from evolution.learning import AnyLearner
 
 
 def set_aside(
     lora: StackedLora,
-    learner: Resettable | None,
+    learner: "AnyLearner | None",
     lineage: Lineage,
     standing: Standing,
     generation: int,

@@ -21,7 +21,7 @@ def clear(lora: StackedLora, slot: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Genome:
-    """A copy of one member.
+    """One member.
 
     Attributes:
         alpha: Numerator of its scale.
@@ -41,24 +41,14 @@ class Genome:
         return all(bool(torch.isfinite(t).all()) for pair in self.factors for t in pair)
 
 
-def read_genome(lora: StackedLora, slot: int) -> Genome:
-    """Copy a member."""
-    return _genome(lora, slot, copied=True)
-
-
-def view_genome(lora: StackedLora, slot: int) -> Genome:
-    """A member as it is at any time: its tensors are the population's own."""
-    return _genome(lora, slot, copied=False)
-
-
-def _genome(lora: StackedLora, slot: int, copied: bool) -> Genome:
+def read_genome(lora: StackedLora, slot: int, *, copy: bool = True) -> Genome:
+    """A member: a copy, or as it is at any time, with tensors that are the population's own."""
     pairs = ((layer.A[slot], layer.B[slot]) for layer in lora.layers())
-    factors = tuple((A.clone(), B.clone()) if copied else (A, B) for A, B in pairs)
     return Genome(
         alpha=float(lora.alpha[slot]),
         scale=float(lora.scale[slot]),
         rank=int(lora.ranks[slot]),
-        factors=factors,
+        factors=tuple((A.clone(), B.clone()) if copy else (A, B) for A, B in pairs),
     )
 
 
@@ -71,16 +61,13 @@ def write_genome(lora: StackedLora, slot: int, genome: Genome) -> float:
     Returns:
         Recompression error; 0 of a copy.
     """
-    if int(lora.ranks[slot]) == genome.rank:
+    same_rank = int(lora.ranks[slot]) == genome.rank
+    if same_rank:
         lora.set_alpha(slot, genome.alpha)
-        size = 1.0
-    else:
-        size = genome.scale / float(lora.scale[slot])
+    size = 1.0 if same_rank else genome.scale / float(lora.scale[slot])
     for layer, (A, B) in zip(lora.layers(), genome.factors, strict=True):
         layer.A[slot], layer.B[slot] = A, B * size
-    if int(lora.ranks[slot]) == genome.rank:
-        return 0.0
-    return float(recombine(lora, [slot], [[slot]], [[1.0]])[0])
+    return 0.0 if same_rank else float(recombine(lora, [slot], [[slot]], [[1.0]])[0])
 
 
 @dataclass(frozen=True, slots=True)

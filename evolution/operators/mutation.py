@@ -86,7 +86,7 @@ def mutate(
         picked = [step.generator(m, "chance").random() < use.chance for m in members]
         chosen = [m for m, is_picked in zip(members, picked, strict=True) if is_picked]
         if chosen:
-            use.function(lora, MutationStep(chosen, step.key), **use.parameters)
+            use(lora, MutationStep(chosen, step.key))
         for entry, is_picked in zip(undergone, picked, strict=True):
             entry += [str(use)] * is_picked
     return undergone

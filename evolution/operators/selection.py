@@ -146,7 +146,7 @@ def draw(
         best_first, values = known, score[known]
     else:
         values = np.zeros(len(best_first))
-    chances = np.asarray(use.function(values, **use.parameters), dtype=float)
+    chances = np.asarray(use(values), dtype=float)
     if chances.shape != values.shape or not (np.isfinite(chances) & (chances >= 0)).all():
         raise OperatorError(
             f"selection: {use.name} returned {chances!r}, expected a chance >= 0 for each of "

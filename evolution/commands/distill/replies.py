@@ -7,7 +7,6 @@ from agents.loading.models import BaseModel
 from agents.policy import Request
 from agents.population import LoraPopulation
 from agents.progress import Progress
-from evolution.fitness.task import solve_replies
 from evolution.runs.saved_run import SavedRun
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed, generator
@@ -55,11 +54,11 @@ def from_transcripts(
         if generation > run.generation or transcript.problem.id in forbidden:
             continue
         with run.reading(run.path / "transcripts.jsonl", line):
-            said = solve_replies(transcript)
+            turns = {t.agent: t for t in transcript.turns if t.phase is Phase.SOLVE}
             for attempt in transcript.attempts:
                 if not attempt.correct:
                     continue
-                prompt, reply = said[attempt.agent]
+                prompt, reply = turns[attempt.agent].prompt, turns[attempt.agent].reply
                 if prompt not in prompts:
                     prompts[prompt] = tuple(base.chat_ids(prompt))
                 ids = base.tokenizer(reply, add_special_tokens=False)["input_ids"]

@@ -9,7 +9,7 @@ from evolution.errors import OperatorError
 from evolution.fitness.attempts import Attempts
 from evolution.fitness.descriptors import DESCRIPTORS, describe, read
 from evolution.fitness.diversity import distances, same
-from evolution.fitness.rules import FITNESSES, Measured, make_rule
+from evolution.fitness.rules import FITNESSES, Measured
 from evolution.fitness.strategies import Strategy, surface
 
 NAN = float("nan")
@@ -33,7 +33,7 @@ def measured(labels, returns, counted=None, texts=None, features=None, weight=1.
 
 
 def rule(setting):
-    return make_rule(FITNESSES.read(setting))
+    return FITNESSES.read(setting)()
 
 
 labelled = st.lists(st.tuples(st.integers(0, 2), st.integers(-9, 0), st.booleans()), min_size=2,
