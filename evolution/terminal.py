@@ -21,6 +21,12 @@ class PlainConsole(Console):
         options.setdefault("highlight", False)
         super().__init__(markup=False, emoji=False, **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; texts stay whole lines, which the terminal wraps and others can copy."""
+        if all(isinstance(entry, str) for entry in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Text of a string, with nothing in it that a terminal would obey."""
         return super().render_str(visible(text), **options)

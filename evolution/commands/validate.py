@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     failures = _failures(problems, options.timeout)
     valid = len(problems) - len(failures)
-    console = PlainConsole(soft_wrap=True)
+    console = PlainConsole()
     for failure in failures:
         console.print(str(failure))
     console.print(f"{valid} of {len(problems)} gold answers validate")

@@ -61,7 +61,7 @@ def gaussian(lora: StackedLora, step: MutationStep, *, strength: float = 0.05) -
         _add_noise(B, member.strength * strength / lora.rank**0.5, draws)
 
     if strength:
-        _change_each(lora, step, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
+        _change_each(lora, step, Form.ORTHONORMAL, change)
 
 
 @MUTATIONS.add("relative_gaussian", strength=(0, 10), floor=(0, 10))
@@ -77,13 +77,7 @@ def relative_gaussian(
         floor: An update is taken to be no smaller than one of ``B`` with entries of
             ``floor / sqrt(r)``, so that updates of zero change too.
     """
-
-    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
-        del A
-        _add_relative(B, member.strength * strength, floor, draws)
-
-    if strength:
-        _change_each(lora, step, Form.ORTHONORMAL, Form.ORTHONORMAL, change)
+    _relative_noise(lora, step, strength, floor)
 
 
 @MUTATIONS.add("layer_gaussian", strength=(0, 10), fraction=(0, 1), floor=(0, 10))
@@ -101,13 +95,7 @@ def layer_gaussian(
         member.slot: step.generator(member, "layers").permutation(count) < round(fraction * count)
         for member in step.members
     }
-
-    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
-        del A
-        _add_relative(B, member.strength * strength, floor, draws)
-
-    if strength:
-        _change_each(lora, step, Form.ORTHONORMAL, Form.ORTHONORMAL, change, picked)
+    _relative_noise(lora, step, strength, floor, picked)
 
 
 @MUTATIONS.add("svd", strength=(0, 10))
@@ -127,7 +115,7 @@ def svd(lora: StackedLora, step: MutationStep, *, strength: float = 0.1) -> None
         B.copy_((_turned(left, size, draws) * (sizes * factor)[:, None]).T)
 
     if strength:
-        _change_each(lora, step, Form.CANONICAL, Form.CANONICAL, change)
+        _change_each(lora, step, Form.CANONICAL, change)
 
 
 @MUTATIONS.add("dropout", rate=(0, 0.99))
@@ -139,7 +127,7 @@ def dropout(lora: StackedLora, step: MutationStep, *, rate: float = 0.1) -> None
         B.mul_(torch.from_numpy((draws.rng.random(B.shape[1]) >= rate) / (1 - rate)).to(B))
 
     if rate:
-        _change_each(lora, step, Form.CANONICAL, Form.CANONICAL, change)
+        _change_each(lora, step, Form.CANONICAL, change)
 
 
 @MUTATIONS.add("masking", rho=(0, 1))
@@ -152,7 +140,7 @@ def masking(lora: StackedLora, step: MutationStep, *, rho: float = 0.3) -> None:
         B[:, torch.from_numpy(lost).to(B.device)] = 0.0
 
     if rho:
-        _change_each(lora, step, Form.CANONICAL, Form.CANONICAL, change)
+        _change_each(lora, step, Form.CANONICAL, change)
 
 
 def spread(lora: StackedLora, strength: float, seed: int) -> None:
@@ -187,8 +175,7 @@ def spread(lora: StackedLora, strength: float, seed: int) -> None:
 def _change_each(
     lora: StackedLora,
     step: MutationStep,
-    needs: Form,
-    leaves: Form,
+    form: Form,
     change: Callable[[Offspring, Tensor, Tensor, Draws], None],
     picked: Mapping[int, np.ndarray] | None = None,
 ) -> None:
@@ -197,13 +184,12 @@ def _change_each(
     Args:
         lora: The population.
         step: Members.
-        needs: Form that the change needs.
-        leaves: Form that it leaves.
+        form: Form that the change needs, and leaves.
         change: Takes a member, its ``A [a, in]`` and ``B [out, a]`` in one layer, to be written in
             place, and the source of its draws; a is the rank that the agent and the layer have.
         picked: Which layers are changed, by slot; all by default.
     """
-    step.require(lora, needs)
+    step.require(lora, form)
     layers, own = list(lora.layers()), lora.ranks.tolist()
 
     # One after the other: steps this small spend more on passing the interpreter between threads
@@ -216,12 +202,25 @@ def _change_each(
             A, B = layer.A[member.slot], layer.B[member.slot]
             room = min(own[member.slot], A.shape[1], len(B))
             change(member, A[:room], B[:, :room], draws)
-        member.form = min(member.form, leaves)
+        member.form = min(member.form, form)
 
 
-def _add_relative(B: Tensor, strength: float, floor: float, draws: Draws) -> None:
-    norm = max(float(B.float().norm()), floor * len(B) ** 0.5)
-    _add_noise(B, strength * norm / B.numel() ** 0.5, draws)
+def _relative_noise(
+    lora: StackedLora,
+    step: MutationStep,
+    strength: float,
+    floor: float,
+    picked: Mapping[int, np.ndarray] | None = None,
+) -> None:
+    """See `relative_gaussian`, and `_change_each` for ``picked``."""
+
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
+        del A
+        norm = max(float(B.float().norm()), floor * len(B) ** 0.5)
+        _add_noise(B, member.strength * strength * norm / B.numel() ** 0.5, draws)
+
+    if strength:
+        _change_each(lora, step, Form.ORTHONORMAL, change, picked)
 
 
 def _add_noise(B: Tensor, deviation: float, draws: Draws) -> None:

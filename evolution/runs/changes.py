@@ -7,7 +7,7 @@ what, and a note. What the past rests on cannot change.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,11 +149,8 @@ def record(folder: "RunFolder", changes: Sequence[Change], generation: int) -> N
     """
     recorded = read_changes(folder.path)
     past = [change for change in recorded if change.generation < generation]
-    notes = {(c.option, json.dumps(c.after)): c.note for c in recorded[len(past) :]}
-    now = [
-        Change(c.generation, c.option, c.before, c.after, c.note or notes.get(_key(c), ""))
-        for c in changes
-    ]
+    notes = {_key(c): c.note for c in recorded[len(past) :]}
+    now = [replace(c, note=c.note or notes.get(_key(c), "")) for c in changes]
     if past + now != recorded:
         rows = (json.dumps(change.to_dict(), ensure_ascii=False) for change in past + now)
         folder.write(CHANGES_FILE, "".join(row + "\n" for row in rows))

@@ -111,15 +111,6 @@ def file_digest(path: Path, like: object = None) -> str:
     return _digest(path, hashlib.sha256() if sha else xxhash.xxh3_128()).hexdigest()
 
 
-def prefix_digest(path: Path, length: int) -> str:
-    """`digest_of` the first bytes of a file.
-
-    Raises:
-        DamageError: If it cannot be read.
-    """
-    return hash_prefix(path, length).hexdigest()
-
-
 def hash_prefix(path: Path, length: int) -> xxhash.xxh3_128:
     """The hasher that has read the first bytes of a file, to be updated with what follows.
 

@@ -28,7 +28,7 @@ from evolution.runs.files import (
     OLDEST,
     file_digest,
     folder_of,
-    prefix_digest,
+    hash_prefix,
     read_object,
     saved_generations,
     sealed_text,
@@ -165,7 +165,8 @@ def check_generation(path: Path, generation: int, *, grown: bool = True) -> dict
                 f"{path / name} is damaged ({wanted - size} bytes shorter than generation "
                 f"{generation} recorded)"
             )
-        if grown and name in digests and prefix_digest(path / name, wanted) != digests[name]:
+        known = digests.get(name) if grown else None
+        if known is not None and hash_prefix(path / name, wanted).hexdigest() != known:
             raise DamageError(
                 f"{path / name} is damaged (not what it was when generation {generation} was saved)"
             )

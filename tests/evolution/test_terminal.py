@@ -50,6 +50,12 @@ def test_brackets_are_shown_as_they_are(text):
     assert console.file.getvalue().count(text) == 4
 
 
+def test_a_long_text_stays_one_line():
+    console = PlainConsole(file=io.StringIO(), width=20, force_terminal=False)
+    console.print("a path that is longer than the terminal is wide")
+    assert console.file.getvalue().count("\n") == 1
+
+
 @pytest.mark.parametrize("evil", ["\x1b]0;title\x07", "\x1b[2J", "\x9b2J", "\r", "\u202e", "\x08"])
 def test_no_escape_reaches_the_terminal(evil):
     console = PlainConsole(file=io.StringIO(), width=80, force_terminal=False)

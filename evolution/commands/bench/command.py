@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
         split=None if options.split == "all" else options.split,
         seed=options.seed,
         limit=options.limit,
-        left_out=lambda why: console.print(why, soft_wrap=True),
+        left_out=console.print,
     )
     tasks = [task for task in tasks if task.spec in problems]
     own = {} if run is None else run.adapters
@@ -165,7 +165,6 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     console.print(
         f"base model {options.model}, {len(folders)} adapters, {len(log)} replies known",
-        soft_wrap=True,
     )
     base = load_base(
         options.model,
@@ -190,8 +189,7 @@ def main(arguments: Sequence[str]) -> int:
         ]
     except KeyboardInterrupt:
         command = shlex.join(["populora", "bench", *_without_out(arguments), "--out", str(out)])
-        console.print(f"\nInterrupted; {len(log)} replies are kept. Go on with: {command}",
-                      soft_wrap=True)  # fmt: skip
+        console.print(f"\nInterrupted; {len(log)} replies are kept. Go on with: {command}")
         return 130
     finally:
         population.lora.detach()
@@ -199,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
     _write(out, options, results, outside)
     if options.forgetting:
         console.print(forgetting_table(results, outside))
-    console.print(f"Results: {out / 'results.json'}", soft_wrap=True)
+    console.print(f"Results: {out / 'results.json'}")
     return 0
 
 
@@ -261,13 +259,13 @@ def _measure(
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
-    console.print("\n" + heading(result), soft_wrap=True)
+    console.print("\n" + heading(result))
     console.print(result_table(result))
     changes = changes_table(result)
     if changes is not None:
         console.print(changes)
     for line in totals_lines(result):
-        console.print(line, soft_wrap=True)
+        console.print(line)
     return result
 
 

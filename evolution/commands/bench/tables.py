@@ -43,8 +43,8 @@ def result_table(result: BenchmarkResult) -> Table:
     for name, estimates, change, starts in _rows(result):
         if starts:
             table.add_section()
-        beside = [] if changes is None else [_change_text(change)]
-        table.add_row(name, *map(estimate_text, estimates), *beside)
+        beside = [] if changes is None else [_text(change, "+.3f")]
+        table.add_row(name, *map(_text, estimates), *beside)
     return table
 
 
@@ -61,7 +61,7 @@ def changes_table(result: BenchmarkResult) -> Table | None:
         if starts:
             table.add_section()
         if name != changes.base:
-            table.add_row(name, _change_text(change))
+            table.add_row(name, _text(change, "+.3f"))
     return table
 
 
@@ -90,8 +90,9 @@ def _changes_words(changes: Changes) -> str:
     return f"vs {changes.base}: difference ± s.e., paired by problem"
 
 
-def _change_text(change: Estimate | None) -> str:
-    return "" if change is None else change.text("+.3f", short=True)
+def _text(estimate: Estimate | None, form: str = ".3f") -> str:
+    """Return an estimate as ``0.523 ±.044``, without an error where none can be told."""
+    return "" if estimate is None else estimate.text(form, short=True)
 
 
 def totals_lines(result: BenchmarkResult) -> list[str]:
@@ -161,8 +162,3 @@ def forgetting_table(results: Sequence[BenchmarkResult], outside: Collection[str
             Estimate(change["change"], change["standard_error"]).text("+.3f"),
         )
     return table
-
-
-def estimate_text(estimate: Estimate | None) -> str:
-    """Return an estimate as ``0.523 ±.044``, without an error where none can be told."""
-    return "" if estimate is None else estimate.text(short=True)

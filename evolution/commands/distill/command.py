@@ -118,7 +118,6 @@ def main(arguments: Sequence[str]) -> int:
             console.print(
                 f"{len(replies)} verified replies; learning from {len(used)} different ones to "
                 f"{problems} problems",
-                soft_wrap=True,
             )
             steps = train(base, merged, used, work, options, interrupts, console)
             record = {
@@ -140,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
                 "held_out": None,
             }
             _write(work, record)
-        console.print(f"Adapter: {options.out}", soft_wrap=True)
+        console.print(f"Adapter: {options.out}")
         if held_out:
             folders = {**run.adapters, MERGED: out / MERGED, DISTILLED: out}
             try:

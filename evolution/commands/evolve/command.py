@@ -11,12 +11,7 @@ from rich.console import Console
 from agents.loading.models import BaseModel, load_base
 from agents.population import LoraPopulation
 from evolution.commands.evolve.final_table import measure
-from evolution.commands.evolve.judging_table import (
-    judging_figures,
-    judging_summary,
-    judging_table,
-    majority_line,
-)
+from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
@@ -52,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         products=options.products,
         load_in_4bit=options.load_in_4bit,
     )
-    console.print(f"base model {options.model}, problems {options.problems}", soft_wrap=True)
+    console.print(f"base model {options.model}, problems {options.problems}")
     population = _newborn(base, options)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
     with Grader() as grader:
@@ -85,14 +80,13 @@ def main(arguments: Sequence[str]) -> int:
             manager.keep_best()
             summary: dict[str, Any] = {"generations": manager.generation}
             if folder.generations():
-                summary["arena"] = _show_judging(folder, console)
+                summary["arena"] = show_judging(folder, console)
             if held_out and manager.champion is not None:
                 summary["held_out"] = measure(manager, options, held_out, grader, console, folder)
             if overlong := population.stats.overlong:
                 summary["overlong_prompts"] = overlong
                 console.print(
                     f"{overlong} prompts did not fit the model's context and got empty replies",
-                    soft_wrap=True,
                 )
             summary["seconds"] = round(time.monotonic() - started, 1)
             folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -101,16 +95,15 @@ def main(arguments: Sequence[str]) -> int:
             console.print(
                 f"\nInterrupted; {len(done) and done[-1] + 1} generations are complete. "
                 + (f"Continue with: {command}" if done else "Nothing was saved yet."),
-                soft_wrap=True,
             )
             return 130
         finally:
             manager.close()
             folder.close()
-    console.print(f"Run folder: {folder.path}", soft_wrap=True)
+    console.print(f"Run folder: {folder.path}")
     if results or goes_on:
         more = manager.generation + max(options.generations, 1)
-        console.print(f"Continue with: {command} --generations {more}", soft_wrap=True)
+        console.print(f"Continue with: {command} --generations {more}")
     return 0
 
 
@@ -162,7 +155,6 @@ def _go_on(
             console.print(
                 f"{change.option}: {change.before} until now, {change.after} from generation "
                 f"{change.generation + 1} on",
-                soft_wrap=True,
             )
 
 
@@ -191,13 +183,3 @@ def _evolve(
             on_generation=lambda result: count(result.generation + 1),
             progress=bars.tell,
         )
-
-
-def _show_judging(folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Print how the agents judged and how good the majority was; return the figures."""
-    statistics, majority = judging_figures(folder)
-    table = judging_table(statistics)
-    if table is not None:
-        console.print(table)
-    console.print(majority_line(majority), soft_wrap=True)
-    return judging_summary(statistics, majority)

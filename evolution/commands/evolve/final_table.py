@@ -1,7 +1,8 @@
 """What an evolution came to: accuracy of all agents and the champion on held-out problems."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from agents.measuring.evaluate import AgentScore, EvaluationResult, evaluate
 from agents.measuring.statistics import Estimate
-from agents.population import BASE
+from agents.population import BASE, LoraPopulation
 from evolution.commands.progress import Bars
 from evolution.config import RunConfig
 from evolution.individuals.reevaluation import Champion, hosting
@@ -30,24 +31,22 @@ def measure(
 ) -> dict[str, Any]:
     """Held-out accuracy of the base and all agents: table, replies, best adapter."""
     population = manager.population
-    with Bars(console, manager.population.stats) as bars:
-        base, agents = (
-            evaluate(
-                population.greedy(),
-                held_out,
-                agents=names,
-                grader=grader,
-                max_new_tokens=options.solve_tokens,
-                progress=bars.tell,
-            )
-            for names in ((BASE,), population.agents)
-        )
+    ask = partial(
+        evaluate,
+        population.greedy(),
+        held_out,
+        grader=grader,
+        max_new_tokens=options.solve_tokens,
+    )
+    with Bars(console, population.stats) as bars:
+        base = ask(agents=(BASE,), progress=bars.tell)
+        agents = ask(agents=population.agents, progress=bars.tell)
     champion = manager.champion
     if champion is None:
         raise ValueError("measure: no individual was ever confirmed")
-    best = _score_of(champion, agents, manager, options, held_out, grader)
+    best = _score_of(champion, agents, population, ask)
     console.print(_table(base, agents, champion, best, manager))
-    console.print(f"Champion ({champion.individual}): {manager.keep_best()}", soft_wrap=True)
+    console.print(f"Champion ({champion.individual}): {manager.keep_best()}")
     folder.write(
         "held_out.jsonl",
         "".join(
@@ -71,25 +70,15 @@ def measure(
 def _score_of(
     champion: Champion,
     agents: EvaluationResult,
-    manager: EvolutionManager,
-    options: RunConfig,
-    held_out: Sequence[Problem],
-    grader: Grader,
+    population: LoraPopulation,
+    ask: Callable[..., EvaluationResult],
 ) -> AgentScore:
     """Held-out score of the champion: that of the agent that still is what it was, or its own."""
-    population = manager.population
     slot = population.agents.index(champion.agent)
     if content_hash(population.lora, slot) == champion.content_hash:
         return agents.scores[champion.agent]
     with hosting(population.lora, slot, champion.genome):
-        measured = evaluate(
-            population.greedy(),
-            held_out,
-            agents=(champion.agent,),
-            grader=grader,
-            max_new_tokens=options.solve_tokens,
-        )
-    return measured.scores[champion.agent]
+        return ask(agents=(champion.agent,)).scores[champion.agent]
 
 
 def _table(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from evolution.runs.checkpoint import RunFolder
@@ -21,10 +22,15 @@ _COLUMNS = (
 )
 
 
-def judging_figures(folder: RunFolder) -> tuple[Mapping[str, JudgeStatistics], MajorityFigures]:
-    """Return each judge's statistics and the majority's, over a whole run."""
+def show_judging(folder: RunFolder, console: Console) -> dict[str, Any]:
+    """Print how the agents judged and how good the majority was; return both as JSON types."""
     episodes = [transcript for *_, transcript in SavedRun(folder.path).episodes()]
-    return judge_statistics(episodes), majority_figures(episodes)
+    statistics, majority = judge_statistics(episodes), majority_figures(episodes)
+    if (table := judging_table(statistics)) is not None:
+        console.print(table)
+    console.print(majority_line(majority))
+    judges = {name: asdict(entry) for name, entry in statistics.items()}
+    return {"judges": judges, "majority": {**asdict(majority), "right_rate": majority.right_rate}}
 
 
 def judging_table(statistics: Mapping[str, JudgeStatistics]) -> Table | None:
@@ -58,11 +64,3 @@ def majority_line(figures: MajorityFigures) -> str:
         f"({figures.right_rate:.2f}; a single attempt {figures.accuracy:.2f}); wrong in "
         f"{figures.misled} of {figures.hard} episodes in which most attempts were wrong."
     )
-
-
-def judging_summary(
-    statistics: Mapping[str, JudgeStatistics], figures: MajorityFigures
-) -> dict[str, Any]:
-    """Return the same as plain JSON types."""
-    judges = {name: asdict(entry) for name, entry in statistics.items()}
-    return {"judges": judges, "majority": {**asdict(figures), "right_rate": figures.right_rate}}

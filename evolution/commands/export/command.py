@@ -97,14 +97,14 @@ def main(arguments: Sequence[str]) -> int:
         record = lineage_record(run, sources, merged, made)
         (work / "export.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if options.merge_into_base:
-            console.print("merging into the base model", soft_wrap=True)
+            console.print("merging into the base model")
             write_model(merged, work / "model", options, run)
     console.print(sources_table(sources))
     for line in error_lines(merged, made):
-        console.print(line, soft_wrap=True)
-    console.print(f"Adapter: {options.out}", soft_wrap=True)
+        console.print(line)
+    console.print(f"Adapter: {options.out}")
     if options.merge_into_base:
-        console.print(f"Model: {Path(options.out) / 'model'}", soft_wrap=True)
+        console.print(f"Model: {Path(options.out) / 'model'}")
     return 0
 
 

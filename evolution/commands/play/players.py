@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -108,9 +109,8 @@ def _load_members(
     players: Mapping[str, Player], options: "PlayOptions", console: Console
 ) -> "MembersPolicy":
     """Load the base model and put each adapter on it once, however many agents it plays."""
-    from agents.loading.models import (
-        load_base,  # not before a model plays: torch takes seconds to import
-    )
+    # Not before a model plays: torch takes seconds to import.
+    from agents.loading.models import load_base
     from agents.peft_io import AdapterError
     from evolution.commands.participants import population_of
 
@@ -187,10 +187,8 @@ class HumanPolicy:
         """Return the next line that is not empty; an empty text ends the reply."""
         line = ""
         if self._typed is not None:
-            try:
+            with suppress(OSError, ValueError):  # closed, or no terminal to read from
                 line = self._typed.readline()
-            except (OSError, ValueError):  # closed, or no terminal to read from
-                line = ""
             if not line:
                 self._typed = None
                 self._console.print("(the input has ended: replies are empty from here on)")
