@@ -5,19 +5,23 @@
 `arena.ReasoningArena`; training is not covered, nor are peers that learn.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
 import gymnasium
 
 from populora_env.arena import ArenaError, Observation, ReasoningArena
+from populora_env.episodes.rewards import RewardWeights
+from populora_env.grading import Grader
 from populora_env.judges import Judge
 from populora_env.judges.awaiting import settled
 from populora_env.judges.builtin import Acting
 from populora_env.keys import derive_seed, generator
 from populora_env.problems import ProblemSource
 from populora_env.prompts import REPLY_TOKENS
+from populora_env.ratings import Ratings
 from populora_env.reading.forms import FORMS
 from populora_env.reading.no_reply import NoReply, failures_of, marked
 from populora_env.records import Phase, Problem, Request, Transcript
@@ -27,6 +31,31 @@ ENV_ID = "populora/ReasoningSolo-v0"
 LEARNER = "agent_0"
 
 Peer = Callable[[str], str] | Acting
+F = TypeVar("F", bound=Callable[..., None])
+
+
+class ArenaOptions(TypedDict, total=False):
+    """The keyword-only arguments of `ReasoningArena`, for type checkers; a test compares them."""
+
+    judge_load: int | Mapping[str, int]
+    revise: bool
+    matchmaking: str
+    ratings: Ratings | None
+    self_judging: bool
+    rewards: RewardWeights | str
+    judge_timeout: float | None
+    grader: Grader | None
+    max_reply_chars: int
+
+
+def _with_options_of_the_arena(init: F) -> F:
+    """Show readers the arena's own arguments, with their defaults, in the place of ``**arena``."""
+    own = list(inspect.signature(init).parameters.values())[:-1]
+    arena = inspect.signature(ReasoningArena).parameters.values()
+    options = [entry for entry in arena if entry.kind is entry.KEYWORD_ONLY]
+    signature = inspect.Signature([*own, *options], return_annotation=None)
+    init.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    return init
 
 
 class GuessingPeer:
@@ -89,6 +118,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         "render_fps": 1,
     }
 
+    @_with_options_of_the_arena
     def __init__(
         self,
         problems: str | ProblemSource | Sequence[Problem] = "procedural:chain_sum",
@@ -100,7 +130,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         *,
         peers: Peer | Sequence[Peer] | None = None,
         limits: Mapping[Phase, int] = REPLY_TOKENS,
-        **arena: Any,
+        **arena: Unpack[ArenaOptions],
     ) -> None:
         self._arena = ReasoningArena(
             problems, num_agents, evaluation, judge, seed, render_mode, **arena

@@ -7,6 +7,7 @@ import enum
 import importlib
 import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,20 @@ def test_the_makers_of_arenas_have_the_arguments_of_the_arena(name):
     assert made["num_agents"].default == 4
     assert made["judge_load"].kind is inspect.Parameter.KEYWORD_ONLY
     assert not any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in made.values())
+
+
+def test_the_view_of_one_learner_has_the_arguments_of_the_arena_and_two_of_its_own():
+    from populora_env import ReasoningArena, gym
+
+    arena = inspect.signature(ReasoningArena).parameters
+    options = {name for name, entry in arena.items() if entry.kind is entry.KEYWORD_ONLY}
+    made = dict(inspect.signature(gym.ReasoningSolo).parameters)
+    assert made.pop("peers").default is None
+    assert made.pop("limits").kind is inspect.Parameter.KEYWORD_ONLY
+    assert list(made.items()) == list(arena.items())
+    wanted = typing.get_type_hints(ReasoningArena.__init__)
+    assert typing.get_type_hints(gym.ArenaOptions) == {name: wanted[name] for name in options}
+    assert not gym.ArenaOptions.__required_keys__
 
 
 def test_every_registry_is_extended_in_the_same_way():
