@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 from populora_env.grading import Grader
 from populora_env.reading.answers import read_answer
+from populora_env.reading.said import last_match
 from populora_env.records import Problem, ReplyStatus
 
 # In the order in which the harness applies them.
@@ -38,32 +39,12 @@ class Extraction:
     Attributes:
         name: Its key in `EXTRACTIONS`.
         extract: The final answer that a reply gives to a problem, or None if none is found.
-        correct: Whether a reply is right by this rule; use `extraction_correct`, which refuses
-            problems without a known answer.
+        correct: Whether a reply to a problem with a known answer is right by this rule.
     """
 
     name: str
     extract: Callable[[str, Problem], str | None]
     correct: Callable[[str, Problem, Grader], bool]
-
-
-def extraction_correct(name: str, problem: Problem, reply: str, grader: Grader) -> bool:
-    """Return whether a reply is right by the extraction rule of this name.
-
-    Args:
-        name: A key of `EXTRACTIONS`.
-        problem: The problem, with a known answer.
-        reply: Any text.
-        grader: Compares what our own rules find; the harness's rules compare texts.
-
-    Raises:
-        ValueError: If the name is unknown or the problem has no known answer.
-    """
-    if name not in EXTRACTIONS:
-        raise ValueError(f"extraction must be one of {', '.join(EXTRACTIONS)}, got {name!r}")
-    if problem.answer is None:
-        raise ValueError(f"problem {problem.id} has no known answer: nothing can be right")
-    return EXTRACTIONS[name].correct(reply, problem, grader)
 
 
 def _default(reply: str, problem: Problem) -> str | None:
@@ -89,10 +70,8 @@ def _strict_match(reply: str, _problem: Problem) -> str | None:
 
 
 def _flexible_extract(reply: str, _problem: Problem) -> str | None:
-    found = None
-    for match in _FLEXIBLE_EXTRACT.finditer(reply):
-        found = match[0]
-    return None if found is None else found.strip()
+    match = last_match(_FLEXIBLE_EXTRACT, reply)
+    return None if match is None else match[0].strip()
 
 
 def _exact_match(

@@ -7,7 +7,7 @@ answer, and in which order, is decided in `answers`. Every one takes time linear
 import re
 
 from populora_env.reading.numerals import last_number, parse_number
-from populora_env.reading.said import ANSWER_LIMIT, fielded, first_line, tagged
+from populora_env.reading.said import ANSWER_LIMIT, fielded, first_line, last_match, tagged
 from populora_env.reading.statements import denies, read_last, without_denied
 
 _BARE_LIMIT = 200  # longest reply that can be nothing but an answer
@@ -120,17 +120,16 @@ def after_hashes(text: str) -> str | None:
 def after_phrase(text: str) -> str | None:
     """Return what follows the last "Answer:", "The answer is" or "A:" in its sentence."""
     # The tests for plain strings are much faster than the patterns.
-    end = -1
+    found: list[re.Match[str] | None] = []
     lowered = text.lower()
     words = [at for word in ("answer", "option", "choice") if (at := lowered.find(word)) >= 0]
     if words:
         # "correct option" begins eight characters before; some capitals are shorter than lowered.
         begin = max(0, min(words) - 10) if text.isascii() else 0
-        for match in _PHRASE.finditer(text, begin):
-            end = match.end()
+        found.append(last_match(_PHRASE, text, begin))
     if "A:" in text or "A*" in text:
-        for match in _LETTER.finditer(text):
-            end = max(end, match.end())
+        found.append(last_match(_LETTER, text))
+    end = max((match.end() for match in found if match is not None), default=-1)
     if end < 0:
         return None
     rest = text[end : end + ANSWER_LIMIT]
@@ -158,14 +157,11 @@ def last_math(text: str) -> str | None:
     """Return the last formula between dollars or LaTeX brackets."""
     found: str | None = None
     start = -1
-    end = text.rfind("\\)")
-    if end > 0 and "$" not in text[end:]:
-        start = text.rfind("\\(", 0, end)
-        found = text[start + 2 : end] if start >= 0 else None
-    end = text.rfind("\\]") if found is None else -1
-    if end > 0 and "$" not in text[end:]:
-        start = text.rfind("\\[", 0, end)
-        found = text[start + 2 : end] if start >= 0 else None
+    for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
+        end = text.rfind(closing) if found is None else -1
+        if end > 0 and "$" not in text[end:]:
+            start = text.rfind(opening, 0, end)
+            found = text[start + 2 : end] if start >= 0 else None
     if found is None:
         end = text.rfind("$")
         if end > 0 and text[end - 1] == "$":  # "$$" closes a display

@@ -2,7 +2,8 @@
 
 One table of named rules for each, from strict to lenient; the first that applies wins, and its
 name and the resulting `ReplyStatus` say how the reply was read. Every rule takes time linear in
-the text. A reply that states several different judgements, or one out of range, cannot be read.
+the text. Only what a reply says outside thoughts (`said.said`) is looked at. One that states
+several different judgements, or one out of range, cannot be read.
 The rules for scores and verdicts are here, those for preferences in `preferences`.
 """
 
@@ -26,6 +27,7 @@ from populora_env.reading.said import (
     JUDGEMENT_LIMIT,
     boxes,
     fielded,
+    last_match,
     line_after,
     said,
     tagged,
@@ -67,9 +69,6 @@ def read_preference(text: str) -> JudgementReading[Preference]:
 
     A lower-case ``a`` inside a sentence is an article, not an attempt. A reply that mentions more
     than one of A, B and tie, such as ``A and B``, cannot be read.
-
-    Args:
-        text: The reply. Only what it says outside thoughts (`said.said`) is looked at.
     """
     return _read(text, PREFERENCE_RULES)
 
@@ -80,9 +79,6 @@ def read_score(text: str) -> JudgementReading[float]:
     Returns:
         A value in [0, 1], a tenth of the score; a number below 0 or above `TOP_SCORE` is not a
         score.
-
-    Args:
-        text: The reply. Only what it says outside thoughts (`said.said`) is looked at.
     """
     return _read(text, SCORE_RULES)
 
@@ -92,9 +88,6 @@ def read_verdict(text: str) -> JudgementReading[bool]:
 
     ``not correct`` is ``incorrect``; a critique that ends in no verdict and mentions both cannot
     be read.
-
-    Args:
-        text: The reply. Only what it says outside thoughts (`said.said`) is looked at.
     """
     return _read(text, VERDICT_RULES)
 
@@ -152,9 +145,9 @@ _SCORING = re.compile(r"\b(?:scor|rat(?:e|ing)|grad|mark|point|giv|deserv)", re.
 _NUMBERS = re.compile(r"[-+]?\d[\d.,eE+-]{0,60}")
 
 
-def _in_range(number: str) -> float | None:
+def _in_range(number: str, top: int = TOP_SCORE) -> float | None:
     value = parse_number(number, units=False)
-    return None if value is None or not 0 <= value <= TOP_SCORE else float(value / TOP_SCORE)
+    return None if value is None or not 0 <= value <= top else float(value / top)
 
 
 def _exact_score(text: str) -> float | None:
@@ -163,16 +156,8 @@ def _exact_score(text: str) -> float | None:
     bare = plain_text(text).strip("*_`\"'()[]{}<> ").rstrip(".!")
     out_of = _OUT_OF_TEN.fullmatch(bare)
     if out_of is not None:
-        return _share(out_of)
+        return _in_range(out_of[1], int(out_of[2]))
     return None if "/" in bare else _in_range(bare)
-
-
-def _share(match: re.Match[str]) -> float | None:
-    value = _in_range(match[1]) if match[2] == "10" else None
-    if match[2] == "100":
-        of_hundred = parse_number(match[1], units=False)
-        value = None if of_hundred is None or of_hundred > 100 else float(of_hundred / 100)
-    return value
 
 
 _BEGINS_SCORE = re.compile(
@@ -187,10 +172,8 @@ def _first_score(text: str) -> float | None:
 
 
 def _out_of_ten(text: str) -> float | None:
-    found = None
-    for match in _OUT_OF_TEN.finditer(text):
-        found = match
-    return None if found is None else _share(found)
+    found = last_match(_OUT_OF_TEN, text)
+    return None if found is None else _in_range(found[1], int(found[2]))
 
 
 def _only_score(text: str) -> float | None:

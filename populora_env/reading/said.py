@@ -68,9 +68,8 @@ def said(text: str) -> str:
     """
     lowered = text.lower() if any(begin in text for begin in _BEGINS) else ""
     if any(hint in lowered for hint in _HINTS):
-        end = 0
-        for match in _CLOSES.finditer(text):
-            end = match.end()
+        closed = last_match(_CLOSES, text)
+        end = 0 if closed is None else closed.end()
         opened = _OPENS.search(text, end)
         text = text[end : None if opened is None else opened.start()]
     if _CHANNELS.match(text) is not None:
@@ -117,9 +116,7 @@ def fielded(text: str, keys: Sequence[str]) -> str | None:
         r"(?=\s{0,99}[,}\n]|\s{0,99}$)",
         re.IGNORECASE,
     )
-    found = None
-    for match in pattern.finditer(text):
-        found = match
+    found = last_match(pattern, text)
     if found is None:
         return None
     if found[1] is None:
@@ -189,10 +186,16 @@ def first_line(text: str) -> str:
 
 def line_after(pattern: re.Pattern[str], text: str) -> str | None:
     """Return the line that follows the last match."""
-    end = None
-    for match in pattern.finditer(text):
-        end = match.end()
-    return None if end is None else first_line(text[end : end + ANSWER_LIMIT])
+    found = last_match(pattern, text)
+    return None if found is None else first_line(text[found.end() : found.end() + ANSWER_LIMIT])
+
+
+def last_match(pattern: re.Pattern[str], text: str, begin: int = 0) -> re.Match[str] | None:
+    """Return the last of the matches that follow each other from ``begin`` on."""
+    found = None
+    for match in pattern.finditer(text, begin):
+        found = match
+    return found
 
 
 def unmarked(text: str) -> str:
