@@ -298,24 +298,16 @@ def _around(centred: re.Match[str], value: str, sign: str) -> tuple[str, list[_I
 
 def _meet(bounds: list[_Interval]) -> _Interval | None:
     """Return what intervals have in common; None if their ends cannot be ordered."""
-    common = bounds[0]
-    for other in bounds[1:]:
-        if other.low == "-\\infty" or common.low == "-\\infty":
-            low = max(common, other, key=lambda part: part.low != "-\\infty")
-        else:
-            ends = _value(common.low), _value(other.low)
-            if None in ends:
-                return None
-            low = max(common, other, key=lambda part: (_number(part.low), not part.left))
-        if other.high == "\\infty" or common.high == "\\infty":
-            high = max(common, other, key=lambda part: part.high != "\\infty")
-        else:
-            ends = _value(common.high), _value(other.high)
-            if None in ends:
-                return None
-            high = min(common, other, key=lambda part: (_number(part.high), part.right))
-        common = _Interval(low.low, low.left, high.high, high.right)
-    return common
+    lows = [part for part in bounds if part.low != "-\\infty"] or bounds[:1]
+    highs = [part for part in bounds if part.high != "\\infty"] or bounds[:1]
+    lower = {part: _value(part.low) for part in lows}
+    upper = {part: _value(part.high) for part in highs}
+    for parts, values in ((lows, lower.values()), (highs, upper.values())):
+        if len(parts) > 1 and None in values:
+            return None
+    low = max(lows, key=lambda part: (lower[part] or 0, not part.left))
+    high = min(highs, key=lambda part: (upper[part] or 0, part.right))
+    return _Interval(low.low, low.left, high.high, high.right)
 
 
 def _less(whole: _Set | None, points: str) -> _Set | None:
@@ -342,12 +334,6 @@ def _value(text: str) -> Fraction | float | None:
     if endless is not None:
         return float("-inf") if endless[1] == "-" else float("inf")
     return parse_number(text, units=False)
-
-
-def _number(text: str) -> Fraction | float:
-    value = _value(text)
-    assert value is not None  # the callers have tried
-    return value
 
 
 def _same_interval(left: tuple[object, ...], right: tuple[object, ...]) -> bool:

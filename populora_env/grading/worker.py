@@ -20,7 +20,7 @@ import threading
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from populora_env.errors import PopuloraError
 
@@ -196,13 +196,10 @@ class MathWorker:
             self.close()
             if killed and time.monotonic() < limit:
                 continue  # by the system, say, and not by a fault of its own
-            self._fail()
-
-    def _fail(self) -> NoReturn:
-        raise WorkerError(
-            f"the math worker ({_PROGRAM.name}) did not start: check that "
-            f"`{sys.executable} -c 'import math_verify'` works"
-        )
+            raise WorkerError(
+                f"the math worker ({_PROGRAM.name}) did not start: check that "
+                f"`{sys.executable} -c 'import math_verify'` works"
+            )
 
     def _leave_to_parent(self) -> None:
         """In a forked child: let go of the parent's program without ending it."""

@@ -20,11 +20,11 @@ WINDOW = 1_000  # longest text that is looked at, in characters
 
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _SUPERSCRIPT_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-_VULGAR = {code: f" {unicodedata.normalize('NFKC', chr(code))}" for code in (0xBC, 0xBD, 0xBE)} | {
-    code: f" {unicodedata.normalize('NFKC', chr(code))}" for code in range(0x2150, 0x215F)
-}
 # What NFKC would merge with the digit before it: "10²" is not "102", "3½" is not "31/2".
-_BEFORE_NFKC = _VULGAR
+_BEFORE_NFKC = {
+    code: f" {unicodedata.normalize('NFKC', chr(code))}"
+    for code in (0xBC, 0xBD, 0xBE, *range(0x2150, 0x215F))
+}
 # Minus signs and dashes, slashes, and the Arabic separators of thousands and decimals.
 _AFTER_NFKC: dict[int, str] = {
     **dict.fromkeys(map(ord, "\u2212\u2010\u2012\u2013"), "-"),
@@ -89,7 +89,7 @@ _ALTERNATIVE = re.compile(
 _PERIOD = r"\\(?:overline|bar|overbar|dot) ?(?:\{ ?([0-9]+) ?\}|([0-9]))"
 _PERIODIC = re.compile(
     rf"(?<![0-9.])([0-9]*)\.([0-9]*)"
-    rf"(?:{_PERIOD}(?![0-9])|()()(?: ?\\[lc]?dots(?![A-Za-z])|\.{{3,}}|…))"
+    rf"(?:{_PERIOD}(?![0-9])| ?\\[lc]?dots(?![A-Za-z])|\.{{3,}}|…)"
 )
 _BRACKETED = re.compile(r"([0-9]*)\.([0-9]*)\(([0-9]+)\)")
 _ENDS_BRACKETED = re.compile(r"[0-9.]\([0-9]+\)[^0-9A-Za-z]*$")
@@ -272,11 +272,8 @@ def without_periods(text: str) -> str:
 
 def _with_period(match: re.Match[str]) -> str:
     """Return the fraction that a match of `_PERIODIC` or `_BRACKETED` is."""
-    whole, start, period = (
-        match[1],
-        match[2],
-        match[3] or (match[4] if match.re is _PERIODIC else ""),
-    )
+    whole, start, *periods = match.groups(default="")
+    period = "".join(periods)
     if not period:  # dots: the digits have to show what is repeated
         found = _PERIODS.fullmatch(start) if len(start) <= 60 else None
         if found is None:
@@ -331,15 +328,9 @@ def is_undone_division(text: str) -> bool:
 
 def canonical(value: Fraction) -> str:
     """Return the one way to write the number: ``18``, ``-0.5`` or, if it never ends, ``1/3``."""
-    twos = fives = 0
-    rest = value.denominator
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    if rest != 1:
+    places = _places(value)
+    if places is None:
         return f"{value.numerator}/{value.denominator}"
-    places = max(twos, fives)
     digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
     sign = "-" if value < 0 else ""
     return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)

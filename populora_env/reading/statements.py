@@ -44,7 +44,6 @@ class Statement:
     undone: bool = False
 
 
-_NOTHING = Statement(None)
 _MARKS = " \"'*_`$.!?,;:()[]{}"
 _HEDGE = re.compile(
     r"(?:(?:it|this|that|the|answer|result|value|is|are|could|can|may|might|would|be|either|both|"
@@ -183,7 +182,7 @@ def read_stated(text: str) -> Statement:
     if parse_number(text) is not None:
         return Statement(None, undone=True) if is_undone_division(text) else Statement(text, True)
     if not any(char.isnumeric() for char in text):
-        return _NOTHING
+        return Statement(None)
     cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text[:WINDOW]))))
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
     if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
@@ -236,23 +235,6 @@ def _scaled(number: re.Match[str]) -> Fraction | None:
     return parse_number(number[0] + (scale[0] if scale else ""))
 
 
-def _one_thing(values: list[Fraction | None], unit: str, other: str) -> bool:
-    """Return whether ``1800 cents or 18 dollars`` says one thing in two units."""
-    first, second = values
-    return (
-        first is not None
-        and second is not None
-        and one_quantity(first, unit, second, other) is True
-    )
-
-
-def _same_share(left: Fraction | None, right: Fraction | None, gap: str) -> bool:
-    """Return whether two numbers are one, as 20% and 0.2 are."""
-    if left is None or right is None or not gap.startswith("%"):
-        return False
-    return left == 100 * right
-
-
 def said_twice(text: str) -> tuple[str, bool] | None:
     """Return 15 of ``fifteen (15)``, and whether the word says the same; None of other texts."""
     found = _SAID_TWICE.fullmatch(text) if "(" in text else None
@@ -291,16 +273,18 @@ def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
         known = one_quantity(Fraction(1), compound[1], Fraction(1), compound[2])
         if known is not None and units_agree(compound[1], compound[2]) not in (None, 1):
             return True
-    for index, (left, right) in enumerate(pairwise(numbers)):
+    for (left, right), (one, other) in zip(pairwise(numbers), pairwise(values), strict=True):
         gap = text[left.end() : right.start()]
         joined = _OR_GAP.fullmatch(gap)
         if joined is None:
             listed = listed and (gap == " " or _GAP.fullmatch(gap) is not None)
-        elif _same_share(values[index], values[index + 1], gap):
-            listed = False
-        elif values[index] != values[index + 1]:
+        elif one is not None and other is not None and gap[:1] == "%" and one == 100 * other:
+            listed = False  # 20% and 0.2 are one
+        elif one != other:
             unit, after = _unit(joined), _unit(_TAIL_UNIT.match(text, right.end()))
-            if not unit or not after or not _one_thing(values[index : index + 2], unit, after):
+            if one is None or other is None or not unit or not after:
+                return True
+            if not one_quantity(one, unit, other, after):
                 return True
             listed = False
     return listed
