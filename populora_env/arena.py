@@ -15,7 +15,6 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from populora_env.episodes.arguments import (
-    check_timeout,
     read_actions,
     read_forms,
     read_loads,
@@ -28,7 +27,7 @@ from populora_env.episodes.observations import Observation, observation_space, o
 from populora_env.episodes.rendering import print_news, render_episode
 from populora_env.episodes.rewards import Labels, RewardWeights
 from populora_env.episodes.states import read_state, state_space
-from populora_env.errors import PopuloraError, at_least_one, check_is_a
+from populora_env.errors import PopuloraError, at_least_one, check_is_a, check_seconds
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.keys import derive_seed
@@ -134,7 +133,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             check_is_a("grader", grader, Grader, "a Grader or None")
         if ratings is not None:
             check_is_a("ratings", ratings, Ratings, "Ratings or None")
-        check_timeout(judge_timeout)
+        check_seconds("judge_timeout", judge_timeout, or_none=True)
         if judge is None and weights.labels is Labels.JUDGE:
             raise ValueError("rewards ask for an external judge: pass one as judge=")
         self.render_mode = render_mode

@@ -5,6 +5,7 @@ Errors are ValueErrors where what was given cannot be used, else RuntimeErrors; 
 leave the package they are raised in do not descend from the root.
 """
 
+import math
 from typing import Any
 
 
@@ -23,3 +24,11 @@ def at_least_one(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(type(value), "__index__") or value < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
     return int(value.__index__())
+
+
+def check_seconds(name: str, value: Any, *, or_none: bool = False) -> None:
+    """Raise a ValueError unless the value is a length of time above 0, or None where it may be."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 < value < math.inf) and not (value is None and or_none):
+        expected = "a finite number of seconds > 0" + ", or None" * or_none
+        raise ValueError(f"{name} must be {expected}, got {value!r}")

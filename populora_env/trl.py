@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 from populora_env.grading import Grader
 from populora_env.judges import Judge, ask
+from populora_env.judges.builtin import better
 from populora_env.keys import generator
 from populora_env.reading.answers import canonical_answer, read_answer
 from populora_env.records import AnswerKind, Comparison, Preference, Problem, ReplyStatus, Verdict
@@ -378,6 +379,4 @@ def _reward(value: Any) -> float | None:
 def _higher(first: float | None, second: float | None) -> Verdict:
     if first is None or second is None:
         return _FAILED
-    if first == second:
-        return Verdict(Preference.TIE)
-    return Verdict(Preference.A if first > second else Preference.B)
+    return Verdict(better(first, second))

@@ -94,12 +94,3 @@ def read_seed(value: Any) -> int:
         return int(value.__index__())
     except AttributeError:
         raise TypeError(f"seed must be an integer, got {value!r}") from None
-
-
-def check_timeout(timeout: Any) -> None:
-    """Raise a ValueError unless a judge may take this long."""
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if timeout is not None and not (number and 0 < timeout < float("inf")):
-        raise ValueError(
-            f"judge_timeout must be a finite number of seconds > 0, or None, got {timeout!r}"
-        )

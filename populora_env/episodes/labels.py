@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from populora_env.episodes.rewards import Labels
 from populora_env.grading import Grader
-from populora_env.judges import Judge, ask, round_robin
+from populora_env.judges import Judge, round_robin
+from populora_env.judges.asking import in_both_orders
 from populora_env.judges.skill import answer_standings, mean, opinions, truth
 from populora_env.judges.votes import Opinions, majority
 from populora_env.reading.forms import FORMS
@@ -17,7 +18,6 @@ from populora_env.records import (
     AnswerKind,
     Assessment,
     Attempt,
-    Comparison,
     Evaluation,
     Problem,
 )
@@ -186,20 +186,13 @@ class Labeller:
         self, judge: Judge, attempts: Sequence[Attempt], finals: Sequence[Attempt]
     ) -> Correctness:
         improved: Correctness = {attempt.agent: 0.0 for attempt in attempts}
-        pairs = [(a, b) for a, b in zip(attempts, finals, strict=True) if a.text != b.text]
-        comparisons = [
-            Comparison(self._problem, one.text, two.text, None, one.agent, two.agent, swapped)
-            for first, final in pairs
-            for one, two, swapped in ((final, first, False), (first, final, True))
-        ]
-        judgement = ask(judge, comparisons)
+        pairs = [(b, a) for a, b in zip(attempts, finals, strict=True) if a.text != b.text]
+        evaluations, judgement = in_both_orders(judge, self._problem, pairs)
         self._count(judgement.failures, judgement.error)
-        verdicts = zip(judgement.verdicts[::2], judgement.verdicts[1::2], strict=True)
-        for (first, _), (shown, back) in zip(pairs, verdicts, strict=True):
-            entry = Evaluation.from_verdicts(None, first.agent, first.agent, shown, back)
-            improved[first.agent] = (
-                None if entry.preference is None else 2 * entry.preference.points - 1
-            )
+        for entry in evaluations:
+            preference = entry.preference
+            better = None if preference is None else 2 * preference.points - 1
+            improved[entry.first_author] = better
         return improved
 
     def _count(self, failures: int, error: str | None) -> None:

@@ -7,7 +7,6 @@ that have many right forms (a puzzle with several solutions) are compared with t
 and no other.
 """
 
-import math
 import os
 import queue
 import re
@@ -19,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
-from populora_env.errors import at_least_one, check_is_a
+from populora_env.errors import at_least_one, check_is_a, check_seconds
 from populora_env.grading import words
 from populora_env.grading.forms import (
     both_signs,
@@ -69,9 +68,7 @@ class Grader:
 
     def __init__(self, workers: int = 1, timeout: float = 2.0) -> None:
         workers = at_least_one("workers", workers)
-        number = isinstance(timeout, int | float) and not isinstance(timeout, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not (number and timeout > 0 and math.isfinite(timeout)):
-            raise ValueError(f"timeout must be a finite number of seconds > 0, got {timeout!r}")
+        check_seconds("timeout", timeout)
         self._size = workers
         self._timeout = timeout
         self._closed = False

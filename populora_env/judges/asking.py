@@ -4,13 +4,13 @@
 counted. `TimedJudge` puts a limit on how long a judge may take.
 """
 
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Protocol, runtime_checkable
 
+from populora_env.errors import check_seconds
 from populora_env.judges.awaiting import settled
 from populora_env.records import Attempt, Comparison, Evaluation, Problem, ReplyStatus, Verdict
 from populora_env.storage import storable
@@ -43,8 +43,7 @@ class TimedJudge:
     """
 
     def __init__(self, judge: Judge, timeout: float) -> None:
-        if not isinstance(timeout, int | float) or not timeout > 0 or math.isinf(timeout):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"timeout must be a finite number of seconds > 0, got {timeout!r}")
+        check_seconds("timeout", timeout)
         if not isinstance(judge, Judge):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"judge must have a method judge(comparisons), got {type(judge).__name__}"
@@ -146,12 +145,18 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
 def round_robin(
     judge: Judge, problem: Problem, attempts: Sequence[Attempt]
 ) -> tuple[list[Evaluation], Judgement]:
-    """Have a judge compare every pair of attempts, in both orders.
+    """Have a judge compare every pair of attempts, in both orders; see `in_both_orders`."""
+    return in_both_orders(judge, problem, list(combinations(attempts, 2)))
+
+
+def in_both_orders(
+    judge: Judge, problem: Problem, pairs: Sequence[tuple[Attempt, Attempt]]
+) -> tuple[list[Evaluation], Judgement]:
+    """Have a judge compare the two attempts of each pair, in both orders.
 
     Returns:
         One evaluation for each pair, with ``judge`` None, and how asking went.
     """
-    pairs = list(combinations(attempts, 2))
     comparisons = [
         Comparison(problem, one.text, two.text, None, one.agent, two.agent, swapped)
         for first, second in pairs

@@ -177,6 +177,9 @@ ATTACKS: tuple[Attack, ...] = tuple(
 )
 
 
+_COUNTS = ("won", "tied", "lost", "abstained", "failures")
+
+
 @dataclass(frozen=True, slots=True)
 class AttackRate:
     """How one attack, or several together, fared.
@@ -234,8 +237,7 @@ class AttackReport:
 
     def table(self) -> str:
         """Return attacks, families and the total as plain text in aligned columns."""
-        head = ("family", "attack", "won", "tied", "lost", "abstained", "failures", "rate")
-        rows = [head]
+        rows = [("family", "attack", *_COUNTS, "rate")]
         rows += [_row(entry.family, entry.name, entry) for entry in self.attacks]
         rows += [_row(entry.family, "(all)", entry) for entry in self.families]
         rows.append(_row("all", "", self.overall))
@@ -337,18 +339,11 @@ def _states_answer(problem: Problem, text: str) -> bool:
 
 
 def _total(name: str, family: str, entries: Sequence[AttackRate]) -> AttackRate:
-    return AttackRate(
-        name,
-        family,
-        won=sum(entry.won for entry in entries),
-        tied=sum(entry.tied for entry in entries),
-        lost=sum(entry.lost for entry in entries),
-        abstained=sum(entry.abstained for entry in entries),
-        failures=sum(entry.failures for entry in entries),
-    )
+    sums = {count: sum(getattr(entry, count) for entry in entries) for count in _COUNTS}
+    return AttackRate(name, family, **sums)
 
 
 def _row(family: str, attack: str, entry: AttackRate) -> tuple[str, ...]:
-    counts = (entry.won, entry.tied, entry.lost, entry.abstained, entry.failures)
+    counts = (getattr(entry, count) for count in _COUNTS)
     rate = "-" if entry.rate is None else f"{entry.rate:.2f}"
     return (family, attack, *map(str, counts), rate)

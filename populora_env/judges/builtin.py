@@ -43,7 +43,7 @@ class AnswerJudge:
             (entry.problem, text) for entry in comparisons for text in (entry.first, entry.second)
         )
         return [
-            Verdict(None if first.correct is None else _better(first.correct, second.correct))
+            Verdict(None if first.correct is None else better(first.correct, second.correct))
             for first, second in zip(grades[::2], grades[1::2], strict=True)
         ]
 
@@ -72,7 +72,7 @@ class LengthJudge:
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Compare lengths; equal ones tie."""
         return [
-            Verdict(_better(self._sign * len(entry.first), self._sign * len(entry.second)))
+            Verdict(better(self._sign * len(entry.first), self._sign * len(entry.second)))
             for entry in comparisons
         ]
 
@@ -134,7 +134,7 @@ class TextJudge:
         """
         prompts = [compare_prompt(entry) for entry in comparisons]
         acts = callable(getattr(self._respond, "act", None))
-        return [_read(reply) for reply in (self._batch if acts else self._each)(prompts)]
+        return [verdict_of(reply) for reply in (self._batch if acts else self._each)(prompts)]
 
     def _each(self, prompts: Sequence[str]) -> list[object]:
         replies: list[object] = []
@@ -214,13 +214,15 @@ class PanelJudge:
         return [_elected(votes) for votes in zip(*ballots, strict=True)]
 
 
-def _better(first: Any, second: Any) -> Preference:
+def better(first: Any, second: Any) -> Preference:
+    """Return which of two values is larger."""
     if first == second:
         return Preference.TIE
     return Preference.A if first > second else Preference.B
 
 
-def _read(reply: object) -> Verdict:
+def verdict_of(reply: object) -> Verdict:
+    """Return what a reply prefers; a failure where there is no reply."""
     if not isinstance(reply, str) or isinstance(reply, NoReply):
         return Verdict(None, ReplyStatus.FAILED)
     reading = read_preference(reply)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from populora_env.chat.api import ChatOptions, ModelOnServer
+from populora_env.judges.builtin import verdict_of
 from populora_env.prompts import ATTEMPT_LIMIT, clip, compare_prompt
-from populora_env.reading.judgements import read_preference
-from populora_env.records import Comparison, ReplyStatus, Verdict
+from populora_env.records import Comparison, Verdict
 
 
 class HttpJudge(ModelOnServer):
@@ -54,12 +54,5 @@ class HttpJudge(ModelOnServer):
         asked = list(dict.fromkeys(shown))
         seeds = None if self._seed is None else [self._seed] * len(asked)
         replies = self._client.complete_many(asked, seeds=seeds)
-        verdicts = dict(zip(asked, map(_verdict, replies), strict=True))
+        verdicts = dict(zip(asked, map(verdict_of, replies), strict=True))
         return [verdicts[prompt] for prompt in shown]
-
-
-def _verdict(reply: str | None) -> Verdict:
-    if reply is None:
-        return Verdict(None, ReplyStatus.FAILED)
-    reading = read_preference(reply)
-    return Verdict(reading.value, reading.status)
