@@ -74,14 +74,6 @@ class UnicodeText(_Texts):
         """Return whether ``x`` is a string within the length limit."""
         return isinstance(x, str) and (self.max_length is None or len(x) <= self.max_length)
 
-    def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
-        """Return the samples as a list: strings are JSON already."""
-        return list(sample_n)
-
-    def from_jsonable(self, sample_n: Iterable[str]) -> list[str]:
-        """Return what `to_jsonable` wrote as a list of samples."""
-        return list(sample_n)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnicodeText) and self.max_length == other.max_length
 

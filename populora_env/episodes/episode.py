@@ -7,6 +7,7 @@ protocol, which are `arena`'s; what is paid at the end is worked out in `settlem
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from populora_env.episodes.labels import Labeller
 from populora_env.episodes.matchmaking import WinProbability, assign_attempts, assign_pairs
@@ -179,8 +180,7 @@ class Episode:
 
     def _later(self, agent: str, reply: str) -> Outcome:
         """Read a judgement or a revision; it is paid at the end."""
-        limit = self._rules.max_reply_chars
-        text = storable(reply[:limit])
+        text = storable(reply[: self._rules.max_reply_chars])
         if self.phase is Phase.REVISE:
             revision = self._attempt(agent, reply)
             status = revision.status
@@ -191,13 +191,8 @@ class Episode:
             status = self._compare(agent, reply)
         else:
             (author,) = self._task(agent)
-            value = None
-            if (unread := self._unread(reply)) is not None:
-                status = unread
-            else:
-                reading = FORMS[self.phase].read(text)
-                status = reading.status
-                value = None if reading.value is None else float(reading.value)
+            found, status = self._judgement(reply)
+            value = None if found is None else float(found)
             entry = Assessment(agent, author, self.phase, value, text, status)
             self.assessments.append(entry)
             self._judged[agent, self.round] = entry
@@ -205,11 +200,7 @@ class Episode:
         return Outcome(status, 0.0, {})
 
     def _compare(self, agent: str, reply: str) -> ReplyStatus:
-        if (unread := self._unread(reply)) is not None:
-            verdict = Verdict(None, unread)
-        else:
-            reading = FORMS[self.phase].read(reply)
-            verdict = Verdict(reading.value, reading.status)
+        verdict = Verdict(*self._judgement(reply))
         if self._swapped:
             first, second = self._task(agent)
             entry = Evaluation.from_verdicts(agent, first, second, self._shown[agent], verdict)
@@ -264,8 +255,7 @@ class Episode:
 
     def _attempt(self, agent: str, reply: str) -> Attempt:
         """Read and grade an attempt."""
-        limit = self._rules.max_reply_chars
-        text = storable(reply[:limit])
+        text = storable(reply[: self._rules.max_reply_chars])
         unread = self._unread(reply)
         if unread is not None:
             reading = AnswerReading(None, None, unread)
@@ -273,6 +263,13 @@ class Episode:
             reading = read_answer(text, self.problem.answer_kind)
         grade = self._rules.grader.grade_reading(self.problem, reading)
         return Attempt(agent, self.problem.id, text, reading.answer, reading.status, grade)
+
+    def _judgement(self, reply: str) -> tuple[Any, ReplyStatus]:
+        """Return the value that a reply gives in this phase's form, and how it could be read."""
+        if (unread := self._unread(reply)) is not None:
+            return None, unread
+        reading = FORMS[self.phase].read(reply)
+        return reading.value, reading.status
 
     def _unread(self, reply: str) -> ReplyStatus | None:
         """Return why a reply is not read at all; None if it is read."""

@@ -15,8 +15,8 @@ from populora_env.records import Assessment, Attempt, Evaluation, Preference
 from populora_env.storage import storable
 
 _SHOWN = 400  # characters of a prompt or an attempt
-# Control characters would act on the reader's terminal instead of being shown.
-# Control characters, and those that turn the direction of what stands beside them.
+# What would act on the reader's terminal instead of being shown: control characters, and those that
+# turn the direction of what stands beside them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -10,6 +10,7 @@ Sources: Cobbe et al. 2021 (GSM8K), Hendrycks et al. 2021 (MATH), Lightman et al
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,15 +265,7 @@ def _gsm8k(row: Row, split: Split) -> Problem:
     return Problem.create(row.text("question"), answer, AnswerKind.NUMBER, "gsm8k", metadata)
 
 
-def _math(row: Row, split: Split) -> Problem:
-    return _math_problem(row, split, "math")
-
-
-def _math500(row: Row, split: Split) -> Problem:
-    return _math_problem(row, split, "math500")
-
-
-def _math_problem(row: Row, split: Split, source: str) -> Problem:
+def _math(row: Row, split: Split, source: str) -> Problem:
     """Read a row of MATH, which has a ``type``, or of MATH-500, which calls it ``subject``."""
     solution = row.text("solution")
     answer = row.text("answer").strip() if "answer" in row.values else last_boxed(solution)
@@ -325,7 +318,7 @@ BENCHMARKS = {
             SUBJECTS,
             {Split.TRAIN: "math_train", Split.TEST: "math_test"},
             ("subject", "level"),
-            _math,
+            partial(_math, source="math"),
             curated=False,
         ),
         Benchmark(
@@ -335,7 +328,7 @@ BENCHMARKS = {
             (None,),
             {Split.TEST: "math500"},
             ("subject", "level"),
-            _math500,
+            partial(_math, source="math500"),
         ),
     )
 }

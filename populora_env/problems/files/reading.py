@@ -231,11 +231,14 @@ class _TwiceError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; Python's own reader keeps the last of a repeated key's values."""
     found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        key = next(key for key, _ in pairs if key in seen or seen.add(key))
+    if len(found) < len(pairs) and (key := _first_twice(key for key, _ in pairs)) is not None:
         raise _TwiceError(key, found)
     return found
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
 
 
 def _whole_number(digits: str) -> int | Decimal:
@@ -264,7 +267,11 @@ def _csv_rows(name: str, text: Iterable[str]) -> list[Row]:
             if any(cell.strip() for cell in cells):
                 if not header:
                     header = [cell.strip() for cell in cells]
-                    _check_header(name, number, header)
+                    if (twice := _first_twice(header)) is not None:
+                        raise ProblemSpecError(
+                            f"{name}:{number}: column {described(twice)} is there twice: rename "
+                            "one of them"
+                        )
                 elif len(cells) != len(header):
                     raise ProblemSpecError(
                         f"{name}:{number}: {len(cells)} cells, expected {len(header)} as in the "
@@ -277,16 +284,6 @@ def _csv_rows(name: str, text: Iterable[str]) -> list[Row]:
     except csv.Error as error:
         raise ProblemSpecError(f"{name}:{number}: not CSV ({error}): check its quotes") from error
     return rows
-
-
-def _check_header(name: str, number: int, header: list[str]) -> None:
-    seen: set[str] = set()
-    for column in header:
-        if column in seen:
-            raise ProblemSpecError(
-                f"{name}:{number}: column {described(column)} is there twice: rename one of them"
-            )
-        seen.add(column)
 
 
 def _parquet(name: str, location: str) -> list[Row]:
