@@ -26,27 +26,11 @@ __all__ = ["BASE", "HeldAdapters", "NamedAdapters"]
 class NamedAdapters:
     """N LoRA adapters by name, which come from and go to PEFT folders.
 
-    A loaded adapter brings its rank and scale into its slot, the training settings stay the slot's;
-    it may adapt fewer layers than there are here and have any rank up to the largest here. Saved
-    folders hold each agent at its own rank.
-
-    Args:
-        base: The frozen base.
-        size: Number of agents, N.
-        rank: Rank of every adapter, or of each, ``[N]``.
-        alpha: Numerator of the scale of every adapter, or of each, ``[N]``; None for twice the
-            agent's rank.
-        targets: See `StackedLora`.
-        dropout: Of every adapter, or of each, ``[N]``, while learning; see `StackedLora`.
-        adapter_dtype: ``float32``, ``bfloat16`` or ``float16``; None for the base's own.
+    Only `agents.population.LoraPopulation` is made of it; its arguments are explained there.
 
     Attributes:
         lora: The adapters' stacked tensors.
         agents: Their names, in order of the stack.
-
-    Raises:
-        ValueError: If an argument is out of range, targets match nothing, or the base already
-            carries adapters.
     """
 
     def __init__(

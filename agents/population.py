@@ -30,9 +30,8 @@ __all__ = [
     "AdapterError",
     "DecodingPolicy",
     "EngineError",
+    "FixedPolicy",
     "Generated",
-    "GreedyPolicy",
-    "KeepingPolicy",
     "LoraPopulation",
 ]
 
@@ -278,17 +277,17 @@ class LoraPopulation(NamedAdapters):
             results.append(made)
         return results
 
-    def greedy(self) -> "GreedyPolicy":
+    def greedy(self) -> "FixedPolicy":
         """This population as a policy that always takes the likeliest token."""
-        return GreedyPolicy(self)
+        return FixedPolicy(self, temperature=0.0)
 
     def decoding(self, *, temperature: float, raw: bool = False) -> "DecodingPolicy":
         """This population as a policy that decodes in a fixed way; see `generate`."""
         return DecodingPolicy(self, temperature, raw)
 
-    def keeping(self, features: Collection[str]) -> "KeepingPolicy":
+    def keeping(self, features: Collection[str]) -> "FixedPolicy":
         """This population as a policy whose attempts carry these features; see `generate`."""
-        return KeepingPolicy(self, features)
+        return FixedPolicy(self, features=features)
 
     def recall(self, reply_id: str) -> Generated | None:
         """Tokens and features of a reply given since the last `forget`, if it is known.
@@ -303,26 +302,16 @@ class LoraPopulation(NamedAdapters):
 
 
 @dataclass(frozen=True, slots=True)
-class GreedyPolicy:
-    """A population at temperature 0; a `Policy`."""
+class FixedPolicy:
+    """A population that always acts so; see `LoraPopulation.generate`; a `Policy`."""
 
     population: LoraPopulation
-
-    def act(self, requests: Sequence[Request]) -> list[str]:
-        """Answer with the likeliest tokens."""
-        return self.population.act(requests, temperature=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class KeepingPolicy:
-    """A population that keeps more of its attempts for `LoraPopulation.recall`; a `Policy`."""
-
-    population: LoraPopulation
-    features: Collection[str]
+    temperature: float | None = None
+    features: Collection[str] = ()
 
     def act(self, requests: Sequence[Request]) -> list[str]:
         """Answer all requests."""
-        return self.population.act(requests, features=self.features)
+        return self.population.act(requests, temperature=self.temperature, features=self.features)
 
 
 class DecodingPolicy:
