@@ -4,17 +4,15 @@ For sources of which at least one is virtual or has a weight. Finite sources wit
 simply put one after the other (`loading`).
 """
 
-from bisect import bisect
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 
-from populora_env.keys import derive_seed
-from populora_env.problems.drawing.procedural import VIRTUAL_LENGTH
+from populora_env.problems.drawing.procedural import VirtualSource
 from populora_env.problems.sources.base import ProblemSource
 from populora_env.records import Problem
 
 
-class MixtureSource(ProblemSource):
+class MixtureSource(VirtualSource):
     """A weighted mixture of sources as one virtual source.
 
     Which source item ``i`` comes from is drawn by the seed; it is that source's own item ``i``,
@@ -25,7 +23,7 @@ class MixtureSource(ProblemSource):
         weights: One above 0 for each source.
         spec: One line that says what the mixture holds.
         seed: Another seed draws the sources in another order.
-        limit: Number of items; None for `VIRTUAL_LENGTH`.
+        limit: Number of items; None for `procedural.VIRTUAL_LENGTH`.
 
     Raises:
         ValueError: If ``limit`` is below 1, or the weights do not fit the sources.
@@ -40,19 +38,13 @@ class MixtureSource(ProblemSource):
         seed: int = 0,
         limit: int | None = None,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be None or at least 1, got {limit}")
+        super().__init__(weights, "sources", seed, limit)
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
             raise ValueError(
                 f"weights must be one number above 0 for each of {len(sources)} sources, "
                 f"got {list(weights)}"
             )
-        self._sources, self._seed, self.spec = tuple(sources), seed, spec
-        self._length = VIRTUAL_LENGTH if limit is None else limit
-        self._thresholds = list(accumulate(weights))
-
-    def __len__(self) -> int:
-        return self._length
+        self._sources, self.spec = tuple(sources), spec
 
     def __getitem__(self, index: int) -> Problem:
         self._check_index(index)
@@ -73,7 +65,3 @@ class MixtureSource(ProblemSource):
         return frozenset(
             f"{at}:{part}" for at, source in enumerate(self._sources) for part in source.parts()
         )
-
-    def _choose(self, index: int) -> int:
-        point = derive_seed("sources", self._seed, index) / 2**63 * self._thresholds[-1]
-        return min(bisect(self._thresholds, point), len(self._sources) - 1)

@@ -10,7 +10,7 @@ import difflib
 import random
 import threading
 from bisect import bisect
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import accumulate
@@ -61,7 +61,26 @@ def names() -> list[str]:
     return sorted(_factory().DATASETS)
 
 
-class ProceduralSource(ProblemSource):
+class VirtualSource(ProblemSource):
+    """A source whose items are each made by one of several makers, drawn by weight and seed."""
+
+    def __init__(self, weights: Iterable[float], key: str, seed: int, limit: int | None) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be None or at least 1, got {limit}")
+        self._key, self._seed = key, seed
+        self._length = VIRTUAL_LENGTH if limit is None else limit
+        self._thresholds = list(accumulate(weights))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _choose(self, index: int) -> int:
+        """Return the number of the maker of item ``index``."""
+        point = derive_seed(self._key, self._seed, index) / 2**63 * self._thresholds[-1]
+        return min(bisect(self._thresholds, point), len(self._thresholds) - 1)
+
+
+class ProceduralSource(VirtualSource):
     """A weighted mixture of generators as one virtual source.
 
     Args:
@@ -84,13 +103,9 @@ class ProceduralSource(ProblemSource):
         seed: int = 0,
         limit: int | None = None,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be None or at least 1, got {limit}")
+        super().__init__([entry.weight for entry in generators], "mixture", seed, limit)
         self._generators = tuple(generators)
         self._split = split
-        self._seed = seed
-        self._length = VIRTUAL_LENGTH if limit is None else limit
-        self._thresholds = list(accumulate(entry.weight for entry in self._generators))
         self._names = [f"{at}:{entry}" for at, entry in enumerate(self._generators)]
         weighted = [
             str(entry) if entry.weight == 1 else f"{entry.weight:g}*{entry}"
@@ -100,9 +115,6 @@ class ProceduralSource(ProblemSource):
         for entry in self._generators:
             _check_generator(entry)
             self._item(entry, 0)
-
-    def __len__(self) -> int:
-        return self._length
 
     def __getitem__(self, index: int) -> Problem:
         self._check_index(index)
@@ -115,12 +127,6 @@ class ProceduralSource(ProblemSource):
     def parts(self) -> frozenset[str]:
         """Return all generators of the mixture."""
         return frozenset(self._names)
-
-    def _choose(self, index: int) -> int:
-        if len(self._generators) == 1:
-            return 0
-        point = derive_seed("mixture", self._seed, index) / 2**63 * self._thresholds[-1]
-        return min(bisect(self._thresholds, point), len(self._generators) - 1)
 
     def _item(self, generator: GeneratorSpec, index: int) -> Problem:
         for attempt in range(SPLIT_TRIES):
