@@ -136,7 +136,7 @@ def make_tiny_tokenizer():
     return fast
 
 
-def make_tiny_base(**overrides):
+def make_tiny_base(products="float32", **overrides):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -152,7 +152,7 @@ def make_tiny_base(**overrides):
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model = LlamaForCausalLM(LlamaConfig(**{**settings, **overrides}))
-    return freeze(model, fast, name="tiny")
+    return freeze(model, fast, name="tiny", products=products)
 
 
 @pytest.fixture

@@ -10,11 +10,14 @@ Costs one more copy of the base's linear weights in memory.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from agents.loading.int8 import WIDEST, Int8Linear, quantise_weight
+from agents.loading.processor import has_bfloat16, has_int8, onednn, packs_bfloat16
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 """Types of weights, by PyTorch's names."""
@@ -25,16 +28,11 @@ class MatmulPrecision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    AUTO = "auto"  # bfloat16 where the processor has instructions for it
+    INT8 = "int8"
+    AUTO = "auto"  # what `resolve` says
 
 
-def onednn() -> Any:
-    """The oneDNN operators, or None where this build of PyTorch lacks them."""
-    if not torch.backends.mkldnn.is_available():
-        return None
-    ops = torch.ops.mkldnn
-    names = ("_linear_pointwise", "_reorder_linear_weight")
-    return ops if all(hasattr(ops, name) for name in names) else None
+_AUTO = (MatmulPrecision.BFLOAT16,)  # the first that the processor has instructions for
 
 
 class _Product(torch.autograd.Function):
@@ -72,10 +70,47 @@ class FrozenLinear(nn.Linear):
         return _multiply(input, self.packed, self.plain.dtype, self.bias)
 
 
+def resolve(
+    products: MatmulPrecision | str, *, dtype: str = "float32", device: str = "cpu"
+) -> MatmulPrecision:
+    """What ``auto`` is on this machine; any other precision is itself.
+
+    Bfloat16 where the processor has instructions for it, else float32; and float32 where weights
+    are of another type or on a GPU, which this says nothing of.
+
+    Args:
+        products: Precision of the products.
+        dtype: Of the weights, by name.
+        device: Where they are to be, as `agents.loading.models.load_base` takes it.
+    """
+    if products != MatmulPrecision.AUTO:
+        return MatmulPrecision(products)
+    elsewhere = torch.cuda.is_available() if device == "auto" else device != "cpu"
+    if elsewhere or dtype != "float32" or onednn() is None:
+        return MatmulPrecision.FLOAT32
+    had = {MatmulPrecision.INT8: has_int8, MatmulPrecision.BFLOAT16: has_bfloat16}
+    return next((p for p in _AUTO if had[p]()), MatmulPrecision.FLOAT32)
+
+
+def precision(model: nn.Module) -> str:
+    """What a model's linear layers multiply in: a `MatmulPrecision`, or its weights' own type."""
+    own = "float32"
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            return MatmulPrecision.INT8.value
+        if isinstance(module, FrozenLinear):
+            return str(module.plain.dtype).removeprefix("torch.")
+        if isinstance(module, nn.Linear) and module.weight.is_floating_point():
+            own = str(module.weight.dtype).removeprefix("torch.")
+    return own
+
+
 def pack_linears(
     model: nn.Module, products: MatmulPrecision | str = MatmulPrecision.FLOAT32
 ) -> int:
-    """Turn the float32 CPU linear layers of a frozen model into `FrozenLinear`, in place.
+    """Turn the float32 CPU linear layers of a frozen model into packed ones, in place.
+
+    They become `FrozenLinear`, or `Int8Linear` for int8.
 
     Args:
         model: Its linear weights must not change afterwards.
@@ -85,8 +120,7 @@ def pack_linears(
         How many layers were packed; 0 where oneDNN cannot serve this model.
 
     Raises:
-        ValueError: If bfloat16 is asked for and this processor has no instructions that oneDNN can
-            pack such weights for.
+        ValueError: If bfloat16 or int8 is asked for and this processor has no instructions for it.
     """
     ops = onednn()
     if ops and products == MatmulPrecision.BFLOAT16 and not packs_bfloat16():
@@ -94,31 +128,30 @@ def pack_linears(
             "products: got 'bfloat16', which this processor cannot multiply (oneDNN needs AVX-512 "
             "or AVX-NE-CONVERT); use 'float32', or 'auto' to have it where it can be had"
         )
-    low = products == MatmulPrecision.BFLOAT16 or (
-        products == MatmulPrecision.AUTO and has_bfloat16()
-    )
-    dtype = torch.bfloat16 if low else torch.float32
+    if products == MatmulPrecision.INT8 and not has_int8():
+        raise ValueError(
+            "products: got 'int8', which this processor cannot multiply (oneDNN needs AVX-512 VNNI)"
+            "; use 'bfloat16' or 'float32', or 'auto' for the fastest that can be had"
+        )
+    chosen = resolve(products)
+    dtype = torch.bfloat16 if chosen == MatmulPrecision.BFLOAT16 else torch.float32
     count = 0
     for module in model.modules() if ops else ():
-        weight = module.weight if type(module) is nn.Linear else None
-        if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        if not isinstance(module, nn.Linear) or type(module) is not nn.Linear:
             continue
-        module.__class__ = FrozenLinear  # same parameters, so names and tied weights stay
-        frozen: Any = module
+        weight, frozen = module.weight, cast(Any, module)
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            continue
         with torch.no_grad():
-            frozen.plain = weight.detach().to(dtype)
-            frozen.packed = ops._reorder_linear_weight(frozen.plain, None)
+            # The class alone changes: same parameters, so names and tied weights stay.
+            if chosen == MatmulPrecision.INT8 and weight.shape[1] <= WIDEST:
+                module.__class__ = Int8Linear
+                bias = frozen.bias
+                bias = None if bias is None else bias.detach()
+                frozen.packed = quantise_weight(weight.detach(), bias)
+            else:
+                module.__class__ = FrozenLinear
+                frozen.plain = weight.detach().to(dtype)
+                frozen.packed = ops._reorder_linear_weight(frozen.plain, None)
         count += 1
     return count
-
-
-def packs_bfloat16() -> bool:
-    """Whether oneDNN can lay out bfloat16 weights for this processor."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return supported is not None and bool(supported())
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 natively."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name)() for name in checks if hasattr(torch.cpu, name))

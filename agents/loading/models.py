@@ -33,7 +33,7 @@ from agents.loading.checks import (
     window,
 )
 from agents.loading.gguf_header import check_gguf
-from agents.loading.linear import DTYPE_NAMES, MatmulPrecision, pack_linears
+from agents.loading.linear import DTYPE_NAMES, MatmulPrecision, pack_linears, precision
 from agents.loading.quiet import no_bars
 from agents.plain_files import whole_folder
 from agents.prompts import chat_ids, text_ids, turn_end
@@ -71,6 +71,11 @@ class BaseModel:
     def device(self) -> torch.device:
         """Device of the input embeddings."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def precision(self) -> str:
+        """What its linear layers multiply in; see `agents.loading.linear.precision`."""
+        return precision(self.model)
 
     @property
     def context(self) -> int | None:

@@ -171,7 +171,7 @@ def main(arguments: Sequence[str]) -> int:
     environment = describe(base, options)
     console.print(
         f"{environment['model']} on {environment['device']}, {environment['threads']} threads, "
-        f"{options.dtype}, {options.sizes().rounds} rounds, adapters by "
+        f"products in {base.precision}, {options.sizes().rounds} rounds, adapters by "
         + (f"a kernel of {environment['kernel']}" if environment["kernel"] else "PyTorch"),
         soft_wrap=True,
     )
@@ -206,6 +206,7 @@ def describe(base: BaseModel, options: BenchEngineOptions) -> dict[str, Any]:
         "options": {**asdict(options), "products": str(options.products)},
         **asdict(options.sizes()),
         "dtype": options.dtype,
+        "precision": base.precision,
         "kernel": None if (made := kernel()) is None or cuda else made.compiler,
     }
 

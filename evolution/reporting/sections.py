@@ -48,6 +48,7 @@ def _facts(found: Findings) -> Mapping[str, object]:
     asked = config.get("generations")
     return {
         "base model": config.get("model"),
+        "products": _precision(config),
         "problems": config.get("problems"),
         "population": f"{len(run.agents)} agents"
         + (f", rank {config['rank']}" if "rank" in config else ""),
@@ -58,6 +59,13 @@ def _facts(found: Findings) -> Mapping[str, object]:
         "seed": config.get("seed"),
         "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items()) or None,
     }
+
+
+def _precision(config: Mapping[str, Any]) -> str | None:
+    """Return what a run's base multiplied in, as far as its settings say."""
+    dtype, products = config.get("dtype"), config.get("products")
+    said = products if dtype == "float32" and products is not None else dtype
+    return f"{said}, weights of 4 bits" if said and config.get("load_in_4bit") else said
 
 
 def _summary(found: Findings) -> Shown:

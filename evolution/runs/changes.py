@@ -100,6 +100,8 @@ def find_changes(
     for option, after in plain_settings(config).items():
         if option in UNRECORDED or option not in before or before[option] == after:
             continue
+        if option == "products" and before[option] == "auto":
+            continue  # of a run that did not record what auto was
         if option in FIXED:
             raise CheckpointError(
                 f"resume: --{option.replace('_', '-')} cannot change in a saved run "

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from rich.console import Console
 
-from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
+from agents.loading.linear import DTYPE_NAMES, MatmulPrecision, resolve
 from agents.loading.models import load_base
 from agents.measuring.benchmark import BenchmarkResult, Participant, Sampling, benchmark
 from agents.measuring.reply_log import ReplyLog
@@ -163,15 +163,16 @@ def main(arguments: Sequence[str]) -> int:
         log = ReplyLog(out / "replies.jsonl", same)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    console.print(
-        f"base model {options.model}, {len(folders)} adapters, {len(log)} replies known",
-    )
     base = load_base(
         options.model,
         dtype=options.dtype,
         device=options.device,
         products=options.products,
         load_in_4bit=options.load_in_4bit,
+    )
+    console.print(
+        f"base model {options.model}, products in {base.precision}, {len(folders)} adapters, "
+        f"{len(log)} replies known",
     )
     population, participants = load_participants(
         base,
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         population.lora.detach()
     outside = {task.spec for task in tasks if task.outside}
-    _write(out, options, results, outside)
+    _write(out, options, base.precision, results, outside)
     if options.forgetting:
         console.print(forgetting_table(results, outside))
     console.print(f"Results: {out / 'results.json'}")
@@ -214,7 +215,8 @@ def _read_options(arguments: Sequence[str]) -> tuple[BenchOptions, SavedRun | No
         same = {name: getattr(run.config, name) for name in names}
         options = parse(BenchOptions, words, default=BenchOptions(**same), prog=prog)
     options.check()
-    return options, run
+    products = resolve(options.products, dtype=options.dtype, device=options.device)
+    return replace(options, products=products), run
 
 
 def _without_out(arguments: Sequence[str]) -> list[str]:
@@ -259,7 +261,7 @@ def _measure(
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
-    console.print("\n" + heading(result))
+    console.print("\n" + heading(result, population.base.precision))
     console.print(result_table(result))
     changes = changes_table(result)
     if changes is not None:
@@ -282,13 +284,18 @@ def _settings_hash(options: BenchOptions, folders: Mapping[str, Path]) -> str:
 
 
 def _write(
-    out: Path, options: BenchOptions, results: Sequence[BenchmarkResult], outside: set[str]
+    out: Path,
+    options: BenchOptions,
+    precision: str,
+    results: Sequence[BenchmarkResult],
+    outside: set[str],
 ) -> None:
     """Write the figures and the problems; the replies are there already."""
     compared = [comparison(result) for result in results]
     data: dict[str, Any] = {
         "version": installed("populora-env"),
         "options": {**asdict(options), "products": str(options.products)},
+        "precision": precision,
         "results": [
             {**result.to_dict(), "outside": result.task in outside, "change": change}
             for result, change in zip(results, compared, strict=True)

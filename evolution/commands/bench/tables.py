@@ -18,12 +18,19 @@ _RULES_BESIDE = 2  # most rules of extraction beside which a column of differenc
 _SPEC_WIDTH = 26
 
 
-def heading(result: BenchmarkResult) -> str:
-    """Return in one line what was measured, and how."""
+def heading(result: BenchmarkResult, precision: str) -> str:
+    """Return in one line what was measured, and how.
+
+    Args:
+        result: What came of it.
+        precision: What the base multiplied in.
+    """
     how = f"T={result.sampling.temperature:g}" if result.sampling.temperature else "greedy"
     if result.sampling.samples > 1:
         how += f", {result.sampling.samples} samples"
-    return f"{result.task}: {len(result.problems)} problems, {result.preset.name}, {how}"
+    return (
+        f"{result.task}: {len(result.problems)} problems, {result.preset.name}, {how}, {precision}"
+    )
 
 
 def result_table(result: BenchmarkResult) -> Table:

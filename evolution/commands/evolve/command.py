@@ -47,7 +47,9 @@ def main(arguments: Sequence[str]) -> int:
         products=options.products,
         load_in_4bit=options.load_in_4bit,
     )
-    console.print(f"base model {options.model}, problems {options.problems}")
+    console.print(
+        f"base model {options.model}, products in {base.precision}, problems {options.problems}",
+    )
     population = _newborn(base, options)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
     with Grader() as grader:

@@ -89,8 +89,8 @@ def _table(
     manager: EvolutionManager,
 ) -> Table:
     table = Table(
-        title=f"Accuracy on {len(base.problems)} held-out problems, greedy "
-        f"({manager.generation} generations)"
+        title=f"Accuracy on {len(base.problems)} held-out problems, greedy, "
+        f"{manager.population.base.precision} ({manager.generation} generations)"
     )
     table.add_column("who")
     for name in ("accuracy", "± s.e.", "vs base", "standing"):

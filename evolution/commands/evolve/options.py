@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tomli_w
 
+from agents.loading.linear import resolve
 from evolution.commands.usage import installed, parse
 from evolution.config import RunConfig
 from evolution.errors import CheckpointError, UsageError
@@ -66,6 +67,9 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         settings = read_preset(named["preset"])
     default = EvolveOptions(**asdict(settings))
     options = parse(EvolveOptions, arguments, default=default, prog="populora evolve")
+    # So that the run says what auto is here, and keeps to it elsewhere.
+    products = resolve(options.products, dtype=options.dtype, device=options.device)
+    options = replace(options, products=products)
     if saved is not None:
         find_changes(plain_settings(saved), options, 0)  # refuses before a model is loaded
     if options.resume and options.out != settings.out:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from agents.loading.linear import MatmulPrecision, resolve
 from agents.loading.models import DTYPES
+from agents.loading.processor import has_int8, onednn
 from agents.population import LoraPopulation
 from evolution import learning
 from evolution.cli import main
@@ -17,6 +20,7 @@ from evolution.commands.evolve import command as evolve
 from evolution.commands.evolve.options import read_options
 from evolution.config import EvolutionConfig, RunConfig
 from evolution.errors import ConfigError, UsageError
+from evolution.runs.changes import find_changes, plain_settings
 from evolution.runs.settings_files import from_mapping, read_toml
 from tests.conftest import make_tiny_base
 from tests.evolution.test_cli import QUICK, one_line_error
@@ -219,3 +223,53 @@ def test_settings_are_utf8_whatever_the_terminal_with_or_without_a_mark(tmp_path
     file = tmp_path / "x.toml"
     file.write_bytes(b"\xef\xbb\xbf" + 'problems = "übung.jsonl"\n'.encode())
     assert read_toml(file).problems == "übung.jsonl"
+
+
+@pytest.mark.skipif(onednn() is None, reason="this build of PyTorch has no oneDNN")
+def test_a_run_says_what_auto_was_and_keeps_to_it(tmp_path, model_folder, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    words = ["evolve", "--model", model_folder, "--out", str(folder), *QUICK, "--held-out", "0"]
+    assert main([*words, "--generations", "1", "--products", "auto"]) == 0
+    chosen = resolve("auto").value
+    assert f"products in {chosen}, problems" in capsys.readouterr().out
+    assert tomllib.loads((folder / "run.toml").read_text())["config"]["products"] == chosen
+    goes_on = ["--resume", str(folder)]
+    assert read_options([*goes_on, "--products", "auto"]).products == chosen
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[chosen]
+    monkeypatch.setattr("agents.loading.linear.has_bfloat16", lambda: other == "bfloat16")
+    assert read_options(goes_on).products == chosen
+    said = one_line_error(capsys, ["evolve", *goes_on, "--products", "auto"])
+    assert f"--products cannot change in a saved run ({chosen!r} to {other!r})" in said
+    said = one_line_error(capsys, ["evolve", *goes_on, "--products", "int8"])
+    assert f"--products cannot change in a saved run ({chosen!r} to 'int8')" in said
+
+
+def test_a_run_that_did_not_record_what_auto_was_goes_on():
+    before = plain_settings(RunConfig(products=MatmulPrecision.AUTO))
+    assert find_changes(before, RunConfig(products=MatmulPrecision.BFLOAT16), 1) == []
+
+
+@pytest.mark.skipif(not has_int8(), reason="this processor has no products in int8")
+def test_a_run_learns_in_int8_and_goes_on_in_it(tmp_path, model_folder, capsys):
+    folder = tmp_path / "run"
+    words = ["evolve", "--model", model_folder, "--out", str(folder), *QUICK, "--held-out", "3"]
+    assert main([*words, "--generations", "1", "--products", "int8"]) == 0
+    assert main(["evolve", "--resume", str(folder), "--generations", "2"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("products in int8, problems") == 2
+    assert "greedy, int8 (2 generations)" in shown
+    assert main(["bench", "--run", str(folder), "--limit", "2", "--max-new-tokens", "4"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "products in int8, 3 adapters" in shown
+    assert "greedy, int8" in shown
+    (file,) = folder.glob("bench/*/results.json")
+    assert json.loads(file.read_text())["precision"] == "int8"
+    assert main(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert re.search(r"products</\w+>\s*<\w+>int8<", page)
+
+
+@pytest.mark.parametrize("elsewhere", [{"dtype": "bfloat16"}, {"device": "cuda"}])
+def test_auto_has_nothing_to_choose_in_other_types_or_on_a_gpu(elsewhere):
+    assert resolve("auto", **elsewhere) == "float32"
+    assert resolve("bfloat16", **elsewhere) == "bfloat16"
