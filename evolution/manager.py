@@ -345,7 +345,10 @@ class EvolutionManager:
         return self._learner.step(samples, progress, key=key)
 
     def _parts(self) -> dict[str, Part]:
-        """What a generation saves besides adapters, by name; one thing more is one line."""
+        """What a generation saves besides adapters, by name; one thing more is one line.
+
+        What runs of the last version lack is named in `evolution.runs.parts.LATER`, too.
+        """
         parts: dict[str, Part] = {
             "standing": self._standing,
             "ratings": Held(self, "ratings", Ratings.to_dict, Ratings.from_dict),

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from evolution.runs import parts as table
 from evolution.runs.parts import Held, collect, restore
 
 
@@ -36,6 +37,26 @@ def test_json_is_kept_by_part_and_tensors_by_their_names():
     }
     with pytest.raises(KeyError, match="standing"):
         restore(again, {}, tensors)
+
+
+@pytest.mark.parametrize(
+    ("part", "tensor", "reader"),
+    [("tokens", "counts", "learner"), ("learner", "tokens.counts", "tokens")],
+)
+def test_a_tensor_that_another_part_would_read_back_is_refused(part, tensor, reader):
+    parts = {"tokens": Remembers({}), "learner": Remembers({})}
+    parts[part].saved = {tensor: torch.ones(1)}
+    with pytest.raises(ValueError, match=f"^{part}: got tensor '{tensor}', which {reader} would"):
+        collect(parts)
+
+
+def test_a_later_part_stays_as_it_was_made_where_a_run_has_none(monkeypatch):
+    monkeypatch.setattr(table, "LATER", frozenset({"tokens"}))
+    parts = {"elites": Remembers(), "tokens": Remembers(0)}
+    restore(parts, {"elites": ["a"]}, {})
+    assert (parts["elites"].saved, parts["tokens"].saved) == (["a"], 0)
+    restore(parts, {"elites": ["a"], "tokens": 7}, {})
+    assert parts["tokens"].saved == 7
 
 
 def test_a_held_value_is_put_back_and_none_stays_none():
