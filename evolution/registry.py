@@ -7,12 +7,11 @@ undergoes it in front: ``gaussian+0.3*dropout(rate=0.2)``.
 An operator is a function; its keyword-only arguments are its parameters. Naming it adds it, before
 or after the built-in ones are used, and from then on settings and the command line know it:
 
-    from evolution.operators.crossover import CROSSOVERS, mix
+    from evolution.operators.crossover import CROSSOVERS, mix, shares
 
     @CROSSOVERS.add("mostly_fitter", share=(0.5, 1.0))
-    def mostly_fitter(lora, mating, *, share: float = 0.9):
-        rest = (1 - share) / (mating.parents.shape[1] - 1)
-        return mix(lora, mating, np.where(np.arange(mating.parents.shape[1]) == 0, share, rest))
+    def mostly_fitter(lora, step, *, share: float = 0.9):
+        return mix(lora, step, shares(step.parents.shape[1], share))
 
     EvolutionConfig(crossover="mostly_fitter(share=0.8)")
 """

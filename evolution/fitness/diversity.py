@@ -112,8 +112,8 @@ def _sentence_transformer(model: str) -> Embedder:
     except ImportError as error:
         raise OperatorError(
             f"diversity: embeddings(model={model!r}) needs sentence-transformers: pip install "
-            "'populora-env[embeddings]', or put a function into "
-            "evolution.fitness.diversity.EMBEDDERS"
+            "'populora-env[embeddings]', or give a function this name with "
+            "@evolution.EMBEDDERS.add(...)"
         ) from error
     try:
         loaded = SentenceTransformer(model, device="cpu")

@@ -10,12 +10,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import agents
+import evolution
 from agents.loading.linear import MatmulPrecision, resolve
 from agents.loading.models import DTYPES
 from agents.loading.processor import has_int8, onednn
 from agents.population import LoraPopulation
 from evolution import learning
 from evolution.cli import main
+from evolution.commands import help_text
 from evolution.commands.evolve import command as evolve
 from evolution.commands.evolve.options import read_options
 from evolution.config import EvolutionConfig, RunConfig
@@ -273,3 +276,31 @@ def test_a_run_learns_in_int8_and_goes_on_in_it(tmp_path, model_folder, capsys):
 def test_auto_has_nothing_to_choose_in_other_types_or_on_a_gpu(elsewhere):
     assert resolve("auto", **elsewhere) == "float32"
     assert resolve("bfloat16", **elsewhere) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("setting", "registry"),
+    [
+        ("advantage", agents.ADVANTAGES),
+        ("crossover", evolution.CROSSOVERS),
+        ("diversity", evolution.KERNELS),
+        ("diversity_bar", evolution.MINIMAL_CRITERIA),
+        ("diversity_schedule", evolution.SCHEDULES),
+        ("fitness", evolution.DESCRIPTORS),
+        ("fitness", evolution.FITNESSES),
+        ("fitness_scale", evolution.SCALES),
+        ("mutations", evolution.MUTATIONS),
+        ("selection", evolution.SELECTIONS),
+    ],
+)
+def test_the_words_of_a_setting_list_all_that_comes_along(setting, registry):
+    _, options = help_text.read_options("evolution.config", "EvolutionConfig")
+    (words,) = (option.words for option in options if option.name == setting)
+    ours = [
+        name
+        for name, function in registry.items()
+        if function.__module__.partition(".")[0] in ("agents", "evolution")
+    ]
+    assert ours
+    listed = re.findall(r"[\w+-]*\w[\w+-]*", words)
+    assert set(ours) <= set(listed)
