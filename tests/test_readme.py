@@ -96,7 +96,7 @@ def parse_command(line: str) -> None:
         words = []
     if command == "bench" and words and not words[0].startswith("-"):
         words.insert(0, "--tasks")
-    _, _, module, name = COMMANDS[command]
+    _, module, name = COMMANDS[command]
     options = getattr(importlib.import_module(module), name)
     import tyro
 
@@ -130,7 +130,7 @@ def test_flags_exist(text):
     names = {flag.partition("=")[0][2:].replace("-", "_") for flag in flags}
     takers = [
         command
-        for command, (_, _, module, name) in COMMANDS.items()
+        for command, (_, module, name) in COMMANDS.items()
         if names <= {option.name for option in read_options(module, name)[1]}
     ]
     assert takers, f"no command has {flags}"
