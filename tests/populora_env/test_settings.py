@@ -112,7 +112,7 @@ def test_rules_are_those_of_the_annotations():
 
 def test_every_number_of_a_run_and_of_a_command_has_a_range():
     open_ends = {}
-    for command, (_, _, module, name) in COMMANDS.items():
+    for command, (_, module, name) in COMMANDS.items():
         rules = field_rules(getattr(importlib.import_module(module), name))
         open_ends[command] = {
             name for name, rule in rules.items() if rule.kind in (int, float) and not rule.limit
