@@ -1,27 +1,11 @@
 """Where the modules of version 0.1 are now."""
 
-NAMES = {
-    "agents.adapters": "agents.engine.adapters",
-    "agents.advantages": "agents.learning.advantages",
-    "agents.benchmark": "agents.measuring.benchmark",
-    "agents.compiling": "agents.engine.compiling",
-    "agents.figures": "agents.measuring.statistics",
-    "agents.generation": "agents.engine.generation",
-    "agents.gguf_header": "agents.loading.gguf_header",
-    "agents.layers": "agents.engine.layers",
-    "agents.learners": "agents.learning.learners",
-    "agents.likelihood": "agents.learning.likelihood",
-    "agents.linear": "agents.loading.linear",
-    "agents.model_checks": "agents.loading.checks",
-    "agents.models": "agents.loading.models",
-    "agents.native": "agents.engine.native",
-    "agents.objective": "agents.learning.objective",
-    "agents.optimizer": "agents.learning.optimizer",
-    "agents.packing": "agents.learning.packing",
-    "agents.rejection": "agents.learning.rejection",
-    "agents.reply_log": "agents.measuring.reply_log",
-    "agents.routing": "agents.engine.routing",
-    "agents.sampling": "agents.engine.sampling",
-    "agents.slots": "agents.engine.kv_cache",
-    "agents.targets": "agents.engine.targets",
+from populora_env.moved import into_rooms
+
+_ROOMS = {
+    "engine": "adapters compiling generation layers native routing sampling slots=kv_cache targets",
+    "learning": "advantages learners likelihood objective optimizer packing rejection",
+    "loading": "gguf_header linear model_checks=checks models",
+    "measuring": "benchmark figures=statistics reply_log",
 }
+NAMES = into_rooms("agents", _ROOMS)

@@ -23,11 +23,22 @@ from populora_env.episodes.arguments import (
 )
 from populora_env.episodes.episode import Episode, Outcome, Rules
 from populora_env.episodes.matchmaking import Matchmaking, min_agents, most_tasks
-from populora_env.episodes.observations import Observation, observation_space, observe
+from populora_env.episodes.observations import (
+    Observation,
+    observation_space,
+    observe,
+    read_state,
+    state_space,
+)
 from populora_env.episodes.rendering import print_news, render_episode
 from populora_env.episodes.rewards import Labels, RewardWeights
-from populora_env.episodes.states import read_state, state_space
-from populora_env.errors import PopuloraError, at_least_one, check_is_a, check_seconds
+from populora_env.errors import (
+    PopuloraError,
+    at_least_one,
+    check_is_a,
+    check_member,
+    check_seconds,
+)
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.keys import derive_seed
@@ -123,10 +134,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
                 "revise needs critiques to revise by: set evaluation='critique', "
                 f"got {evaluation!r}"
             )
-        if matchmaking not in set(Matchmaking):
-            raise ValueError(
-                f"matchmaking must be one of {', '.join(Matchmaking)}, got {matchmaking!r}"
-            )
+        check_member("matchmaking", matchmaking, Matchmaking)
         weights = RewardWeights.preset(rewards) if isinstance(rewards, str) else rewards
         check_is_a("rewards", weights, RewardWeights, "RewardWeights(...) or the name of a preset")
         if grader is not None:
@@ -306,7 +314,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         """Return all that there is to know of the episode, for a critic in training.
 
         No agent is shown this: it holds the known answer and everybody's attempts. It is in
-        ``state_space``; see `states.state_space`.
+        ``state_space``; see `observations.state_space`.
 
         Raises:
             ArenaError: Before the first reset.

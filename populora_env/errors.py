@@ -6,7 +6,10 @@ leave the package they are raised in do not descend from the root.
 """
 
 import math
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
+
+Member = TypeVar("Member", bound=StrEnum)
 
 
 class PopuloraError(Exception):
@@ -17,6 +20,15 @@ def check_is_a(name: str, value: Any, kind: type, expected: str) -> None:
     """Raise a TypeError unless the value is of the kind."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
+def check_member(name: str, value: Any, kind: type[Member]) -> Member:
+    """Return the member of an enumeration that a value is or names."""
+    try:
+        return kind(value)
+    except ValueError:
+        expected = ", ".join(kind)
+        raise ValueError(f"{name} must be one of {expected}, got {value!r}") from None
 
 
 def at_least_one(name: str, value: Any) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from populora_env.errors import check_member
 from populora_env.storage import NEVER, UNLESS_EMPTY, plain, read_record
 
 
@@ -120,13 +121,7 @@ class Problem:
             raise TypeError(
                 f"answer must be a string or None, got {type(answer).__name__}: write str(answer)"
             )
-        try:
-            kind = AnswerKind(answer_kind)
-        except ValueError:
-            accepted = ", ".join(AnswerKind)
-            raise ValueError(
-                f"answer_kind must be one of {accepted}, got {answer_kind!r}"
-            ) from None
+        kind = check_member("answer_kind", answer_kind, AnswerKind)
         content = json.dumps([prompt, answer, kind.value])
         digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         return cls(digest, prompt, answer, kind, source, dict(metadata or {}))
@@ -243,12 +238,7 @@ class Verdict:
             raise ValueError(
                 f"preference must be 'A', 'B', 'tie' or None, got {self.preference!r}"
             ) from None
-        try:
-            object.__setattr__(self, "status", ReplyStatus(self.status))
-        except ValueError:
-            raise ValueError(
-                f"status must be one of {', '.join(ReplyStatus)}, got {self.status!r}"
-            ) from None
+        object.__setattr__(self, "status", check_member("status", self.status, ReplyStatus))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Observations: what each agent is shown of an episode."""
+"""Observations, what each agent is shown of an episode, and states, which no agent is shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gymnasium import spaces
@@ -38,4 +38,49 @@ def observe(episode: Episode, agents: Iterable[str]) -> dict[str, Observation]:
             "has_task": int(episode.phase is not Phase.DONE),
         }
         for agent in agents
+    }
+
+
+def state_space(agents: Sequence[str], rounds: int) -> spaces.Dict:
+    """Return the space of states, for a central critic.
+
+    A state is a dictionary: ``phase`` (a `Phase`, as text), ``round`` (0 for solve), ``problem``
+    and ``answer`` (the known one, empty if there is none), and by agent, as texts that are empty
+    where there is nothing yet: ``prompts`` (what each is to answer now), ``attempts`` and
+    ``revisions``.
+
+    Args:
+        agents: Their names.
+        rounds: Number of rounds of an episode.
+    """
+
+    def texts() -> spaces.Dict:
+        return spaces.Dict({agent: UnicodeText() for agent in agents})
+
+    return spaces.Dict(
+        {
+            "phase": UnicodeText(max_length=16),
+            "round": spaces.Discrete(rounds + 1),
+            "problem": UnicodeText(),
+            "answer": UnicodeText(),
+            "prompts": texts(),
+            "attempts": texts(),
+            "revisions": texts(),
+        }
+    )
+
+
+def read_state(episode: Episode, agents: Sequence[str]) -> dict[str, Any]:
+    """Return the state of an episode."""
+    attempts, revisions = episode.attempts, episode.revisions
+    return {
+        "phase": episode.phase.value,
+        "round": episode.round,
+        "problem": episode.problem.prompt,
+        "answer": episode.problem.answer or "",
+        "prompts": {agent: episode.prompts[agent] for agent in agents},
+        "attempts": {agent: attempts[agent].text if agent in attempts else "" for agent in agents},
+        "revisions": {
+            agent: revisions[agent].text if agent in revisions else "" for agent in agents
+        },
     }

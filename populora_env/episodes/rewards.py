@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from populora_env.errors import check_member
 from populora_env.records import ReplyStatus
 from populora_env.settings import Registry
 
@@ -68,9 +69,7 @@ class RewardWeights:
             value = getattr(self, part)
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{part} must be a finite number, got {value!r}")
-        if self.labels not in set(Labels):
-            raise ValueError(f"labels must be one of {', '.join(Labels)}, got {self.labels!r}")
-        object.__setattr__(self, "labels", Labels(self.labels))
+        object.__setattr__(self, "labels", check_member("labels", self.labels, Labels))
 
     def total(self, parts: Mapping[str, float | None]) -> float:
         """Return the weighted sum of the parts that are known."""

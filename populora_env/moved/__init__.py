@@ -43,6 +43,20 @@ class _Alias(Loader):
         sys.modules[old] = importlib.import_module(self._new)
 
 
+def into_rooms(package: str, rooms: Mapping[str, str]) -> dict[str, str]:
+    """Return the new name of each old one, of modules that stood in a package itself.
+
+    Args:
+        package: Its name.
+        rooms: Room of the package to the modules in it now; ``old=new`` where the name changed too.
+    """
+    return {
+        f"{package}.{old}": f"{package}.{room}.{new or old}"
+        for room, modules in rooms.items()
+        for old, _, new in (module.partition("=") for module in modules.split())
+    }
+
+
 def names_of(package: str, module: str) -> Callable[[str], Any]:
     """Return a package's ``__getattr__`` that finds what a module of its name once held.
 

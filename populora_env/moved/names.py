@@ -1,38 +1,23 @@
 """Where the modules that this package had in version 0.1 are now."""
 
+from populora_env.moved import into_rooms
+
+_OWN = {
+    "chat": "chat_api=api chat_arguments=arguments chat_connection=connection chat_replies=replies",
+    "episodes": "arguments episode labels matchmaking rendering rewards settlement"
+    " states=observations",
+    "grading": "extraction",
+    "judges": "awaiting skill votes",
+    "problems": "fewshot",
+    "reading": "judgements no_reply numerals replies=answers said statements units",
+}
+_OF_PROBLEMS = {
+    "drawing": "generating procedural watched",
+    "files": "bounds columns escapes hub",
+    "sources": "source=base spec",
+}
 NAMES = {
-    "populora_env.arguments": "populora_env.episodes.arguments",
-    "populora_env.awaiting": "populora_env.judges.awaiting",
-    "populora_env.chat_api": "populora_env.chat.api",
-    "populora_env.chat_arguments": "populora_env.chat.arguments",
-    "populora_env.chat_connection": "populora_env.chat.connection",
-    "populora_env.chat_replies": "populora_env.chat.replies",
-    "populora_env.episode": "populora_env.episodes.episode",
-    "populora_env.extraction": "populora_env.grading.extraction",
-    "populora_env.fewshot": "populora_env.problems.fewshot",
-    "populora_env.judgements": "populora_env.reading.judgements",
-    "populora_env.labels": "populora_env.episodes.labels",
-    "populora_env.matchmaking": "populora_env.episodes.matchmaking",
-    "populora_env.no_reply": "populora_env.reading.no_reply",
-    "populora_env.numerals": "populora_env.reading.numerals",
-    "populora_env.problems.bounds": "populora_env.problems.files.bounds",
-    "populora_env.problems.columns": "populora_env.problems.files.columns",
-    "populora_env.problems.escapes": "populora_env.problems.files.escapes",
-    "populora_env.problems.generating": "populora_env.problems.drawing.generating",
-    "populora_env.problems.hub": "populora_env.problems.files.hub",
-    "populora_env.problems.procedural": "populora_env.problems.drawing.procedural",
-    "populora_env.problems.source": "populora_env.problems.sources.base",
-    "populora_env.problems.spec": "populora_env.problems.sources.spec",
-    "populora_env.problems.watched": "populora_env.problems.drawing.watched",
-    "populora_env.rendering": "populora_env.episodes.rendering",
-    "populora_env.replies": "populora_env.reading.answers",
-    "populora_env.rewards": "populora_env.episodes.rewards",
-    "populora_env.said": "populora_env.reading.said",
-    "populora_env.settlement": "populora_env.episodes.settlement",
-    "populora_env.skill": "populora_env.judges.skill",
     "populora_env.spelling": "populora_env.settings",
-    "populora_env.statements": "populora_env.reading.statements",
-    "populora_env.states": "populora_env.episodes.states",
-    "populora_env.units": "populora_env.reading.units",
-    "populora_env.votes": "populora_env.judges.votes",
+    **into_rooms("populora_env", _OWN),
+    **into_rooms("populora_env.problems", _OF_PROBLEMS),
 }
