@@ -25,7 +25,9 @@ from evolution.commands.progress import Bars
 from evolution.commands.usage import parse
 from evolution.config import RunConfig
 from evolution.engine_benchmark.agreement import agreement_row
+from evolution.engine_benchmark.cpu_engines import ENGINES
 from evolution.engine_benchmark.large import large_row
+from evolution.engine_benchmark.peers_row import PRECISIONS, peers_row
 from evolution.engine_benchmark.rows import ROWS
 from evolution.engine_benchmark.workbench import Figure, Sizes, Workbench
 from evolution.errors import UsageError
@@ -34,10 +36,13 @@ from populora_env.problems import load_problems
 from populora_env.settings import OneOf, Range, check_fields
 
 ON_DEMAND: Mapping[str, Callable[[Workbench], None]] = MappingProxyType(
-    {"agreement": agreement_row, "large": large_row}
+    {"agreement": agreement_row, "large": large_row, "peers": peers_row}
 )
 STEP_RANK = 16
-PACKAGES = ("torch", "transformers", "peft", "populora", "bitsandbytes")
+PACKAGES = (
+    "torch", "transformers", "peft", "populora", "bitsandbytes", "openvino", "openvino-genai",
+    "ctranslate2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,11 @@ TARGETS = {
     "evolution_step_seconds_16": Target(0.35, least=False),
     "joint_learning_speedup_8": Target(1.5),
     "peak_memory_gib_7b_16": Target(24, least=False),
+    "base_decode_vs_openvino_float32": Target(1.05),
+    "base_decode_vs_openvino_int8": Target(1.0),
+    "mixed_8_end_to_end_vs_openvino_int8": Target(1.2),
+    **{f"population_decode_ratio_8_{own}": Target(0.93) for own in PRECISIONS},
+    **{f"population_decode_ratio_16_{own}": Target(0.9) for own in PRECISIONS},
 }
 
 
@@ -98,7 +108,8 @@ class BenchEngineOptions:
     problems: str = RunConfig.problems
     """Problem spec, where prompts come from; see load_problems."""
     only: tuple[str, ...] = ()
-    """Some of the rows: decoding, rollout, slots, evolution, learning, agreement, large."""
+    """Some of the rows: decoding, rollout, slots, evolution, learning, agreement, large,
+    peers (OpenVINO GenAI and CTranslate2, where installed)."""
     large: Literal["auto", "on", "off"] = "auto"
     """A base of 7 billion random weights as well; auto where there is a GPU."""
     quick: bool = False
@@ -204,6 +215,7 @@ def describe(base: BaseModel, options: BenchEngineOptions) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "options": {**asdict(options), "products": str(options.products)},
+        "engines": {name: dict(engine.settings) for name, engine in ENGINES.items()},
         **asdict(options.sizes()),
         "dtype": options.dtype,
         "precision": base.precision,
