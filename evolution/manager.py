@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.learning.learners import LearnerStats
 from agents.population import LoraPopulation
 from agents.progress import Progress
 from agents.rollout import rollout
@@ -222,7 +221,11 @@ class EvolutionManager:
         peers = bradley_terry(self.population.agents, evaluations)
         self.ratings.update(evaluations)
         self._lineage.measure({i: known(v) for i, v in enumerate(self.standing)})
-        learning = self._learn(transcripts, progress)
+        learning = None
+        if self._learner is not None:
+            samples = gather_samples(transcripts, self.population, self.config)
+            key = ("learn", self.config.seed, plan.generation)
+            learning = self._learner.step(samples, progress, key=key)
         self._quarantine()
         self.population.forget()
         self._plan = None
@@ -288,8 +291,8 @@ class EvolutionManager:
                 not those that the run was played with.
         """
         keeper = self._keeper = Keeper(folder, self.population, self.config, self._digests)
-        names = {"base": self.population.base.name, "problems": self.problems.spec}
-        names["excluded"] = names["problems"]
+        spec = self.problems.spec
+        names = {"base": self.population.base.name, "problems": spec, "excluded": spec}
         self.generation, changes = keeper.resume(self._parts(), names, note)
         for change in changes:
             if change.option == "learning_rate":
@@ -333,16 +336,6 @@ class EvolutionManager:
         )
         self.ratings = inherit_ratings(self.ratings, agents, born)
         return tuple(child.individual for child in born)
-
-    def _learn(
-        self, transcripts: Sequence[Transcript], progress: Progress | None
-    ) -> LearnerStats | None:
-        """One step of the learner on what the episodes hold for it."""
-        if self._learner is None:
-            return None
-        samples = gather_samples(transcripts, self.population, self.config)
-        key = ("learn", self.config.seed, self.generation)
-        return self._learner.step(samples, progress, key=key)
 
     def _parts(self) -> dict[str, Part]:
         """What a generation saves besides adapters, by name; one thing more is one line.

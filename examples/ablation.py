@@ -37,7 +37,7 @@ from agents.population import BASE
 from evolution import EvolutionConfig, EvolutionManager
 from evolution.fitness.diversity import vendi
 from evolution.individuals.reevaluation import hosting
-from evolution.lowrank.genomes import describe_child, read_genome, write_genome
+from evolution.lowrank.genomes import Genome, read_genome, write_genome
 from evolution.operators.crossover import CROSSOVERS, CrossoverStep
 from evolution.operators.mutation_weights import MUTATIONS, Offspring, mutate
 from populora_env import Grader, load_problems
@@ -274,9 +274,8 @@ def operators(
         errors = make(name)
         agents = [population.agents[slot] for slot in slots]
         children = accuracies(population, agents, problems, grader, tokens)
-        shares = [1 / parents.shape[1]] * parents.shape[1]
         figures = [
-            describe_child(read_genome(lora, slot), [before[p] for p in own], shares)
+            likeness(read_genome(lora, slot), [before[p] for p in own])
             for slot, own in zip(slots.tolist(), parents.tolist(), strict=True)
         ]
         for slot in slots.tolist():
@@ -285,12 +284,27 @@ def operators(
             "minus_best": float((children - marks[parents[:, 0]]).mean()),
             "minus_mean": float((children - marks[parents].mean(axis=1)).mean()),
             "recompression_error": float(np.mean(errors)),
-            "cosine": float(np.mean([figure.cosine for figure in figures])),
-            "norm_ratio": float(np.mean([figure.norm_ratio for figure in figures])),
+            "cosine": float(np.mean([cosine for cosine, _ in figures])),
+            "norm_ratio": float(np.mean([ratio for _, ratio in figures])),
         }
 
     made = {f"crossover {name}": compare(cross, name, ranked) for name in CROSSOVERS}
     return made | {f"mutation {name}": compare(change, name, pairs[:, :1]) for name in MUTATIONS}
+
+
+def likeness(child: Genome, parents: Sequence[Genome]) -> tuple[float, float]:
+    """Cosine of a child's update and its parents' mean, and the ratio of their norms."""
+    own = mean = shared = 0.0
+    for layer in range(len(child.factors)):
+        made, *given = (g.scale * (g.factors[layer][1] @ g.factors[layer][0]).double()
+                        for g in (child, *parents))  # fmt: skip
+        wanted = torch.stack(given).mean(0)
+        own += float(made.square().sum())
+        mean += float(wanted.square().sum())
+        shared += float((made * wanted).sum())
+    if not mean:
+        return 0.0, float("inf")
+    return shared / (own * mean) ** 0.5 if own else 0.0, (own / mean) ** 0.5
 
 
 def mean_and_error(values: Sequence[float], form: str = ".3f") -> str:

@@ -162,38 +162,3 @@ def _fill_up(A: Tensor, known: Tensor) -> None:
     sign = torch.sign(upper.diagonal(dim1=1, dim2=2))
     completed = (Q * sign[:, None]).transpose(1, 2)
     A[short, :rows] = torch.where(missing[..., None], completed, A[short, :rows])
-
-
-def combine(
-    A: Tensor,
-    B: Tensor,
-    scale: Tensor,
-    parents: Tensor,
-    weights: Tensor,
-    child_scale: Tensor,
-    rank: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Weighted sums of updates at a given rank.
-
-    Args:
-        A: Down factors ``[L, N, r, in]`` of L layers of one shape.
-        B: Up factors ``[L, N, out, r]``.
-        scale: Scale of each adapter ``[N]``.
-        parents: Which adapters each child sums ``[C, K]``.
-        weights: Their weights ``[C, K]``.
-        child_scale: Scale at which each child's factors are to be read ``[C]``, not 0.
-        rank: Rank of the children; r by default.
-
-    Returns:
-        Canonical factors ``[L, C, rank, in]`` and ``[L, C, out, rank]``, zero-padded where the
-        layer itself has a smaller rank.
-    """
-    layers, _, r, _ = A.shape
-    wide_A = A[:, parents].flatten(0, 1).flatten(1, 2)
-    wide_B = B[:, parents].flatten(0, 1).transpose(1, 2).flatten(2)
-    size = (weights * scale[parents] / child_scale[:, None]).double().repeat_interleave(r, 1)
-    made = compress(
-        wide_A.float(), wide_B.float(), r if rank is None else rank, size.repeat(layers, 1)
-    )
-    shape = (layers, len(parents))
-    return made.A.unflatten(0, shape).to(A.dtype), made.B.unflatten(0, shape).to(B.dtype)

@@ -1,10 +1,8 @@
 """Reading and writing members of a population: copies, views, comparisons, hashes."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,46 +66,6 @@ def write_genome(lora: StackedLora, slot: int, genome: Genome) -> float:
     for layer, (A, B) in zip(lora.layers(), genome.factors, strict=True):
         layer.A[slot], layer.B[slot] = A, B * size
     return 0.0 if same_rank else float(recombine(lora, [slot], [[slot]], [[1.0]])[0])
-
-
-@dataclass(frozen=True, slots=True)
-class ChildFigures:
-    """How close a child is to the weighted mean of its parents' updates, over all layers.
-
-    Attributes:
-        cosine: Cosine between the child's update and the mean; 0 if one is zero.
-        norm_ratio: Norm of the child's update over the norm of the mean.
-    """
-
-    cosine: float
-    norm_ratio: float
-
-
-def describe_child(
-    child: Genome, parents: Sequence[Genome], weights: Sequence[float]
-) -> ChildFigures:
-    """Compare a child to the weighted mean of its parents' updates, which no rank limits.
-
-    Args:
-        child: Read after it was made.
-        parents: Read before any slot was written.
-        weights: Of the parents; equal ones for what has no weights of its own.
-    """
-    terms = [(1.0, child), *((-float(w), p) for w, p in zip(weights, parents, strict=True))]
-    gram = np.zeros((len(terms), len(terms)))
-    for layer in range(len(child.factors)):
-        pairs = [genome.factors[layer] for _, genome in terms]
-        for i, (A, B) in enumerate(pairs):
-            for j, (C, D) in enumerate(pairs[: i + 1]):
-                inner = (B.double().T @ D.double()) * (A.double() @ C.double().T)
-                gram[i, j] = gram[j, i] = gram[i, j] + float(inner.sum())
-    size = np.array([abs(weight) * genome.scale for weight, genome in terms])
-    gram *= size[:, None] * size[None, :]
-    own, mean, shared = gram[0, 0], gram[1:, 1:].sum(), gram[0, 1:].sum()
-    norms = math.sqrt(max(own * mean, 0.0))
-    return ChildFigures(
-        shared / norms if norms else 0.0, math.sqrt(own / mean) if mean > 0 else math.inf
-    )
 
 
 def content_hash(lora: StackedLora, slot: int) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agents.peft_io import AdapterError, PeftAdapter
 from agents.progress import Progress
-from evolution.lowrank.algebra import combine
+from evolution.lowrank.algebra import compress
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +105,18 @@ def merge(
         raise ValueError(f"rank: got {rank}, expected at least 1")
     first = adapters[0]
     scale = first.scale or 1.0
+    shares = torch.tensor(weights, dtype=torch.float32)
+    scales = torch.tensor([adapter.scale for adapter in adapters])
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     errors: dict[str, LayerError] = {}
     for done, layer in enumerate(sorted(first.factors)):
         A, B = _stacked(adapters, layer)
-        shares = torch.tensor([weights], dtype=torch.float32)
-        sizes = torch.tensor([adapter.scale for adapter in adapters])
-        everyone = torch.arange(len(adapters))[None]
-        new_A, new_B = combine(
-            A[None], B[None], sizes, everyone, shares, torch.tensor([scale]), rank
-        )
-        factors[layer] = new_A[0, 0], new_B[0, 0]
-        sized = B.double() * (shares[0].double() * sizes.double())[:, None, None]
+        size = (shares * scales / torch.tensor(scale)).double().repeat_interleave(A.shape[1])
+        made = compress(A.flatten(0, 1)[None], B.transpose(0, 1).flatten(1)[None], rank, size[None])
+        factors[layer] = made.A[0], made.B[0]
+        sized = B.double() * (shares.double() * scales.double())[:, None, None]
         wide = A.double().flatten(0, 1), sized.transpose(0, 1).flatten(1)
-        result = new_A[0, 0].double(), new_B[0, 0].double() * scale
+        result = made.A[0].double(), made.B[0].double() * scale
         errors[layer] = LayerError(
             _square(torch.cat([wide[0], result[0]]), torch.cat([wide[1], -result[1]], 1)),
             _square(*wide),

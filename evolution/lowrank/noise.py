@@ -26,9 +26,13 @@ class Noise:
 
     Args:
         rng: Gives the seed; one number is taken from it.
+
+    Attributes:
+        rng: The same, for other draws.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
         self._seed = int(rng.integers(1 << 63))
         self._used = 0
 

@@ -40,23 +40,11 @@ __all__ = [
 ]
 
 
-class Draws(Noise):
-    """What one member draws in one mutation.
-
-    Attributes:
-        rng: Its source.
-    """
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        super().__init__(rng)
-        self.rng = rng
-
-
 @MUTATIONS.add("gaussian", strength=(0, 10))
 def gaussian(lora: StackedLora, step: MutationStep, *, strength: float = 0.05) -> None:
     """Noise of standard deviation ``strength / sqrt(r)`` on ``B``, whatever the update's size."""
 
-    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Noise) -> None:
         del A
         _add_noise(B, member.strength * strength / lora.rank**0.5, draws)
 
@@ -106,7 +94,7 @@ def svd(lora: StackedLora, step: MutationStep, *, strength: float = 0.1) -> None
     as many radians, out of the subspace they span, and are made orthonormal again.
     """
 
-    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Noise) -> None:
         size = member.strength * strength
         sizes = B.float().norm(dim=0)
         left = B.float().T / torch.where(sizes > 0, sizes, 1.0)[:, None]
@@ -122,7 +110,7 @@ def svd(lora: StackedLora, step: MutationStep, *, strength: float = 0.1) -> None
 def dropout(lora: StackedLora, step: MutationStep, *, rate: float = 0.1) -> None:
     """Each singular component dropped at this rate, the others divided by ``1 - rate``."""
 
-    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Noise) -> None:
         del member, A
         B.mul_(torch.from_numpy((draws.rng.random(B.shape[1]) >= rate) / (1 - rate)).to(B))
 
@@ -134,7 +122,7 @@ def dropout(lora: StackedLora, step: MutationStep, *, rate: float = 0.1) -> None
 def masking(lora: StackedLora, step: MutationStep, *, rho: float = 0.3) -> None:
     """A random fraction ``rho`` of the singular components of each layer set to zero."""
 
-    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Noise) -> None:
         del member, A
         lost = draws.rng.permutation(B.shape[1])[: round(rho * B.shape[1])]
         B[:, torch.from_numpy(lost).to(B.device)] = 0.0
@@ -176,7 +164,7 @@ def _change_each(
     lora: StackedLora,
     step: MutationStep,
     form: Form,
-    change: Callable[[Offspring, Tensor, Tensor, Draws], None],
+    change: Callable[[Offspring, Tensor, Tensor, Noise], None],
     picked: Mapping[int, np.ndarray] | None = None,
 ) -> None:
     """Change the factors of all members, layer by layer.
@@ -195,7 +183,7 @@ def _change_each(
     # One after the other: steps this small spend more on passing the interpreter between threads
     # than a second thread saves.
     for member in step.members:
-        draws = Draws(step.generator(member))
+        draws = Noise(step.generator(member))
         for place, layer in enumerate(layers):
             if picked is not None and not picked[member.slot][place]:
                 continue
@@ -214,7 +202,7 @@ def _relative_noise(
 ) -> None:
     """See `relative_gaussian`, and `_change_each` for ``picked``."""
 
-    def change(member: Offspring, A: Tensor, B: Tensor, draws: Draws) -> None:
+    def change(member: Offspring, A: Tensor, B: Tensor, draws: Noise) -> None:
         del A
         norm = max(float(B.float().norm()), floor * len(B) ** 0.5)
         _add_noise(B, member.strength * strength * norm / B.numel() ** 0.5, draws)
@@ -223,11 +211,11 @@ def _relative_noise(
         _change_each(lora, step, Form.ORTHONORMAL, change, picked)
 
 
-def _add_noise(B: Tensor, deviation: float, draws: Draws) -> None:
+def _add_noise(B: Tensor, deviation: float, draws: Noise) -> None:
     B.T.add_(draws.normal(*B.T.shape).to(B), alpha=deviation)  # as it lies in memory
 
 
-def _turned(rows: Tensor, size: float, draws: Draws) -> Tensor:
+def _turned(rows: Tensor, size: float, draws: Noise) -> Tensor:
     """Orthonormal rows with noise of norm ``size`` each, made orthonormal again."""
     noise = draws.normal(*rows.shape).to(rows)
     turned = rows + noise * (size / rows.shape[1] ** 0.5)

@@ -75,15 +75,14 @@ def _features(text: str) -> list[str]:
     return found
 
 
-def principal_components(rows: Series, count: int = 2) -> tuple[Series, Series]:
-    """Return coordinates on the first principal components, and their shares of the variance.
+def principal_components(rows: Series) -> tuple[Series, Series]:
+    """Return coordinates on the first two principal components, and their shares of the variance.
 
     Args:
         rows: [points, dimensions], at least one point.
-        count: How many components.
 
     Returns:
-        Coordinates [points, count] and shares [count]; zeros for components that do not exist.
+        Coordinates [points, 2] and shares [2]; zeros for components that do not exist.
         Each component's sign is such that the point farthest from 0 is on its positive side.
     """
     centred = rows - rows.mean(axis=0)
@@ -91,10 +90,10 @@ def principal_components(rows: Series, count: int = 2) -> tuple[Series, Series]:
     values, vectors = np.linalg.eigh(centred @ centred.T)
     values = np.maximum(values[::-1], 0.0)
     total = float(values.sum())
-    coordinates, shares = np.zeros((len(rows), count)), np.zeros(count)
+    coordinates, shares = np.zeros((len(rows), 2)), np.zeros(2)
     if total <= 1e-12 * len(rows):
         return coordinates, shares
-    for k in range(min(count, len(rows))):
+    for k in range(min(2, len(rows))):
         axis = vectors[:, -1 - k] * np.sqrt(values[k])
         coordinates[:, k] = axis if axis[np.abs(axis).argmax()] >= 0 else -axis
         shares[k] = values[k] / total

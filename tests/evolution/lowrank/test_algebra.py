@@ -6,7 +6,7 @@ import torch
 
 from agents.engine import native
 from agents.engine.adapters import StackedLora
-from evolution.lowrank.algebra import combine
+from evolution.lowrank.algebra import compress
 from evolution.lowrank.layers import recombine
 from tests.evolution.genetics import distance, random_lora, updates
 
@@ -25,20 +25,28 @@ def delta(A, B, scale):
     return scale[None, :, None, None] * (B @ A)
 
 
+def weighted_sum(A, B, sizes):
+    """Canonical factors of each layer's sum of updates times sizes ``[K]``, at their rank."""
+    rank = A.shape[2]
+    each = sizes.double().repeat_interleave(rank).expand(len(A), -1)
+    made = compress(A.flatten(1, 2), B.transpose(1, 2).flatten(2), rank, each)
+    return made.A, made.B
+
+
 def test_child_of_one_parent_twice_is_that_parent(factors):
     A, B = factors
-    one = torch.tensor([1.0])
-    new = combine(A, B, SCALE, torch.tensor([[1, 1]]), torch.tensor([[0.3, 0.7]]), one)
-    assert torch.allclose(delta(*new, one)[:, 0], delta(A, B, SCALE)[:, 1], atol=1e-4)
+    twice = A[:, [1, 1]], B[:, [1, 1]]
+    new_A, new_B = weighted_sum(*twice, torch.tensor([0.3, 0.7]) * SCALE[1])
+    assert torch.allclose(new_B @ new_A, delta(A, B, SCALE)[:, 1], atol=1e-4)
 
 
 def test_recompression_is_the_best_of_its_rank(factors):
     A, B = factors
-    child_scale = torch.tensor([3.0])
-    weights = torch.tensor([[0.2, 0.3, 0.5]])
-    new = combine(A, B, SCALE, torch.tensor([[0, 1, 2]]), weights, child_scale)
-    wanted = (delta(A, B, SCALE) * weights[0][None, :, None, None]).sum(1)
-    got = delta(*new, child_scale)[:, 0]
+    child_scale = 3.0
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    new_A, new_B = weighted_sum(A, B, weights * SCALE / child_scale)
+    wanted = (delta(A, B, SCALE) * weights[None, :, None, None]).sum(1)
+    got = child_scale * new_B @ new_A
     best = torch.linalg.svdvals(wanted)[:, 4:].square().sum(-1).sqrt()
     assert torch.allclose((got - wanted).flatten(1).norm(dim=1), best, rtol=1e-3)
     assert best.min() > 0.1  # something is lost, so the comparison means something
@@ -46,7 +54,8 @@ def test_recompression_is_the_best_of_its_rank(factors):
 
 def test_result_is_canonical(factors):
     A, B = factors
-    new_A, _ = combine(A, B, SCALE, torch.tensor([[0, 2]]), torch.tensor([[0.5, 0.5]]), SCALE[:1])
+    sizes = torch.tensor([0.5, 0.5]) * SCALE[[0, 2]] / SCALE[0]
+    new_A, _ = weighted_sum(A[:, [0, 2]], B[:, [0, 2]], sizes)
     assert torch.allclose(new_A @ new_A.transpose(-1, -2), torch.eye(4), atol=1e-4)
 
 
@@ -55,11 +64,10 @@ def test_a_rank_above_the_layers_own_is_padded():
         torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0)),
         torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(1)),
     )
-    scale = torch.ones(2)
-    new = combine(A, B, scale, torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]), scale[:1])
-    assert new[0].shape == (1, 1, 4, 3)
-    wanted = delta(A, B, scale).mean(1)
-    assert torch.allclose(delta(*new, scale[:1])[:, 0], wanted, atol=1e-4)
+    new_A, new_B = weighted_sum(A, B, torch.tensor([0.5, 0.5]))
+    assert new_A.shape == (1, 4, 3)
+    wanted = delta(A, B, torch.ones(2)).mean(1)
+    assert torch.allclose(new_B @ new_A, wanted, atol=1e-4)
 
 
 def test_recombine_reads_all_parents_before_it_writes(tiny_base):
