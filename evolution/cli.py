@@ -113,7 +113,11 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("populora: interrupted", file=sys.stderr)
         return 130
-    except _own_errors() as error:
+    except Exception as error:
+        from populora_env.errors import PopuloraError  # whose package takes too long for --help
+
+        if not isinstance(error, PopuloraError):  # nothing that a user can mend
+            raise
         print(f"populora: error: {_shown(error)}", file=sys.stderr)
         return 2
 
@@ -150,13 +154,6 @@ def _reader_is_gone() -> bool:
             os.dup2(nobody, stream.fileno())
             os.close(nobody)
     return gone
-
-
-def _own_errors() -> type[Exception]:
-    """What a user can mend; anything else is ours and keeps its traceback."""
-    from populora_env.errors import PopuloraError  # whose package takes too long for --help
-
-    return PopuloraError
 
 
 if __name__ == "__main__":

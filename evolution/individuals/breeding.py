@@ -16,7 +16,7 @@ from evolution.individuals.lineage import Individual, Lineage
 from evolution.lowrank.genomes import (
     Genome,
     clear,
-    content_hashes,
+    content_hash,
     factors_hash,
     read_genome,
     write_genome,
@@ -255,8 +255,7 @@ class Breeder:
 
     def _record(self, born: Sequence[Individual]) -> tuple[Individual, ...]:
         """Put newborns into the lineage, with the hash of what is now in their slots."""
-        hashes = content_hashes(self._lora, [individual.slot for individual in born])
-        known = [replace(i, content_hash=h) for i, h in zip(born, hashes, strict=True)]
+        known = [replace(i, content_hash=content_hash(self._lora, i.slot)) for i in born]
         for individual in known:
             self.lineage.add(individual)
         return tuple(known)

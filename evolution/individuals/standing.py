@@ -88,11 +88,10 @@ class Standing:
             heirs: Slot of each newborn to the slot whose weights it copied, None if it is new:
                 what was measured of the very same weights holds for their copy.
         """
-        lead, noise, evidence = self._lead.copy(), self._noise.copy(), self.evidence.copy()
-        for slot, source in heirs.items():
-            self._lead[slot] = 0.0 if source is None else lead[source]
-            self._noise[slot] = 0.0 if source is None else noise[source]
-            self.evidence[slot] = 0.0 if source is None else evidence[source]
+        for known in (self._lead, self._noise, self.evidence):
+            before = known.copy()
+            for slot, source in heirs.items():
+                known[slot] = 0.0 if source is None else before[source]
 
     def state(self) -> dict[str, Any]:
         """As JSON types."""

@@ -1,6 +1,5 @@
 """Reading and writing members of a population: copies, views, comparisons, hashes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,16 +68,9 @@ def write_genome(lora: StackedLora, slot: int, genome: Genome) -> float:
 
 
 def content_hash(lora: StackedLora, slot: int) -> str:
-    """Hash of one member's alpha and factors, 16 hexadecimal characters."""
-    return content_hashes(lora, [slot])[0]
+    """Hash of one member's alpha and factors, 16 hexadecimal characters.
 
-
-def content_hashes(lora: StackedLora, slots: Sequence[int]) -> list[str]:
-    """`content_hash` of several members.
-
-    At the population's rank, whatever their own: the lineage of a run names them so.
+    At the population's rank, whatever its own: the lineage of a run names individuals so.
     """
-    return [
-        factors_hash(float(lora.alpha[slot]), ((f.A[slot], f.B[slot]) for f in lora.layers()))
-        for slot in slots
-    ]
+    factors = ((layer.A[slot], layer.B[slot]) for layer in lora.layers())
+    return factors_hash(float(lora.alpha[slot]), factors)

@@ -117,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
             problems = len({reply.problem for reply in used})
             console.print(
                 f"{len(replies)} verified replies; learning from {len(used)} different ones to "
-                f"{problems} problems",
+                f"{problems} problems"
             )
             steps = train(base, merged, used, work, options, interrupts, console)
             record = {

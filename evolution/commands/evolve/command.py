@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             if overlong := population.stats.overlong:
                 summary["overlong_prompts"] = overlong
                 console.print(
-                    f"{overlong} prompts did not fit the model's context and got empty replies",
+                    f"{overlong} prompts did not fit the model's context and got empty replies"
                 )
             summary["seconds"] = round(time.monotonic() - started, 1)
             folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
             done = folder.generations()
             console.print(
                 f"\nInterrupted; {len(done) and done[-1] + 1} generations are complete. "
-                + (f"Continue with: {command}" if done else "Nothing was saved yet."),
+                + (f"Continue with: {command}" if done else "Nothing was saved yet.")
             )
             return 130
         finally:
@@ -156,7 +156,7 @@ def _go_on(
         if change.generation == manager.generation:
             console.print(
                 f"{change.option}: {change.before} until now, {change.after} from generation "
-                f"{change.generation + 1} on",
+                f"{change.generation + 1} on"
             )
 
 

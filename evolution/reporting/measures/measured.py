@@ -52,12 +52,10 @@ class HeldOutCurve:
     """Held-out accuracy while a run went on, greedy.
 
     Attributes:
-        problems: How many problems.
         base: Of the bare base.
         values: Of each agent, [G, N], at the run's generations; NaN where not measured.
     """
 
-    problems: int
     base: float | None
     values: Series
 
@@ -143,16 +141,17 @@ def read_curve(run: RunData) -> HeldOutCurve | None:
         UsageError: If the file is damaged.
     """
     values = np.full((len(run.generations), len(run.agents)), np.nan)
-    base, problems = None, 0
+    base = None
     for line, row in run.saved.rows(CURVE_FILE, ("generation", "agent", "accuracy", "problems")):
         with run.saved.reading(run.path / CURVE_FILE, line):
-            problems, accuracy = _count(row["problems"]), _number(row["accuracy"])
+            _count(row["problems"])
+            accuracy = _number(row["accuracy"])
         if row["agent"] == BASE:
             base = accuracy
         elif row["generation"] in run.generations and row["agent"] in run.agents:
             place = run.generations.index(row["generation"])
             values[place, run.agents.index(row["agent"])] = accuracy
-    return HeldOutCurve(problems, base, values) if np.isfinite(values).any() else None
+    return HeldOutCurve(base, values) if np.isfinite(values).any() else None
 
 
 def read_bench(run: RunData) -> Bench | None:
