@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from agents.plain_files import write_whole
-from evolution.commands.usage import parse
+from evolution.commands.usage import parse, writing_to
 from evolution.errors import UsageError
 from evolution.reporting.findings import Findings, find
 from populora_env.episodes.rendering import visible
@@ -71,10 +71,6 @@ def write_report(run: str | Path, out: str | Path | None = None) -> tuple[Path, 
     if file.is_dir():
         raise UsageError(f"out: {file} is a folder; expected a file, such as {file}/report.html")
     page = render(found)
-    try:
+    with writing_to("out", file):
         write_whole(file, page)
-    except OSError as error:
-        raise UsageError(
-            f"out: cannot write to {file} ({error.strerror}); choose another file"
-        ) from error
     return file, found

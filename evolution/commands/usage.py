@@ -1,13 +1,14 @@
 """Reading a command line, and saying in one line what is wrong with it."""
 
-import contextlib
 import importlib.metadata
 import io
 import re
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from evolution.commands.help_text import asks_for_help, help_text
@@ -37,7 +38,7 @@ def parse(options: type[T], arguments: Sequence[str], *, prog: str, default: T |
 
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with redirect_stderr(said):
             made = tyro.cli(
                 options,
                 args=_with_switches(options, arguments),
@@ -112,6 +113,23 @@ class Interrupts:
     def _note(self, *_: object) -> None:
         self._came = True
         raise KeyboardInterrupt
+
+
+@contextmanager
+def writing_to(
+    option: str, path: str | Path, choose: str = "another file"
+) -> Generator[None, None, None]:
+    """Say which option's file or folder the block cannot write, and what to choose instead.
+
+    Raises:
+        UsageError: Where the block raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{option}: cannot write to {path} ({error.strerror}); choose {choose}"
+        ) from error
 
 
 def installed(package: str) -> str:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from evolution.commands.progress import Bars
-from evolution.commands.usage import one_line, parse
+from evolution.commands.usage import one_line, parse, writing_to
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader, WorkerError
@@ -116,7 +116,9 @@ def main(arguments: Sequence[str]) -> int:
             "seconds": round(time.monotonic() - started, 2),
             "failures": [asdict(failure) for failure in failures],
         }
-        _write(options.json, result)
+        with writing_to("json", options.json):
+            text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+            Path(options.json).expanduser().write_text(text, encoding="utf-8")
     return 1 if failures else 0
 
 
@@ -178,14 +180,3 @@ def _reason(problem: Problem, grade: Grade, timeout: float) -> str:
 
 def _cut(text: str) -> str:
     return repr(text if len(text) <= 120 else f"{text[:117]}...")
-
-
-def _write(path: str, result: dict[str, Any]) -> None:
-    try:
-        Path(path).expanduser().write_text(
-            json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    except OSError as error:
-        raise UsageError(
-            f"json: cannot write to {path} ({error.strerror}); choose another file"
-        ) from error

@@ -23,7 +23,7 @@ from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, read_adapter
 from agents.plain_files import whole_folder
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.progress import Bars
-from evolution.commands.usage import installed, parse
+from evolution.commands.usage import installed, parse, writing_to
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Merge, merge
 from evolution.runs.saved_run import SavedRun
@@ -118,14 +118,10 @@ def new_folder(path: str | Path) -> Generator[Path, None, None]:
     target = Path(path).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"out: {path} is there already; choose another folder")
-    try:
+    with writing_to("out", path, "a writable folder"):
         target.parent.mkdir(parents=True, exist_ok=True)
         filling = ExitStack()
         work = filling.enter_context(whole_folder(target, shared=True))
-    except OSError as error:
-        raise UsageError(
-            f"out: cannot write to {path} ({error.strerror}); choose a writable folder"
-        ) from error
     with filling:
         yield work
 

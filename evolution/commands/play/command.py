@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal
 
 from agents.loading.linear import DTYPE_NAMES
 from agents.rollout import rollout
 from evolution.commands.play.players import policy_of, read_players
 from evolution.commands.play.watching import WatchedArena
-from evolution.commands.usage import parse
+from evolution.commands.usage import parse, writing_to
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
 from populora_env.problems import load_problems
@@ -109,7 +109,10 @@ def main(arguments: Sequence[str]) -> int:
         except ValueError as error:
             raise UsageError(str(error)) from error
         stack.callback(arena.close)
-        file = stack.enter_context(_append(options.transcript)) if options.transcript else None
+        file = None
+        if options.transcript:
+            with writing_to("transcript", options.transcript):
+                file = stack.enter_context(open(options.transcript, "a", encoding="utf-8"))
         policy = policy_of(players, options, console)
         limits = dict.fromkeys(Phase, options.judge_tokens) | {
             Phase.SOLVE: options.solve_tokens,
@@ -140,12 +143,3 @@ def _problems(options: PlayOptions) -> list[Problem]:
         raise UsageError(f"answer: got {answer!r}, expected one of kind {kind}; see --answer-kind")
     problem = Problem.create(storable(options.prompt), answer, kind, "typed")
     return [problem] * options.episodes
-
-
-def _append(path: str) -> TextIO:
-    try:
-        return open(path, "a", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"transcript: cannot write to {path} ({error.strerror}); choose another file"
-        ) from error
