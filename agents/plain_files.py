@@ -132,17 +132,10 @@ def whole_file(path: Path, *, shared: bool = False) -> Generator[Path, None, Non
     Raises:
         OSError: If it cannot be written.
     """
-    work = _beside(path, shared)
-    remove(work)
-    try:
+    with _unfinished(path, shared) as work:
         yield work
         _sync(work)
         work.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            remove(work)
-        raise
-    _sync_parent(path)
 
 
 @contextmanager
@@ -161,9 +154,7 @@ def whole_folder(
     Raises:
         OSError: If it cannot be written, or something is there that is not to be replaced.
     """
-    work = _beside(path, shared)
-    remove(work)
-    try:
+    with _unfinished(path, shared) as work:
         work.mkdir()
         yield work
         for entry in (*work.rglob("*"), work):
@@ -171,10 +162,6 @@ def whole_folder(
         if replace:
             discard(path)
         work.rename(path)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    _sync_parent(path)
 
 
 def discard(folder: Path) -> None:
@@ -185,10 +172,21 @@ def discard(folder: Path) -> None:
         remove(aside)
 
 
-def _beside(path: Path, shared: bool) -> Path:
-    """The name under which something is made that is not whole yet."""
+@contextmanager
+def _unfinished(path: Path, shared: bool) -> Generator[Path, None, None]:
+    """Give the name under which something is made that is not whole yet; the block renames it."""
     mark = f".{uuid.uuid4().hex[:8]}" if shared else ""
-    return path.with_name(f".{path.name}{mark}.tmp")
+    work = path.with_name(f".{path.name}{mark}.tmp")
+    remove(work)
+    try:
+        yield work
+    except BaseException:
+        with suppress(OSError):
+            remove(work)
+        raise
+    # Let the rename outlast a loss of power, where the file system can, and we may read there.
+    with suppress(OSError):
+        _sync(path.parent, 0)
 
 
 def _sync(path: Path, flags: int = os.O_NOFOLLOW) -> None:
@@ -198,12 +196,6 @@ def _sync(path: Path, flags: int = os.O_NOFOLLOW) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sync_parent(path: Path) -> None:
-    """Let a rename outlast a loss of power, where the file system can, and we may read there."""
-    with suppress(OSError):
-        _sync(path.parent, 0)
 
 
 def remove(path: Path) -> None:

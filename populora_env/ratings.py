@@ -23,9 +23,7 @@ from populora_env.records import Evaluation, Preference
 
 DEFAULT_MU = 25.0
 DEFAULT_SIGMA = 25.0 / 3.0
-CHILD_SPREAD = (
-    DEFAULT_SIGMA / 2
-)  # how far, as a standard deviation, a child may be from its parents
+CHILD_SPREAD = DEFAULT_SIGMA / 2  # standard deviation of a child from its parents
 
 _NEWTON_STEPS = 100  # about ten are needed
 _HALVINGS = 40

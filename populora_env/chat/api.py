@@ -232,11 +232,7 @@ class ChatClient:
                 raise RuntimeError("the client is closed: make a new ChatClient")
             # In a forked process the thread is gone and the sockets are the parent's.
             if self._connection is None or not self._connection.is_alive:
-                settings = {
-                    "api_key": self._key,
-                    "base_url": self._url,
-                    "timeout": self._timeout,
-                }
+                settings = {"api_key": self._key, "base_url": self._url, "timeout": self._timeout}
                 self._connection = Connection(settings, self._concurrency)
                 weakref.finalize(self, self._connection.stop)
             return self._connection.submit(self._all(self._connection, bodies))
@@ -285,12 +281,11 @@ class ChatClient:
 
     def _learns(self, error: Exception, sent: Mapping[str, Any]) -> bool:
         """Return whether the limit's field has another name than was sent, and note which."""
-        if self._limit_field is not None or NEW_LIMIT_FIELD in sent:
+        known = self._limit_field is not None or NEW_LIMIT_FIELD in sent
+        if known or not wants_new_limit_field(error):
             return False
-        if wants_new_limit_field(error):
-            self._found_limit_field = NEW_LIMIT_FIELD
-            return True
-        return False
+        self._found_limit_field = NEW_LIMIT_FIELD
+        return True
 
     def _note(self, reason: str) -> None:
         line = " ".join(storable(reason).replace(self._key, "[key]").split())[:_LONGEST_REASON]

@@ -177,10 +177,8 @@ async def _inflated(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterato
 
 def _check_redirect(asked: Any, named: Any) -> None:
     """Raise a TransferError unless a redirect stays with the server that was asked."""
-    upgraded = (asked.scheme, named.scheme) == (
-        "http",
-        "https",
-    ) and asked.port == named.port is None
+    schemes = asked.scheme, named.scheme
+    upgraded = schemes == ("http", "https") and asked.port == named.port is None
     same = (asked.scheme, asked.port) == (named.scheme, named.port) or upgraded
     if asked.host != named.host or not same:
         to = f"{named.scheme}://{named.netloc.decode()}"

@@ -93,6 +93,9 @@ class Episode:
         seed: Decides who judges whom.
         win_probability: Chance that the first of two agents is better, for matching pairs; None
             to match them without it.
+
+    Attributes:
+        transcript: The record of the episode; None until it has ended.
     """
 
     def __init__(
@@ -131,13 +134,8 @@ class Episode:
                     judge: [(author,) for author in listed] for judge, listed in authors.items()
                 }
         self._solve_rewards: dict[str, float] = {}
-        self._transcript: Transcript | None = None
+        self.transcript: Transcript | None = None
         self.prompts: dict[str, str] = dict.fromkeys(rules.agents, solve_prompt(problem))
-
-    @property
-    def transcript(self) -> Transcript | None:
-        """The record of the episode; None until it has ended."""
-        return self._transcript
 
     @property
     def judge_failures(self) -> int:
@@ -236,7 +234,7 @@ class Episode:
             else:
                 final[agent] = Outcome(outcomes[agent].status, late, parts)
         self.evaluations.extend(self._labeller.evaluations)
-        self._transcript = Transcript(
+        self.transcript = Transcript(
             problem=self.problem,
             agents=rules.agents,
             attempts=attempts,

@@ -68,7 +68,10 @@ def check_parallel_env(
         agents = _agents(env)
         _check_spaces(env, agents, strange)
         _check_refusal(env, dict.fromkeys(agents, "A"), "step before the first reset")
-        _check_options(env, seed)
+        unharmed(
+            lambda: env.reset(seed=seed, options={"no such option": 1}),
+            "reset must not refuse options that it does not know",
+        )
         _check_wrong_agents(env, agents)
         for name, text in strange.items():
             _play(env, lambda _agent, text=text: text, f"with {name} from all", max_steps)
@@ -121,13 +124,6 @@ def _check_refusal(env: Env, actions: dict[str, str], what: str) -> None:
     except Exception:
         return
     raise ConformanceError(f"{what} must raise, got {returned!r:.100}")
-
-
-def _check_options(env: Env, seed: int) -> None:
-    unharmed(
-        lambda: env.reset(seed=seed, options={"no such option": 1}),
-        "reset must not refuse options that it does not know",
-    )
 
 
 def _check_wrong_agents(env: Env, agents: Sequence[str]) -> None:
