@@ -3,7 +3,8 @@
 from populora_env.moved import into_rooms
 
 _ROOMS = {
-    "engine": "adapters compiling generation layers native routing sampling slots=kv_cache targets",
+    "compiled": "compiling native",
+    "engine": "adapters generation layers routing sampling slots=kv_cache targets",
     "learning": "advantages learners likelihood objective optimizer packing rejection",
     "loading": "gguf_header linear model_checks=checks models",
     "measuring": "benchmark figures=statistics reply_log",

@@ -18,6 +18,13 @@ _MOST_HOLES = 64 << 20  # bytes of a file that are read whether they are stored 
 _MOST_PER_BYTE = 16  # bytes that a stored one may stand for: a newborn's B is all zeros
 
 
+def cache_folder() -> Path:
+    """Where converted models are kept: ``$POPULORA_CACHE``, else the user's cache folder."""
+    if "POPULORA_CACHE" in os.environ:
+        return Path(os.environ["POPULORA_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "populora"
+
+
 def open_growing(path: Path) -> TextIO:
     """Open a text file to append to it, made if it does not exist.
 

@@ -42,6 +42,7 @@ ORDER = [
     "agents.prompts",
     "agents.peft_config",
     "agents.peft_io",
+    "agents.compiled",
     "agents.loading",
     "agents.engine",
     "agents.learning",

@@ -8,24 +8,25 @@ template's opening) is computed once per agent, and so is a prompt that one agen
 times. While it decodes, the mean last hidden state of each reply is gathered, and its mean token
 distribution if asked for, so diversity needs no second pass.
 
-What is asked and what comes back is in `agents.engine.jobs`, how tokens are drawn in
-`agents.engine.sampling`, memory in `agents.engine.kv_cache`.
+What is asked and what comes back is in `agents.engine.jobs`, memory in `agents.engine.kv_cache`.
+The passes through the model are `agents.engine.compiled_pass` where that knows the model, else
+`agents.engine.general_pass`.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agents.engine.adapters import RowLayout, StackedLora
+from agents.engine.adapters import StackedLora
+from agents.engine.compiled_pass import CompiledPass, compiled_forward
+from agents.engine.general_pass import GeneralPass
 from agents.engine.jobs import Decoded, DecodeStats, Job, check_jobs
-from agents.engine.kv_cache import KVCache, elements_per_token, free_memory, is_out_of_memory
-from agents.engine.sampling import choose
-from agents.loading.models import BaseModel, backbone
+from agents.engine.kv_cache import elements_per_token, free_memory, is_out_of_memory
+from agents.loading.models import BaseModel
 from populora_env.keys import generator
 
 _COMPACT_AT = 15 / 16  # rows still running / rows held, at which the held ones are compacted
@@ -86,9 +87,10 @@ def generate(
             while waiting:
                 rows = min(rows, _fitting(base, [jobs[i] for i in waiting]), len(waiting))
                 try:
-                    with _Decoder(base, None if bare else lora, jobs, rows, how, counts) as decoder:
+                    adapters = None if bare else lora
+                    with _Decoder(base, adapters, jobs, rows, how, counts, waiting) as decoder:
                         decoder.done = done
-                        decoder.run(waiting, replies)
+                        decoder.run(replies)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error) or rows == 1:
                         raise
@@ -105,14 +107,6 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     low, high = min(prompts, key=list), max(prompts, key=list)
     limit = min(len(ids) for ids in prompts) - 1
     return next((i for i in range(limit) if low[i] != high[i]), limit)
-
-
-def pad_right(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
-    """Stack rows of token ids into ``[rows, longest]``, filled up with ``value``."""
-    table = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return torch.from_numpy(table)
 
 
 def _fitting(base: BaseModel, jobs: Sequence[Job]) -> int:
@@ -155,37 +149,38 @@ class _Decoder:
         room: int,
         how: _How,
         stats: DecodeStats,
+        waiting: Sequence[int],
     ) -> None:
         self.base, self.lora, self.jobs, self.how, self.stats = base, lora, jobs, how, stats
-        self.room, self.device = room, base.device
-        self.body, self.head = backbone(base.model), base.model.get_output_embeddings()
+        self.room, self.device, self.waiting = room, base.device, waiting
         self.ends = base.stop_ids()
         self.rows: list[_Row] = []  # as many as are in use; row i has slot i
         self.next = torch.zeros(room, dtype=torch.long, device=self.device)
-        self.features = torch.zeros(
-            room, self.head.weight.shape[1], dtype=torch.float32, device=self.device
-        )
-        size = self.head.weight.shape[0] if how.distribution else 0
+        vocabulary, width = base.model.get_output_embeddings().weight.shape
+        self.features = torch.zeros(room, width, dtype=torch.float32, device=self.device)
+        size = vocabulary if how.distribution else 0
         self.distributions = torch.zeros(room, size, dtype=torch.float32, device=self.device)
         self.done: Callable[[int, Decoded], None] | None = None
-        self._serving = ExitStack()
-        self._layout: RowLayout | None = None
-        # What all prompts begin with: its keys and values, its agents and its size.
-        self._before: tuple[KVCache, list[int | None], int] | None = None
+        longest = max(len(jobs[i].prompt_ids) + jobs[i].max_new_tokens for i in waiting)
+        forward = compiled_forward(base, lora, longest)
+        self.passes = (
+            GeneralPass(base, lora, room, longest)
+            if forward is None
+            else CompiledPass(forward, room, longest)
+        )
+        self.shared = 0  # tokens that all prompts begin with
 
     def __enter__(self) -> "_Decoder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._serving.close()
+        self.passes.close()
 
-    def run(self, waiting: Sequence[int], replies: list[Decoded | None]) -> None:
-        """Decode all of these jobs and fill in ``replies``, each as soon as it is done."""
+    def run(self, replies: list[Decoded | None]) -> None:
+        """Decode all that wait and fill in ``replies``, each as soon as it is done."""
         self.replies = replies
-        queue = self._in_order(waiting)
-        longest = max(len(self.jobs[i].prompt_ids) + self.jobs[i].max_new_tokens for i in waiting)
-        self.slots = KVCache(self.room, longest)
-        self._read_prefix(waiting)
+        queue = self._in_order(self.waiting)
+        self._read_prefix(self.waiting)
         while queue or self.rows:
             running = sum(not row.done for row in self.rows)
             if running <= _COMPACT_AT * len(self.rows):
@@ -214,15 +209,10 @@ class _Decoder:
         agents = sorted({agent for agent, _ in known}, key=lambda agent: agent or 0)
         shared = common_prefix([ids for _, ids in known])
         self.stats.prompt_tokens += sum(len(self.jobs[i].prompt_ids) for i in waiting)
-        if not shared or len(known) == len(agents):
-            return
-        slots = KVCache(len(agents), shared)
-        slots.visible = shared
-        ids = torch.tensor([next(iter(known))[1][:shared]], device=self.device)
-        positions = torch.arange(shared, device=self.device)[None]
-        self._forward(slots, ids.expand(len(agents), -1), positions, None, agents)
-        self.stats.prompt_tokens_read += shared * len(agents)
-        self._before = slots, agents, shared
+        if shared and len(known) > len(agents):
+            self.passes.read_prefix(agents, next(iter(known))[1][:shared])
+            self.stats.prompt_tokens_read += shared * len(agents)
+            self.shared = shared
 
     def _admit(self, newcomers: Sequence[int]) -> None:
         """Read the prompts of these jobs, and draw the first token of each."""
@@ -230,7 +220,7 @@ class _Decoder:
         for i in newcomers:
             job = self.jobs[i]
             asked.setdefault((job.agent, tuple(job.prompt_ids)), []).append(i)
-        shared = self._before[2] if self._before else 0
+        shared = self.shared
         block: list[tuple[int | None, tuple[int, ...]]] = []
         longest = 0
         blocks = [block]
@@ -242,8 +232,9 @@ class _Decoder:
             block.append(key)
         for block in blocks:
             block.sort(key=lambda key: key[0] or 0)  # stable: rows agent by agent
-            last = self._read(block, [len(asked[key]) for key in block])
-            first = len(self.rows)
+            first, copies = len(self.rows), [len(asked[key]) for key in block]
+            _, logits = self.passes.read(block, copies, first)
+            self.stats.prompt_tokens_read += sum(len(ids) - shared for _, ids in block)
             for key in block:
                 for i in asked[key]:
                     job = self.jobs[i]
@@ -251,43 +242,16 @@ class _Decoder:
                     self.rows.append(_Row(i, drawn, job.max_new_tokens, len(key[1]), []))
             new = slice(first, len(self.rows))
             self.features[new], self.distributions[new] = 0, 0
-            self._take(new, last)
-
-    def _read(
-        self, block: Sequence[tuple[int | None, tuple[int, ...]]], copies: Sequence[int]
-    ) -> Tensor:
-        """Store each prompt's keys and values in so many new rows; return its last states."""
-        lengths = torch.tensor([len(ids) for _, ids in block], device=self.device)
-        longest = int(lengths.max())
-        slots = KVCache(len(block), longest)
-        shared = 0
-        if self._before is not None:
-            prefix, agents, shared = self._before
-            slots.take(prefix, [agents.index(agent) for agent, _ in block], 0, shared)
-        slots.offset, slots.visible = shared, longest
-        rest = pad_right([ids[shared:] for _, ids in block]).to(self.device)
-        positions = torch.arange(shared, longest, device=self.device)
-        seen = torch.arange(longest, device=self.device)[None] <= positions[:, None]
-        mask = seen[None, None] if shared else None
-        hidden = self._forward(slots, rest, positions[None], mask, [agent for agent, _ in block])
-        self.stats.prompt_tokens_read += sum(len(ids) - shared for _, ids in block)
-        origins = [i for i, count in enumerate(copies) for _ in range(count)]
-        self.slots.take(slots, origins, len(self.rows), longest)
-        last = hidden[torch.arange(len(block), device=self.device), lengths - 1 - shared]
-        return last[torch.tensor(origins, device=self.device)]
+            self._take(new, logits)
 
     def _advance(self) -> None:
         """Append the drawn token of every row, and draw the next."""
-        slots, count = self.slots, len(self.rows)
-        lengths = torch.tensor([row.length for row in self.rows], device=self.device)
-        slots.places = torch.arange(count, device=self.device) * slots.capacity + lengths
-        slots.rows = count
-        slots.visible = max(row.length for row in self.rows) + 1
-        seen = torch.arange(slots.visible, device=self.device)[None] <= lengths[:, None]
-        agents = [self.jobs[row.job].agent for row in self.rows]
-        hidden = self._forward(
-            slots, self.next[:count, None], lengths[:, None], seen[:, None, None], agents
-        )[:, 0]
+        count = len(self.rows)
+        hidden, logits = self.passes.step(
+            self.next[:count],
+            [row.length for row in self.rows],
+            [self.jobs[row.job].agent for row in self.rows],
+        )
         running = [not row.done for row in self.rows]
         for row in self.rows:
             if not row.done:  # rows that have ended are decoded along in place
@@ -296,14 +260,13 @@ class _Decoder:
         self.features[:count] += hidden * torch.tensor(running, device=self.device)[:, None]
         self.stats.slot_steps += count
         self.stats.decoded += sum(running)
-        self._take(slice(0, count), hidden)
+        self._take(slice(0, count), logits)
 
-    def _take(self, which: slice, hidden: Tensor) -> None:
+    def _take(self, which: slice, logits: Tensor) -> None:
         """Draw a token for each of these rows; end those that it ends."""
         rows = self.rows[which]
-        logits = self.head(hidden).float()
         drawn = np.array([row.uniforms[min(len(row.ids), row.limit - 1)] for row in rows])
-        chosen = choose(logits, drawn, self.how.temperature, self.how.top_p)
+        chosen = self.passes.choose(logits, drawn, self.how.temperature, self.how.top_p)
         self.next[which] = chosen
         if self.how.distribution:
             running = torch.tensor([not row.done for row in rows], device=self.device)
@@ -349,33 +312,10 @@ class _Decoder:
         targets = [i for i in range(count) if self.rows[i].done]
         if targets:
             sources = running[count - len(targets) :]
-            self.slots.move(sources, targets, max(self.rows[i].length for i in sources))
+            self.passes.move(sources, targets, max(self.rows[i].length for i in sources))
             here, there = (torch.tensor(x, device=self.device) for x in (sources, targets))
             for kept in (self.next, self.features, self.distributions):
                 kept[there] = kept[here]
             for source, target in zip(sources, targets, strict=True):
                 self.rows[target] = self.rows[source]
         del self.rows[count:]
-
-    def _forward(
-        self,
-        slots: KVCache,
-        ids: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-        agents: Sequence[int | None],
-    ) -> Tensor:
-        """Last hidden states ``[rows, T, width]`` of a block of tokens."""
-        named = [agent for agent in agents if agent is not None]
-        layout = RowLayout(tuple(named)) if named else None
-        if self.lora is not None and layout != self._layout:
-            self._serving.close()  # kept open from step to step: making it ready takes time
-            self._serving.enter_context(self.lora.active(layout))
-            self._layout = layout
-        return self.body(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=slots,
-            use_cache=True,
-        ).last_hidden_state

@@ -224,7 +224,7 @@ def check_jobs(base: BaseModel, lora: StackedLora | None, jobs: Sequence[Job]) -
 
     Raises:
         ValueError: If a prompt is empty, a job does not fit the model's context, or names an agent
-            where there are no adapters.
+            that has no adapter.
     """
     limit = base.context
     for i, job in enumerate(jobs):
@@ -237,3 +237,5 @@ def check_jobs(base: BaseModel, lora: StackedLora | None, jobs: Sequence[Job]) -
             )
         if job.agent is not None and lora is None:
             raise ValueError("lora: got None, but a job names an agent; pass the adapters")
+        if job.agent is not None and lora is not None and not 0 <= job.agent < lora.size:
+            raise ValueError(f"jobs[{i}]: agent {job.agent} is not in 0..{lora.size - 1}")

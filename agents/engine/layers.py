@@ -1,7 +1,7 @@
 """What stands in the base's place where there are adapters: its layer, and all agents' updates.
 
 Layers that read one input share the factors' first product. On a CPU the compiled kernel of
-`agents.engine.native` adds a group's updates to all its layers' outputs at once; where gradients
+`agents.compiled.native` adds a group's updates to all its layers' outputs at once; where gradients
 are taken, or there is no kernel, two grouped products of PyTorch do it layer by layer.
 """
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.engine import native
+from agents.compiled import native
 from populora_env.keys import Key, derive_seed
 
 

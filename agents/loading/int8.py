@@ -5,6 +5,11 @@ Both are symmetric, so a product is a sum of products of integers, exact in 32 b
 scales. A row's result therefore depends on that row alone, to the last bit: not on its neighbours,
 nor on how many there are, nor on who multiplies.
 
+Some inputs of a language model are many times larger than the others of their row, and would leave
+them few of an integer's steps. So inputs and weights are first turned by a Hadamard matrix, 64
+inputs at a time, which leaves their product as it is and spreads what is large over all (QuaRot,
+Ashkboos et al., 2024, arXiv:2404.00456; theirs is folded into the model, ours is done as it comes).
+
 A gradient passes through as if the input had not been rounded (the straight-through estimator,
 Bengio et al., 2013, arXiv:1308.3432): it is multiplied by the weight that the integers stand for.
 """
@@ -15,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agents.compiled.products import Panels, multiplies
 from agents.loading.processor import has_bfloat16
 
 _LARGEST = 127
@@ -24,40 +30,70 @@ WIDEST = (2**31 - 1) // _LARGEST**2
 """Inputs of a layer up to which no sum overflows 32 bits."""
 
 
+TURNED = 64
+"""Inputs that are turned together; a width that is no multiple of it is not turned."""
+
+
+def turn(x: Tensor) -> Tensor:
+    """Multiply by the Hadamard matrix of 64, block by block; `TURNED` times its own inverse.
+
+    Sums and differences of entries 1 apart, then 2, 4, 8, 16 and 32, as the compiled code has it.
+
+    Args:
+        x: ``[..., width]`` float32; returned as it is if width is no multiple of `TURNED`.
+    """
+    if x.shape[-1] % TURNED:
+        return x
+    made, apart = x, 1
+    while apart < TURNED:
+        pairs = made.reshape(-1, 2, apart)
+        one, other = pairs[:, 0], pairs[:, 1]
+        made, apart = torch.stack((one + other, one - other), 1), 2 * apart
+    return made.reshape(x.shape)
+
+
 class Int8Weight(NamedTuple):
-    """A quantised weight, which stands for ``values * scales[:, None]``.
+    """A quantised weight, which stands for ``turn(values * scales[:, None])``.
 
     Attributes:
         values: ``[out, in]`` int8, from -127 to 127, row after row.
         scales: ``[out]`` float32, above 0.
         bias: ``[out]`` float32, or None.
+        panels: The same for the compiled products; None where there are none.
     """
 
     values: Tensor
     scales: Tensor
     bias: Tensor | None = None
+    panels: Panels | None = None
 
 
 def quantise_weight(weight: Tensor, bias: Tensor | None = None) -> Int8Weight:
     """Round a weight to integers, with a scale for each output.
 
-    In float32: ``s = max|w| / 127`` over a row, 1 if that is 0; ``q = round(w / s)``, half to even,
-    cut off at -127 and 127.
+    In float32, turned: ``s = max|w| / 127`` over a row, 1 if that is 0; ``q = round(w / s)``, half
+    to even, cut off at -127 and 127.
 
     Args:
         weight: ``[out, in]`` float32.
         bias: ``[out]`` float32, taken along.
     """
+    if weight.shape[1] % TURNED == 0:
+        weight = turn(weight) / TURNED
     scales = weight.abs().amax(1) / _LARGEST
     scales = torch.where(scales == 0, 1.0, scales)
     values = torch.round(weight / scales[:, None]).clamp_(-_LARGEST, _LARGEST)
-    return Int8Weight(values.to(torch.int8).contiguous(), scales, bias)
+    values = values.to(torch.int8).contiguous()
+    panels = None
+    if multiplies("int8"):
+        panels = Panels.of(values, bias, precision="int8", scales=scales)
+    return Int8Weight(values, scales, bias, panels)
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Round an input to integers, with a scale for each row.
 
-    In float32: ``m = max|x|`` over the row; ``q = round(x * (127 / m))``, half to even; and
+    In float32, turned: ``m = max|x|`` over the row; ``q = round(x * (127 / m))``, half to even; and
     ``s = m / 127``. Where m is not above ``2**-100``, q is 0. Where a number of the row is not
     finite, s is NaN, and q may be anything.
 
@@ -67,6 +103,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The integers ``[rows, in]`` int8 and the scales ``[rows, 1]`` float32.
     """
+    x = turn(x)
     largest = x.abs().amax(1, keepdim=True)
     factor = torch.where(largest > _LEAST, _LARGEST / largest, 0.0)
     scales = largest / _LARGEST + (largest - largest)  # NaN if the largest is not finite
@@ -84,7 +121,9 @@ def multiply_int8(x: Tensor, packed: Int8Weight) -> Tensor:
         x: ``[..., in]`` float32.
         packed: What `quantise_weight` made.
     """
-    values, scales, bias = packed
+    values, scales, bias, panels = packed
+    if panels is not None:
+        return panels.multiply(x)
     rows, row_scales = quantise_rows(x.reshape(-1, x.shape[-1]))
     y = torch.ops.aten._int_mm(rows, values.t()).float().mul_(row_scales).mul_(scales)
     if bias is not None:
@@ -96,13 +135,13 @@ class _Product(torch.autograd.Function):
     """`multiply_int8` with a gradient for ``x`` only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(values, scales)
-        return multiply_int8(x, Int8Weight(values, scales, bias))
+    def forward(ctx: Any, x: Tensor, packed: Int8Weight) -> Tensor:
+        ctx.save_for_backward(packed.values, packed.scales)
+        return multiply_int8(x, packed)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Return ``gradient @ (values * scales[:, None])``.
+        """Return ``turn(gradient @ (values * scales[:, None]))``.
 
         The scales go to the gradient: the integers are exact in bfloat16, in which the processor
         multiplies if it can.
@@ -117,7 +156,7 @@ class _Product(torch.autograd.Function):
             piece = given[..., start : start + _BLOCK]
             part = product(piece.contiguous(), block, None, "none", [], "").float()
             result = part if result is None else result.add_(part)
-        return result, None, None, None
+        return None if result is None else turn(result), None
 
 
 class Int8Linear(nn.Linear):
@@ -133,5 +172,5 @@ class Int8Linear(nn.Linear):
         if input.dtype != torch.float32:
             return functional.linear(input, self.weight, self.bias)
         if torch.is_grad_enabled() and input.requires_grad:
-            return _Product.apply(input, *self.packed)  # type: ignore
+            return _Product.apply(input, self.packed)  # type: ignore
         return multiply_int8(input, self.packed)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agents.compiled.products import Panels, multiplies
 from agents.loading.int8 import WIDEST, Int8Linear, quantise_weight
-from agents.loading.processor import has_bfloat16, has_int8, onednn, packs_bfloat16
+from agents.loading.processor import has_bfloat16, has_int8, has_tiles, onednn, packs_bfloat16
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 """Types of weights, by PyTorch's names."""
@@ -39,14 +40,14 @@ class _Product(torch.autograd.Function):
     """``x @ W.T + b`` with a gradient for ``x`` only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Tensor, plain: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(plain)
-        return _multiply(x, packed, plain.dtype, bias)
+    def forward(ctx: Any, x: Tensor, layer: "FrozenLinear") -> Tensor:
+        ctx.save_for_backward(layer.plain)
+        return layer.product(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (plain,) = ctx.saved_tensors
-        return _multiply(gradients[0], plain.t(), plain.dtype, None), None, None, None
+        return _multiply(gradients[0], plain.t(), plain.dtype, None), None
 
 
 def _multiply(x: Tensor, weight: Tensor, dtype: torch.dtype, bias: Tensor | None) -> Tensor:
@@ -58,16 +59,30 @@ def _multiply(x: Tensor, weight: Tensor, dtype: torch.dtype, bias: Tensor | None
 class FrozenLinear(nn.Linear):
     """A linear layer for inference and for gradients that pass through it, not into it."""
 
-    packed: Tensor
+    packed: Tensor | Panels
     plain: Tensor  # the weight in the type of the products
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x @ weight.T + bias`` without a gradient; x is float32."""
+        if isinstance(self.packed, Panels):
+            return self.packed.multiply(x)
+        return _multiply(x, self.packed, self.plain.dtype, self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input [..., in] @ weight.T + bias``, ``[..., out]``."""
         if input.dtype != torch.float32:
             return functional.linear(input, self.weight, self.bias)
         if torch.is_grad_enabled() and input.requires_grad:
-            return _Product.apply(input, self.packed, self.plain, self.bias)  # type: ignore
-        return _multiply(input, self.packed, self.plain.dtype, self.bias)
+            return _Product.apply(input, self)  # type: ignore
+        return self.product(input)
+
+
+def _packed(plain: Tensor, bias: Tensor | None, ops: Any) -> Tensor | Panels:
+    """A weight for our compiled products, or for oneDNN's where those are lacking or slower."""
+    name = str(plain.dtype).removeprefix("torch.")
+    if multiplies(name) and not (name == "bfloat16" and has_tiles()):
+        return Panels.of(plain, bias, precision=name)
+    return ops._reorder_linear_weight(plain, None)
 
 
 def resolve(
@@ -152,6 +167,6 @@ def pack_linears(
             else:
                 module.__class__ = FrozenLinear
                 frozen.plain = weight.detach().to(dtype)
-                frozen.packed = ops._reorder_linear_weight(frozen.plain, None)
+                frozen.packed = _packed(frozen.plain, frozen.bias, ops)
         count += 1
     return count

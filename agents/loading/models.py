@@ -35,7 +35,7 @@ from agents.loading.checks import (
 from agents.loading.gguf_header import check_gguf
 from agents.loading.linear import DTYPE_NAMES, MatmulPrecision, pack_linears, precision
 from agents.loading.quiet import no_bars
-from agents.plain_files import whole_folder
+from agents.plain_files import cache_folder, whole_folder
 from agents.prompts import chat_ids, text_ids, turn_end
 
 __all__ = [
@@ -131,13 +131,6 @@ class BaseModel:
                 "and config.json"
             )
         return frozenset(i for i in ends if i is not None)
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: ``$POPULORA_CACHE``, else the user's cache folder."""
-    if "POPULORA_CACHE" in os.environ:
-        return Path(os.environ["POPULORA_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "populora"
 
 
 def load_base(

@@ -23,7 +23,12 @@ def packs_bfloat16() -> bool:
 
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 natively."""
-    return _says("_is_avx512_bf16_supported") or _says("_is_amx_tile_supported")
+    return _says("_is_avx512_bf16_supported") or has_tiles()
+
+
+def has_tiles() -> bool:
+    """Whether it multiplies tiles of bfloat16 (AMX), which oneDNN uses and our code does not."""
+    return _says("_is_amx_tile_supported")
 
 
 @cache

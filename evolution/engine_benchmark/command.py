@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 from rich.table import Table
 
-from agents.engine.native import kernel
+from agents.compiled.native import kernel
 from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
 from agents.loading.models import BaseModel, load_base
 from evolution.commands.progress import Bars

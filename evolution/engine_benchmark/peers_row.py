@@ -7,7 +7,7 @@ mixed, at every precision that a base can be loaded in here.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,7 +108,7 @@ def peers_row(bench: Workbench) -> None:
         if name not in missing:
             _rates(bench, name)
     report = _Report(found, _whats(sizes.agents), missing)
-    report.contenders(runners, bench.base.stop_ids())
+    report.contenders(runners)
     for precision in PRECISIONS:
         bare, *mixed = _own(precision, sizes.agents)
         for size, name in zip(sizes.agents, mixed, strict=True):
@@ -186,7 +186,7 @@ class _Report:
     whats: Mapping[str, str]
     missing: Mapping[str, str]
 
-    def contenders(self, runners: Mapping[str, Runner], ends: Collection[int]) -> None:
+    def contenders(self, runners: Mapping[str, Runner]) -> None:
         """Each contender's own tokens per second, and how many of its tokens are our base's."""
         own = runners.get(_REFERENCE)
         for name, what in self.whats.items():
@@ -199,9 +199,8 @@ class _Report:
                     f"{name}_{part}_tokens_per_second", f"{what}, {said}, tokens/s", values
                 )
             if own and not own.reason and not name.startswith("mixed_"):
-                share = same_tokens(own.replies, runners[name].replies, ends)
-                if not math.isnan(share):
-                    self.found.add(f"{name}_same_tokens", f"{what}, tokens as our float32", [share])
+                share = same_tokens(own.replies, runners[name].replies)
+                self.found.add(f"{name}_same_tokens", f"{what}, tokens as our float32", [share])
 
     def ratio(self, key: str, contender: str, to: str, part: str) -> None:
         """The ratio of two contenders, round by round."""
@@ -215,21 +214,11 @@ class _Report:
             self.found.ratio(key, what, f"{contender}_{part}", f"{to}_{part}")
 
 
-def same_tokens(
-    replies: Sequence[Sequence[int]],
-    others: Sequence[Sequence[int]],
-    ends: Collection[int] = (),
-) -> float:
-    """Share of places that hold the same token; not a number where there is no place.
-
-    Args:
-        replies: The ones to compare with; only up to the first of ``ends`` in each.
-        others: As many, and as long.
-        ends: Tokens that end a reply. What follows one says little of a model, and an engine that
-            is kept from choosing it writes something else.
-    """
-    pairs: list[bool] = []
-    for mine, theirs in zip(replies, others, strict=True):
-        stop = next((i for i, token in enumerate(mine) if token in ends), len(mine))
-        pairs += [a == b for a, b in zip(mine[:stop], theirs[:stop], strict=True)]
-    return sum(pairs) / len(pairs) if pairs else math.nan
+def same_tokens(replies: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> float:
+    """Share of places that hold the same token; replies are as many and as long."""
+    pairs = [
+        a == b
+        for mine, theirs in zip(replies, others, strict=True)
+        for a, b in zip(mine, theirs, strict=True)
+    ]
+    return sum(pairs) / len(pairs)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agents.engine.native import gram
+from agents.compiled.native import gram
 from populora_env.keys import generator
 
 # Components below this share of the largest possible energy (squared norm) are rounding errors.

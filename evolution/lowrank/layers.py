@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from agents.engine import native
+from agents.compiled import native
 from agents.engine.adapters import LayerFactors, StackedLora
 from evolution.lowrank.algebra import Compressed, compress, solve
 from evolution.lowrank.parallel import parallel_map

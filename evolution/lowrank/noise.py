@@ -2,7 +2,7 @@
 
 A draw is one of 65,536 equally likely quantiles of the normal distribution, looked up by 16 bits of
 a SplitMix64 generator (Steele, Lea & Flood, 2014): a tenth of the time of NumPy's own normal draws
-where there is a compiled kernel (`agents.engine.native`), and the same numbers where there is none.
+where there is a compiled kernel (`agents.compiled.native`), the same numbers where there is none.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.engine.native import kernel
+from agents.compiled.native import kernel
 
 _LEVELS = 1 << 16
 _STEP, _MIX_1, _MIX_2 = (

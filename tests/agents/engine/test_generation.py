@@ -7,7 +7,8 @@ import torch
 
 from agents.engine import generation
 from agents.engine.adapters import Layout, RowLayout, StackedLora
-from agents.engine.generation import DecodeStats, Job, common_prefix, generate, pad_right
+from agents.engine.general_pass import pad_right
+from agents.engine.generation import DecodeStats, Job, common_prefix, generate
 from agents.engine.sampling import nucleus
 from tests.agents.helpers import randomise
 

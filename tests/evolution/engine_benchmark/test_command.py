@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from agents.engine.native import kernel
+from agents.compiled.native import kernel
 from agents.learning.learners import LearnerConfig, PolicyGradient
 from agents.loading.models import load_base
 from evolution.cli import main

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.engine import native
+from agents.compiled import native
 from agents.engine.adapters import StackedLora
 from evolution.lowrank.algebra import compress
 from evolution.lowrank.layers import recombine

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.engine import adapters, native
+from agents.compiled import native
+from agents.engine import adapters
 from agents.engine.adapters import factors_hash
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
 from agents.population import LoraPopulation

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.engine import native
+from agents.compiled import native
 from evolution.lowrank import noise
 from evolution.lowrank.noise import Noise
 

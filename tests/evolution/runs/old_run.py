@@ -1,9 +1,10 @@
 """A run of two generations that was made before modules moved into rooms, and its third.
 
 ``data/run_before_rooms/before`` is the run after two generations, with a setting changed in
-between; ``after`` holds what its third generation wrote, by the code of that time: whole files, and
-the new rows of those that grow. The weights of the base are made of integers, so that every machine
-has the same.
+between; ``after`` holds what its third generation wrote: whole files, and the new rows of those
+that grow. That was by the code of that time, and again by the first whose low-rank products add up
+in another order: texts were the same, numbers as near as the tests ask. The weights of the base are
+made of integers, so that every machine has the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agents.engine.native import kernel
+from agents.compiled.native import kernel
 from agents.population import LoraPopulation
 from evolution.config import RunConfig
 from evolution.manager import EvolutionManager

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.engine import compiling, native
+from agents.compiled import compiling, native
 from agents.engine.adapters import Layout, RowLayout, StackedLora
 from tests.agents.helpers import randomise
 
@@ -321,10 +321,12 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(monkeypatch, tmp_path
 @pytest.mark.slow
 @needs_kernel
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, tmp_path):
-    source = tmp_path / "native.c"
-    changed = native._SOURCE.read_text().replace("scale * p", "scale * p * 1.01f")
-    source.write_text(changed)
-    monkeypatch.setattr(native, "_SOURCE", source)
+    folder = shutil.copytree(native._SOURCE.parent, tmp_path / "compiled")
+    header = folder / "lowrank.h"
+    right = header.read_text()
+    header.write_text(right.replace("= scale * sum", "= scale * sum * 1.01f"))
+    assert header.read_text() != right
+    monkeypatch.setattr(native, "_SOURCE", folder / "native.c")
     monkeypatch.setenv("POPULORA_CACHE", str(tmp_path / "cache"))
     with pytest.raises(compiling.NativeError, match="something else"):
         native.build()

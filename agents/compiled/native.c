@@ -2,25 +2,14 @@
  *
  * `agents/native.py` compiles this file and describes the arguments.
  */
-#include <stdint.h>
-#include <string.h>
+#include "lowrank.h"
 
-#if defined(__AVX512F__)
-#define LANES 16 /* numbers in a register */
-#define SIDE 4   /* of a tile of sums that stay in registers */
-#elif defined(__AVX__)
-#define LANES 8
-#define SIDE 3
+#if LANES == 8
+#define SIDE 3 /* of a tile of sums that stay in registers */
 #else
-#define LANES 4
 #define SIDE 4
 #endif
-#define BLOCK 8   /* most rows of a task */
-#define LAYERS 3  /* most layers that read one input */
-#define WIDTH 768 /* most rows of A: their ranks together */
-
-typedef float vec __attribute__((vector_size(LANES * 4)));
-typedef float unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+#define LAYERS 3 /* most layers that read one input */
 
 typedef struct {
   const float *A; /* [N, layers * rank, in] */
@@ -37,93 +26,7 @@ typedef struct {
   int32_t count, threads;
 } Plan;
 
-static inline vec load(const float *from) { return (vec) * (const unaligned *)from; }
-
-static inline void store(float *to, vec value) { *(unaligned *)to = (unaligned)value; }
-
-static inline float total(vec value)
-{
-  float sum = 0;
-  for (int i = 0; i < LANES; i++) sum += value[i];
-  return sum;
-}
-
-/* down[r][k] = scale * x[r] . A[k], for n rows of one agent. */
-static inline __attribute__((always_inline)) void project(
-    int n, const float *const *x, const float *A, int64_t in, int width, float scale, float *down)
-{
-  int64_t whole = in - in % LANES;
-  for (int k = 0; k < width; k += 2) {
-    int both = k + 1 < width;
-    const float *one = A + k * in, *two = both ? one + in : one;
-    vec a[BLOCK], b[BLOCK];
-    for (int r = 0; r < n; r++) a[r] = b[r] = (vec){0};
-    for (int64_t i = 0; i < whole; i += LANES) {
-      vec f = load(one + i), g = load(two + i);
-      for (int r = 0; r < n; r++) {
-        vec v = load(x[r] + i);
-        a[r] += v * f;
-        b[r] += v * g;
-      }
-    }
-    for (int r = 0; r < n; r++) {
-      float p = total(a[r]), q = total(b[r]);
-      for (int64_t i = whole; i < in; i++) {
-        p += x[r][i] * one[i];
-        q += x[r][i] * two[i];
-      }
-      down[r * width + k] = scale * p;
-      if (both) down[r * width + k + 1] = scale * q;
-    }
-  }
-}
-
-/* y[r] += down[r] B, for n rows of one agent. */
-static inline __attribute__((always_inline)) void expand(
-    int n, float *const *y, const float *B, int64_t out, int rank, int width, const float *down)
-{
-  int64_t j = 0;
-  for (; j + 2 * LANES <= out; j += 2 * LANES) {
-    vec a[BLOCK], b[BLOCK];
-    for (int r = 0; r < n; r++) {
-      a[r] = load(y[r] + j);
-      b[r] = load(y[r] + j + LANES);
-    }
-    for (int k = 0; k < rank; k++) {
-      vec f = load(B + k * out + j), g = load(B + k * out + j + LANES);
-      for (int r = 0; r < n; r++) {
-        float d = down[r * width + k];
-        a[r] += d * f;
-        b[r] += d * g;
-      }
-    }
-    for (int r = 0; r < n; r++) {
-      store(y[r] + j, a[r]);
-      store(y[r] + j + LANES, b[r]);
-    }
-  }
-  for (; j < out; j++)
-    for (int r = 0; r < n; r++) {
-      float sum = y[r][j];
-      for (int k = 0; k < rank; k++) sum += down[r * width + k] * B[k * out + j];
-      y[r][j] = sum;
-    }
-}
-
 const int32_t populora_block = BLOCK, populora_layers = LAYERS, populora_width = WIDTH;
-
-/* A constant number of rows keeps their sums in registers. */
-#define FOR_ROWS(n, CALL)                                                                          \
-  switch (n) {                                                                                     \
-    case 1: CALL(1); break;                                                                        \
-    case 2: CALL(2); break;                                                                        \
-    case 3: CALL(3); break;                                                                        \
-    case 4: CALL(4); break;                                                                        \
-    case 5: CALL(5); break;                                                                        \
-    case 6: CALL(6); break;                                                                        \
-    case 7: CALL(7); break;                                                                        \
-    default: CALL(8);                                                                              \
-  }
 
 /* y += scale * B A x, each row by its agent, for all layers that read x.
  *
@@ -143,7 +46,7 @@ void populora_update(const Group *group, const Plan *plan, const float *x, float
     const float *rows[BLOCK];
     float down[BLOCK * WIDTH];
     for (int r = 0; r < task[2]; r++) rows[r] = x + places[r] * group->in;
-#define CALL(n) project(n, rows, A, group->in, width, scale, down)
+#define CALL(n) project(n, rows, A, group->in, width, scale, down, width)
     FOR_ROWS(task[2], CALL)
 #undef CALL
     for (int layer = 0; layer < group->layers; layer++) {
@@ -151,7 +54,7 @@ void populora_update(const Group *group, const Plan *plan, const float *x, float
       const int64_t out = group->out[layer];
       float *sums[BLOCK];
       for (int r = 0; r < task[2]; r++) sums[r] = outputs[layer] + places[r] * out;
-#define CALL(n) expand(n, sums, B, out, rank, width, down + layer * rank)
+#define CALL(n) expand(n, sums, B, out, out, rank, down + layer * rank, width)
       FOR_ROWS(task[2], CALL)
 #undef CALL
     }

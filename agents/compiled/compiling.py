@@ -20,8 +20,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agents.loading.models import cache_folder
-from agents.plain_files import whole_file
+from agents.plain_files import cache_folder, whole_file
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 _CHECKSUM = hashlib.sha256().digest_size
@@ -54,7 +53,8 @@ def load(source: Path, symbols: Sequence[str] = ()) -> tuple[ctypes.CDLL, str]:
     command, macros = _compiler()
     # The macros tell the compiler's version and what this processor can do: another processor that
     # shares the cache folder gets a file of its own.
-    parts = [source.read_bytes(), macros.encode(), " ".join(_FLAGS).encode()]
+    headers = [file.read_bytes() for file in sorted(source.parent.glob("*.h"))]
+    parts = [source.read_bytes(), *headers, macros.encode(), " ".join(_FLAGS).encode()]
     name = f"{source.stem}-{hashlib.sha256(bytes(1).join(parts)).hexdigest()[:16]}.so"
     library, own = None, f"native-{os.geteuid()}"
     try:

@@ -6,7 +6,7 @@ layers with one input add to their outputs in one call: it reads every factor on
 result does not depend on the rows beside it. `gram` serves the algebra of
 `evolution.lowrank.algebra`.
 
-`agents.engine.compiling` compiles it at its first use. Where it cannot, `agents.engine.layers`
+`agents.compiled.compiling` compiles it at its first use. Where it cannot, `agents.engine.layers`
 multiplies with PyTorch.
 
 Not covered by it: gradients, other types than float32, other devices than a CPU.
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.engine.compiling import NativeError, load
+from agents.compiled.compiling import NativeError, load
 
 _SOURCE = Path(__file__).with_name("native.c")
 _SYMBOLS = tuple(
@@ -289,7 +289,7 @@ def build() -> Kernel:
     """Compile the kernel, or load what was compiled before.
 
     Raises:
-        NativeError: If there can be none; see `agents.engine.compiling`.
+        NativeError: If there can be none; see `agents.compiled.compiling`.
         OSError: If files cannot be written or loaded.
         subprocess.SubprocessError: If the compiler takes too long.
     """

@@ -1,0 +1,224 @@
+"""Products of rows with a frozen weight, compiled for this processor, in three precisions.
+
+What is computed for a row does not depend on the rows beside it, nor on the threads, to the last
+bit. So what is multiplied in decoding, row by row, and in learning, thousands at a time, is the
+same. ``products.h`` says how a weight is laid out and multiplied.
+
+Where there is no GCC, or the processor lacks the instructions, `library` or `precisions` says so,
+and `agents.loading.linear` multiplies with oneDNN.
+"""
+
+import ctypes
+import functools
+import logging
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.compiled.compiling import NativeError, load
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+_SYMBOLS = ("forward", "product", "choose", "columns", "lanes", "width", "precisions")
+_TOGETHER = {"float32": 1, "bfloat16": 2, "int8": 4}  # inputs that one instruction takes
+_OFFSET = 128  # of int8 weights: one side of the instruction has no sign
+
+_log = logging.getLogger(__name__)
+
+
+class WeightView(ctypes.Structure):
+    """A weight as the compiled code reads it; see ``Weight`` in ``products.h``."""
+
+    _fields_ = (
+        ("panels", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("inputs", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+        ("precision", ctypes.c_int32),
+    )
+
+
+class Library:
+    """The compiled code, with what it says of itself.
+
+    Attributes:
+        columns: Outputs of a panel.
+        lanes: float32 numbers in a register.
+        width: Most ranks of all adapters of one input.
+        precisions: Names of those that this processor can multiply in.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        def number(name: str) -> int:
+            return ctypes.c_int32.in_dll(library, f"populora_{name}").value
+
+        self.columns, self.lanes, self.width = number("columns"), number("lanes"), number("width")
+        had = number("precisions")
+        self.precisions = tuple(name for i, name in enumerate(PRECISIONS) if had >> i & 1)
+        pointer, long, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+        self.forward: Any = library.populora_forward
+        self.forward.argtypes = [pointer, pointer]
+        self.product: Any = library.populora_product
+        self.product.argtypes = [pointer, pointer, long, *[pointer] * 4, short]
+        self.choose: Any = library.populora_choose
+        self.choose.argtypes = [
+            pointer, long, long, pointer, ctypes.c_float, pointer, pointer, short,
+        ]  # fmt: skip
+        for function in (self.forward, self.product, self.choose):
+            function.restype = None
+
+
+@functools.cache
+def library() -> Library | None:
+    """The compiled code; None where there is none on this machine."""
+    try:
+        made = Library(load(Path(__file__).with_name("forward.c"), _symbols())[0])
+        _prove(made)
+        return made
+    except (NativeError, OSError, subprocess.SubprocessError, UnicodeError) as error:
+        _log.info("no compiled products (%s); the base is multiplied by PyTorch", error)
+        return None
+
+
+def _symbols() -> tuple[str, ...]:
+    return tuple(f"populora_{name}" for name in _SYMBOLS)
+
+
+def multiplies(precision: str) -> bool:
+    """Whether this processor has compiled products in this precision."""
+    made = library()
+    return made is not None and precision in made.precisions
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """A frozen weight, laid out for the compiled products.
+
+    Attributes:
+        precision: Of the products.
+        data: Panels of `Library.columns` outputs; see ``products.h``.
+        scales: Of each output, for int8, filled up to whole panels.
+        bias: Of each output, likewise; None for none.
+        inputs: Width of a row.
+        outputs: Of the result.
+    """
+
+    precision: str
+    data: Tensor
+    scales: Tensor | None
+    bias: Tensor | None
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        precision: str = "float32",
+        scales: Tensor | None = None,
+        made: Library | None = None,
+    ) -> "Panels":
+        """Lay out a weight.
+
+        Args:
+            weight: ``[out, in]``; for int8 the integers, of which each output has a scale. With a
+                multiple of 64 inputs they are of a turned weight (`agents.loading.int8.turn`).
+            bias: ``[out]`` float32.
+            precision: Of the products.
+            scales: ``[out]`` float32, for int8 only.
+            made: The library; None for the one of this machine, which must be there.
+        """
+        found = made or library()
+        assert found is not None
+        columns, together = found.columns, _TOGETHER[precision]
+        outputs, inputs = weight.shape
+        rows, deep = -(-outputs // columns) * columns, -(-inputs // together) * together
+        filled = weight
+        if (rows, deep) != (outputs, inputs):
+            filled = weight.new_zeros(rows, deep)
+            filled[:outputs, :inputs] = weight
+        if precision == "int8":
+            filled = (filled.to(torch.int16) + _OFFSET).to(torch.uint8)
+        else:
+            filled = filled.to(getattr(torch, precision))
+        grid = filled.view(rows // columns, columns, deep // together, together)
+
+        def fill(each: Tensor | None) -> Tensor | None:
+            if each is None:
+                return None
+            return torch.cat([each.detach().float(), each.new_zeros(rows - outputs).float()])
+
+        data = grid.permute(0, 2, 1, 3).contiguous()
+        return cls(precision, data, fill(scales), fill(bias), inputs, outputs)
+
+    def view(self) -> WeightView:
+        """As the compiled code reads it; valid while this object lives."""
+        return WeightView(
+            self.data.data_ptr(),
+            None if self.scales is None else self.scales.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
+            self.inputs,
+            self.outputs,
+            PRECISIONS.index(self.precision),
+        )
+
+    def multiply(self, x: Tensor, made: Library | None = None) -> Tensor:
+        """Return ``x @ weight.T + bias``, ``[..., out]``.
+
+        Args:
+            x: ``[..., in]`` float32, on the CPU.
+            made: The library, as for `of`.
+        """
+        found = made or library()
+        assert found is not None
+        flat = x.reshape(-1, self.inputs).contiguous()
+        y = torch.empty(len(flat), self.outputs)
+        room = torch.empty(0, dtype=torch.uint8)
+        scales, shifts = torch.empty(0), torch.empty(0, dtype=torch.int32)
+        if self.precision != "float32":
+            room = torch.empty(len(flat), row_bytes(self.inputs), dtype=torch.uint8)
+            scales, shifts = torch.empty(len(flat)), torch.empty(len(flat), dtype=torch.int32)
+        found.product(
+            ctypes.byref(self.view()), flat.data_ptr(), len(flat), y.data_ptr(), room.data_ptr(),
+            scales.data_ptr(), shifts.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return y.view(*x.shape[:-1], self.outputs)
+
+
+def row_bytes(inputs: int) -> int:
+    """Room that a row needs in any precision."""
+    return -(-inputs * 4 // 64) * 64 + 64
+
+
+def _prove(made: Library) -> None:
+    """Compare the products with PyTorch on small cases.
+
+    Raises:
+        NativeError: If they differ.
+    """
+    source = torch.Generator().manual_seed(0)
+    for precision in made.precisions:
+        for rows, inputs, outputs in ((1, 37, 5), (11, 70, 2 * made.columns + 3)):
+            x = torch.randn(rows, inputs, generator=source)
+            bias = torch.randn(outputs, generator=source)
+            weight = torch.randn(outputs, inputs, generator=source)
+            scales, close = None, 1e-4
+            if precision == "int8":
+                scales, weight = weight[:, 0].abs() / 127, (weight * 40).round().clamp(-127, 127)
+                step = x.abs().amax(1, keepdim=True) / 127
+                expected = (x / step).round() * step @ (weight * scales[:, None]).T + bias
+                integers = weight.to(torch.int8)
+                panels = Panels.of(integers, bias, precision=precision, scales=scales, made=made)
+            else:
+                panels = Panels.of(weight, bias, precision=precision, made=made)
+                rounded = getattr(torch, precision)
+                expected = x.to(rounded).double() @ weight.to(rounded).double().T + bias
+            got = panels.multiply(x, made)
+            if not torch.allclose(got, expected.float(), rtol=close, atol=1e-3):
+                raise NativeError("what was compiled computes something else; a fault of GCC?")

@@ -1,0 +1,102 @@
+"""Compiled products: against float64, and the same for a row whoever stands beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents.compiled import products
+from agents.compiled.products import Panels, library
+
+pytestmark = pytest.mark.skipif(library() is None, reason="no compiled code here")
+PRECISIONS = library().precisions if library() is not None else ()
+SHAPES = [(1, 1, 1), (7, 33, 50), (9, 64, 48), (300, 130, 97)]
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def packed(precision, outputs, inputs, bias):
+    weight = drawn(outputs, inputs, seed=1)
+    added = drawn(outputs, seed=2) if bias else None
+    if precision != "int8":
+        exact = weight.to(getattr(torch, precision)).double()
+        return Panels.of(weight, added, precision=precision), exact, added
+    integers, scales = (weight * 40).round().clamp(-127, 127), drawn(outputs, seed=3).abs() + 0.1
+    made = Panels.of(integers.to(torch.int8), added, precision="int8", scales=scales)
+    return made, integers.double() * scales[:, None].double(), added
+
+
+def rounded(x, precision):
+    """The rows as the product sees them, turned where it turns them."""
+    if precision != "int8":
+        return x.to(getattr(torch, precision)).double()
+    if x.shape[1] % 64 == 0:
+        matrix = torch.ones(1, 1)
+        while len(matrix) < 64:
+            matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+        x = (x.view(len(x), -1, 64) @ matrix).view(x.shape)
+    step = x.abs().amax(1, keepdim=True) / 127
+    return (x / step).round().double() * step.double()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_are_those_of_the_rounded_numbers(precision, rows, inputs, outputs, bias):
+    panels, weight, added = packed(precision, outputs, inputs, bias)
+    x = drawn(rows, inputs)
+    expected = rounded(x, precision) @ weight.T + (0 if added is None else added.double())
+    got = panels.multiply(x)
+    assert got.shape == (rows, outputs)
+    # An input on the border of two integers may fall on the other side: one step of one input.
+    slack = 1e-5 if precision != "int8" else float(x.abs().max()) / 127 * 64
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=slack * inputs**0.5)
+    if precision == "int8":
+        assert (got - expected).abs().median() < 1e-3 * expected.abs().median()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_row_depends_on_nothing_but_itself(precision):
+    panels, _, _ = packed(precision, 100, 192, bias=True)
+    x = drawn(37, 192)
+    together = panels.multiply(x)
+    assert torch.equal(torch.cat([panels.multiply(row[None]) for row in x]), together)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(panels.multiply(x), together)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_spoils_itself_alone(precision, bad):
+    panels, _, _ = packed(precision, 50, 128, bias=False)
+    x = drawn(9, 128)
+    clean = panels.multiply(x)
+    x[4, 7] = bad
+    got = panels.multiply(x)
+    assert not got[4].isfinite().any()
+    keep = [i for i in range(9) if i != 4]
+    assert torch.equal(got[keep], clean[keep])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_zeros_no_rows_and_more_dimensions(precision):
+    panels, _, added = packed(precision, 50, 128, bias=True)
+    assert torch.equal(panels.multiply(torch.zeros(2, 128)), added.expand(2, 50))
+    assert panels.multiply(torch.zeros(0, 128)).shape == (0, 50)
+    x = drawn(2, 3, 128)
+    assert torch.equal(panels.multiply(x).view(6, 50), panels.multiply(x.view(6, 128)))
+
+
+def test_what_computes_something_else_is_refused(monkeypatch):
+    def off(self, x, made=None):
+        return torch.zeros(len(x), self.outputs)
+
+    monkeypatch.setattr(Panels, "multiply", off)
+    with pytest.raises(products.NativeError, match="computes something else"):
+        products._prove(library())
