@@ -171,7 +171,7 @@ static void multiply(const Model *m, const Batch *b, const Product *p, int64_t c
         some = alike(b->agents, t + u, t + n, TILE);
         const float *B = part->B + b->agents[t + u] * part->B_step + column;
         for (int k = 0; k < p->rank; k++)
-          for (int v = 0; v < PARTS; v++) FETCH(B + k * part->weight.out + v * LANES);
+          for (int v = 0; v < PARTS; v++) FETCH_LATER(B + k * part->weight.out + v * LANES);
       }
       fetch(&ahead);
       tile(n, &rows, t, &part->weight, panel, made);

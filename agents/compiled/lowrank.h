@@ -5,6 +5,14 @@
 
 #define BLOCK 8   /* most rows of a task */
 #define WIDTH 768 /* most rows of A: their ranks together */
+#define TOGETHER (LANES == 16 ? 3 : 1) /* registers of outputs of a row */
+
+/* Keep a number in a register: GCC would read it from memory with each product, and run out of reads. */
+#if defined(__x86_64__)
+#define HOLD(value) __asm__("" : "+v"(value))
+#else
+#define HOLD(value)
+#endif
 
 /* down[r][k] = scale * x[r] . A[k], for n rows and `width` rows of A. */
 INLINE void project(int n, const float *const *x, const float *A, int64_t in, int width, float scale,
@@ -19,9 +27,13 @@ INLINE void project(int n, const float *const *x, const float *A, int64_t in, in
     for (int i = 0; i < at_once * n; i++) a[i] = (vec){0};
     for (int64_t i = 0; i < whole; i += LANES) {
       vec g[4];
-      for (int q = 0; q < at_once; q++) g[q] = load(f[q] + i);
+      for (int q = 0; q < at_once; q++) {
+        g[q] = load(f[q] + i);
+        HOLD(g[q]);
+      }
       for (int r = 0; r < n; r++) {
-        const vec v = load(x[r] + i);
+        vec v = load(x[r] + i);
+        HOLD(v);
         for (int q = 0; q < at_once; q++) a[q * n + r] += v * g[q];
       }
     }
@@ -45,24 +57,24 @@ INLINE void expand(int n, float *const *y, const float *B, int64_t B_row, int64_
                    const float *down, int64_t down_step)
 {
   int64_t j = 0;
-  for (; j + 2 * LANES <= out; j += 2 * LANES) {
-    vec a[BLOCK], b[BLOCK];
-    for (int r = 0; r < n; r++) {
-      a[r] = load(y[r] + j);
-      b[r] = load(y[r] + j + LANES);
-    }
+  for (; j + TOGETHER * LANES <= out; j += TOGETHER * LANES) {
+    vec a[BLOCK][TOGETHER];
+    for (int r = 0; r < n; r++)
+      for (int v = 0; v < TOGETHER; v++) a[r][v] = load(y[r] + j + v * LANES);
     for (int k = 0; k < rank; k++) {
-      vec f = load(B + k * B_row + j), g = load(B + k * B_row + j + LANES);
+      vec f[TOGETHER];
+      for (int v = 0; v < TOGETHER; v++) {
+        f[v] = load(B + k * B_row + j + v * LANES);
+        HOLD(f[v]);
+      }
       for (int r = 0; r < n; r++) {
-        float d = down[r * down_step + k];
-        a[r] += d * f;
-        b[r] += d * g;
+        vec d = all(down[r * down_step + k]);
+        HOLD(d);
+        for (int v = 0; v < TOGETHER; v++) a[r][v] += d * f[v];
       }
     }
-    for (int r = 0; r < n; r++) {
-      store(y[r] + j, a[r]);
-      store(y[r] + j + LANES, b[r]);
-    }
+    for (int r = 0; r < n; r++)
+      for (int v = 0; v < TOGETHER; v++) store(y[r] + j + v * LANES, a[r][v]);
   }
   for (; j + LANES <= out; j += LANES) {
     vec a[BLOCK];
