@@ -257,7 +257,8 @@ class RunConfig(EvolutionConfig):
     dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """Type of the base's weights: float32, bfloat16 or float16."""
     products: MatmulPrecision = MatmulPrecision.FLOAT32
-    """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""
+    """Precision of a float32 base's products on a CPU; auto is the fastest that this
+    machine has."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
     size: Annotated[int, Range(1)] = 8

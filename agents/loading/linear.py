@@ -33,7 +33,7 @@ class MatmulPrecision(StrEnum):
     AUTO = "auto"  # what `resolve` says
 
 
-_AUTO = (MatmulPrecision.BFLOAT16,)  # the first that the processor has instructions for
+_AUTO = (MatmulPrecision.INT8, MatmulPrecision.BFLOAT16)  # the first that is fast here
 
 
 class _Product(torch.autograd.Function):
@@ -90,8 +90,9 @@ def resolve(
 ) -> MatmulPrecision:
     """What ``auto`` is on this machine; any other precision is itself.
 
-    Bfloat16 where the processor has instructions for it, else float32; and float32 where weights
-    are of another type or on a GPU, which this says nothing of.
+    Int8 where our compiled products have it, else bfloat16 where the processor has instructions for
+    it, else float32; and float32 where weights are of another type or on a GPU, which this says
+    nothing of.
 
     Args:
         products: Precision of the products.
@@ -103,7 +104,10 @@ def resolve(
     elsewhere = torch.cuda.is_available() if device == "auto" else device != "cpu"
     if elsewhere or dtype != "float32" or onednn() is None:
         return MatmulPrecision.FLOAT32
-    had = {MatmulPrecision.INT8: has_int8, MatmulPrecision.BFLOAT16: has_bfloat16}
+    had = {
+        MatmulPrecision.INT8: lambda: has_int8() and multiplies("int8"),
+        MatmulPrecision.BFLOAT16: has_bfloat16,
+    }
     return next((p for p in _AUTO if had[p]()), MatmulPrecision.FLOAT32)
 
 

@@ -82,7 +82,8 @@ class BenchOptions:
     dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
     """float32, bfloat16 or float16; by default the run's."""
     products: MatmulPrecision = MatmulPrecision.FLOAT32
-    """Precision of a float32 base's products on a CPU; auto is bfloat16 where that is fast."""
+    """Precision of a float32 base's products on a CPU; auto is the fastest that this
+    machine has."""
     load_in_4bit: bool = False
     """Whether the base's linear layers are kept in 4 bits; by default as in the run."""
     device: str = "auto"

@@ -255,11 +255,7 @@ def test_int8_is_refused_where_the_processor_has_none(monkeypatch):
 
 @pytest.mark.skipif(onednn() is None, reason="this build of PyTorch has no oneDNN")
 def test_auto_is_what_the_processor_has(monkeypatch):
-    for bfloat16, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr("agents.loading.linear.has_bfloat16", lambda has=bfloat16: has)
-        assert resolve("auto") == resolve(MatmulPrecision.AUTO) == expected
-    order = (MatmulPrecision.INT8, MatmulPrecision.BFLOAT16)
-    monkeypatch.setattr("agents.loading.linear._AUTO", order)
+    monkeypatch.setattr("agents.loading.linear.multiplies", lambda _: True)
     for int8, bfloat16, expected in (
         (True, True, "int8"),
         (False, True, "bfloat16"),
@@ -267,7 +263,12 @@ def test_auto_is_what_the_processor_has(monkeypatch):
     ):
         monkeypatch.setattr("agents.loading.linear.has_int8", lambda has=int8: has)
         monkeypatch.setattr("agents.loading.linear.has_bfloat16", lambda has=bfloat16: has)
-        assert resolve("auto") == expected
+        assert resolve("auto") == resolve(MatmulPrecision.AUTO) == expected
+    monkeypatch.setattr("agents.loading.linear.has_int8", lambda: True)
+    monkeypatch.setattr("agents.loading.linear.has_bfloat16", lambda: True)
+    assert resolve("auto") == "int8"
+    monkeypatch.setattr("agents.loading.linear.multiplies", lambda _: False)
+    assert resolve("auto") == "bfloat16"  # the way without our code is the slower one
     assert [resolve(p) for p in ("int8", "float32")] == ["int8", "float32"]
     monkeypatch.setattr("agents.loading.linear.onednn", lambda: None)
     assert resolve("auto") == "float32"
