@@ -1,10 +1,11 @@
 """Linear layers whose weights never change, packed for the processor's matrix kernels.
 
-On a CPU, PyTorch multiplies with BLAS, which reads a weight afresh in every call. oneDNN (the
-library behind PyTorch's compiled CPU code) can lay a constant weight out once, which is faster at
-every size that decoding and learning use. It can also multiply in bfloat16 and add up in float32,
-about 1.7 times as fast again on processors with bfloat16 instructions, at the price of 3 digits.
-Elsewhere (GPU, other types, oneDNN missing) a frozen layer is the plain one.
+On a CPU, PyTorch multiplies with BLAS, which reads a weight afresh in every call. A constant weight
+can be laid out once, which is faster at every size that decoding and learning use: for our compiled
+products (`agents.compiled.products`), or, where those are missing, for oneDNN, the library behind
+PyTorch's compiled CPU code. Products in bfloat16, added up in float32, are twice as fast again on
+processors with instructions for it, at the price of 3 digits; those in int8 four times. Elsewhere
+(GPU, other types, neither library) a frozen layer is the plain one.
 
 Costs one more copy of the base's linear weights in memory.
 """
