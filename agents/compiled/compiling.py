@@ -9,6 +9,7 @@ GCC: others bring threads of their own, which would fight PyTorch's for the core
 import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -19,12 +20,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from agents.plain_files import cache_folder, whole_file
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 _CHECKSUM = hashlib.sha256().digest_size
 _SECONDS = 60  # the compiler may take
+
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class NativeError(RuntimeError):
@@ -78,6 +84,40 @@ def load(source: Path, symbols: Sequence[str] = ()) -> tuple[ctypes.CDLL, str]:
             _compile(command, source, target)
             library = ctypes.CDLL(str(target))
     return library, _version(macros)
+
+
+def build(source: Path, symbols: Sequence[str], make: Callable[[ctypes.CDLL, str], T]) -> T:
+    """Load what is compiled of a file, and make of it what calls it.
+
+    Args:
+        source: The C file.
+        symbols: Names that the library must hold.
+        make: Takes the library and what compiled it; see `load`.
+
+    Raises:
+        NativeError: As `load` raises it, or if a part is missing.
+        OSError: If files cannot be written or loaded.
+        subprocess.SubprocessError: If the compiler takes too long.
+    """
+    library, compiler = load(source, symbols)
+    try:
+        return make(library, compiler)
+    except (AttributeError, ValueError) as error:
+        raise NativeError(f"what was compiled lacks a part ({error})") from error
+
+
+def or_none(made: Callable[[], T], without: str) -> T | None:
+    """What is compiled, or None where it cannot be had, which is said in the log.
+
+    Args:
+        made: Compiles it.
+        without: What is done without it.
+    """
+    try:
+        return made()
+    except (NativeError, OSError, subprocess.SubprocessError, UnicodeError) as error:
+        _log.info("no compiled code (%s); %s", error, without)
+        return None
 
 
 def _version(macros: str) -> str:

@@ -11,7 +11,8 @@
 #include "lowrank.h"
 
 #define WAIT _Pragma("omp barrier")
-#define MERGED 3 /* most weights that read one input */
+#define MERGED 3  /* most weights that read one input */
+#define CHUNK 256 /* tokens that are taken at once: what is between two products stays in the cache */
 
 typedef struct {
   Weight weight;
@@ -134,8 +135,6 @@ static inline void fetch(Ahead *a)
     a->offset = 0;
   }
 }
-
-#define CHUNK 256 /* rows that are multiplied with a panel before the next */
 
 static inline void give(const float *made, int64_t columns, float *to, int add)
 {
@@ -312,41 +311,35 @@ void populora_forward(const Model *m, const Batch *b)
   }
 }
 
-/* y [count, out] = x [count, in] W^T + b, by all threads. Room: row_bytes, a float and an int for each. */
+/* y [count, out] = x [count, in] W^T + b, by all threads. Room for CHUNK rows: row_bytes, a float and an
+ * int for each. */
 void populora_product(const Weight *w, const float *x, int64_t count, float *y, void *room, float *scales,
                       int32_t *shifts, int32_t wanted)
 {
-  const int64_t bytes = row_bytes(w->in, w->precision);
-  const Rows rows = {w->precision == FLOAT32 ? (const void *)x : room, bytes, scales, shifts};
+  const Product p = {.part = {{.weight = *w}}, .in = w->in, .parts = 1};
+  const Model m = {.precision = w->precision};
 #pragma omp parallel num_threads(wanted)
   {
     const int me = omp_get_thread_num(), threads = omp_get_num_threads();
-    if (w->precision != FLOAT32) {
-      SHARE(count, 1);
-      for (int64_t t = begin; t < end; t++)
-        prepare(x + t * w->in, w->in, w->precision, (char *)room + t * bytes, scales + t, shifts + t);
+    for (int64_t from = 0; from < count; from += CHUNK) { /* so many rows stay in the cache */
+      const int64_t n = count - from < CHUNK ? count - from : CHUNK;
+      const Batch b = {.normal = (float *)x + from * w->in, .normal_step = w->in, .rows = room,
+                       .row_scale = scales, .row_shift = shifts};
+      SHARE(n, 1);
+      ready(&m, &b, &p, begin, end);
+      WAIT;
+      multiply(&m, &b, &p, n, y + from * w->out, w->out, 0, NULL, 0, 0, me, threads);
       WAIT;
     }
-    SHARE(panels_of(w), 1);
-    for (int64_t from = 0; from < count; from += CHUNK) /* so many rows stay in the cache */
-      for (int64_t panel = begin; panel < end; panel++)
-        for (int64_t t = from; t < count && t < from + CHUNK; t += TILE) {
-          const int n = count - t < TILE ? count - t : TILE;
-          const int64_t left = w->out - panel * COLUMNS;
-          float made[TILE * COLUMNS];
-          tile(n, &rows, t, w, panel, made);
-          for (int r = 0; r < n; r++)
-            give(made + r * COLUMNS, left < COLUMNS ? left : COLUMNS,
-                 y + (t + r) * w->out + panel * COLUMNS, 0);
-        }
   }
 }
 
 #define STRIDE 256 /* numbers whose sum is kept while a token is drawn */
 
 /* The likeliest of `size` tokens, or one drawn by inverting the cumulative distribution at `uniform`. */
-static int64_t choose(const float *logits, int64_t size, double uniform, float temperature, double *sums)
+static int64_t choose(const float *logits, int64_t size, double uniform, float temperature)
 {
+  double sums[size / STRIDE + 1];
   vec most = all(-INFINITY);
   int64_t i = 0;
   for (; i + LANES <= size; i += LANES) most = larger(load(logits + i), most);
@@ -380,14 +373,15 @@ static int64_t choose(const float *logits, int64_t size, double uniform, float t
   return last;
 }
 
-/* One token for each of count rows; `sums` has room for size / STRIDE + 1 of each. */
+/* One token for each of count rows. */
 void populora_choose(const float *logits, int64_t count, int64_t size, const double *uniforms,
-                     float temperature, int64_t *chosen, double *sums, int32_t threads)
+                     float temperature, int64_t *chosen, int32_t threads)
 {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t r = 0; r < count; r++)
-    chosen[r] = choose(logits + r * size, size, uniforms[r], temperature, sums + r * (size / STRIDE + 1));
+    chosen[r] = choose(logits + r * size, size, uniforms[r], temperature);
 }
 
 const int32_t populora_columns = COLUMNS, populora_lanes = LANES, populora_width = WIDTH;
+const int32_t populora_chunk = CHUNK, populora_heads = HEADS, populora_keys = 2 * LANES;
 const int32_t populora_precisions = 1 + 2 * HAS_BFLOAT16 + 4 * HAS_INT8;

@@ -19,12 +19,6 @@ from torch import Tensor
 
 from agents.compiled.products import Library, Panels, WeightView, row_bytes
 
-_TOKENS = 256  # that go through the model at once: what is between two products stays in the cache
-_KEY_BLOCK = 32  # keys that attention looks at together
-_HEADS = 4  # of queries, likewise
-_STRIDE = 256  # see STRIDE in forward.c
-
-
 Numbers = Sequence[int] | np.ndarray
 
 
@@ -204,20 +198,24 @@ class CompiledForward:
             ctypes.addressof(self._layers), parts.embedding.data_ptr(), parts.norm.data_ptr(),
             AdaptedProduct([head]).view(), len(parts.layers), head.inputs,
             parts.layers[0].products[3].layers[0].inputs, head.outputs, parts.heads,
-            parts.key_heads, parts.cos.shape[1], parts.epsilon, WeightView.from_buffer_copy(
-                head.view()).precision,
+            parts.key_heads, parts.cos.shape[1], parts.epsilon, head.view().precision,
         )  # fmt: skip
         self._threads = torch.get_num_threads()
         self._deep = max(product.layers[0].inputs for product in products)
         self._wide = max(product.outputs for product in products)
         self._room = {
-            name: torch.empty(_TOKENS, width)
+            name: torch.empty(made.chunk, width)
             for name, width in (
                 ("hidden", head.inputs), ("normal", self._deep), ("wide", self._wide),
                 ("down", made.width), ("rows", row_bytes(self._deep) // 4), ("scale", 1),
                 ("shift", 1),
             )
         }  # fmt: skip
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that go through the model at once."""
+        return self._library.chunk
 
     @property
     def halved(self) -> bool:
@@ -227,8 +225,8 @@ class CompiledForward:
     def cache(self, rows: int, tokens: int) -> "RowCache":
         """Room for the keys and values of so many rows of so many tokens."""
         return RowCache(
-            len(self.parts.layers), rows, self.parts.key_heads, tokens,
-            self.parts.cos.shape[1], torch.bfloat16 if self.halved else torch.float32,
+            len(self.parts.layers), rows, self.parts.key_heads, tokens, self.parts.cos.shape[1],
+            torch.bfloat16 if self.halved else torch.float32, self._library.keys,
         )  # fmt: skip
 
     def __call__(
@@ -250,7 +248,8 @@ class CompiledForward:
             rows: Row of each in the cache.
             positions: Of each in its row.
             agents: Of each; not looked at where there are no adapters.
-            wanted: Tokens whose last states are asked for, in ascending order.
+            wanted: Tokens whose last states are asked for; in ascending order where there are more
+                tokens than `chunk`.
             logits: Whether their logits are too.
 
         Returns:
@@ -260,10 +259,10 @@ class CompiledForward:
         states = torch.empty(len(asked), self._model.width)
         made = torch.empty(len(asked), self._model.vocabulary) if logits else None
         tokens = np.array([ids, rows, positions, agents], dtype=np.int32)
-        scores = torch.empty(self._threads, _HEADS * cache.capacity)
+        scores = torch.empty(self._threads, self._library.heads * cache.capacity)
         room = {name: tensor.data_ptr() for name, tensor in self._room.items()}
-        for start in range(0, tokens.shape[1], _TOKENS):
-            block = np.ascontiguousarray(tokens[:, start : start + _TOKENS])
+        for start in range(0, tokens.shape[1], self.chunk):
+            block = np.ascontiguousarray(tokens[:, start : start + self.chunk])
             first, past = np.searchsorted(asked, (start, start + block.shape[1]))
             some = np.ascontiguousarray(asked[first:past] - start)
             batch = _Batch(
@@ -289,10 +288,9 @@ class CompiledForward:
         count, size = logits.shape
         chosen = torch.empty(count, dtype=torch.long)
         drawn = np.ascontiguousarray(uniforms, dtype=np.float64)
-        sums = np.empty(count * (size // _STRIDE + 1))
         self._library.choose(
             logits.data_ptr(), count, size, drawn.ctypes.data, temperature, chosen.data_ptr(),
-            sums.ctypes.data, self._threads,
+            self._threads,
         )  # fmt: skip
         return chosen
 
@@ -307,20 +305,28 @@ class RowCache:
         tokens: Most of a row.
         width: Of a head.
         dtype: float32 or bfloat16.
+        block: Keys that attention takes together; a row has room for a multiple.
     """
 
     def __init__(
-        self, layers: int, rows: int, heads: int, tokens: int, width: int, dtype: torch.dtype
+        self,
+        layers: int,
+        rows: int,
+        heads: int,
+        tokens: int,
+        width: int,
+        dtype: torch.dtype,
+        block: int,
     ) -> None:
-        self.rows, self.capacity = rows, -(-tokens // _KEY_BLOCK) * _KEY_BLOCK
-        shape = (layers, rows, heads, self.capacity // _KEY_BLOCK, _KEY_BLOCK * width)
+        self.rows, self.capacity, self._block = rows, -(-tokens // block) * block, block
+        shape = (layers, rows, heads, self.capacity // block, block * width)
         self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
 
     def take(
         self, other: "RowCache", origins: Sequence[int], targets: Sequence[int], length: int
     ) -> None:
         """Copy at least the first ``length`` tokens of another cache's rows to these rows."""
-        blocks = -(-length // _KEY_BLOCK)
+        blocks = -(-length // self._block)
         here, there = torch.tensor(targets), torch.tensor(origins)
         for kept, given in ((self.keys, other.keys), (self.values, other.values)):
             for mine, theirs in zip(kept, given, strict=True):  # layer by layer: small copies

@@ -1,6 +1,6 @@
 /* Products of low-rank factors on a CPU. Float32, row-major.
  *
- * `agents/native.py` compiles this file and describes the arguments.
+ * `agents/compiled/native.py` compiles this file and describes the arguments.
  */
 #include "lowrank.h"
 

@@ -14,8 +14,6 @@ Not covered by it: gradients, other types than float32, other devices than a CPU
 
 import ctypes
 import functools
-import logging
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,14 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.compiled.compiling import NativeError, load
+from agents.compiled import compiling
+from agents.compiled.compiling import NativeError
 
 _SOURCE = Path(__file__).with_name("native.c")
 _SYMBOLS = tuple(
     f"populora_{name}" for name in ("block", "layers", "width", "update", "gram", "mix", "look_up")
 )
-
-_log = logging.getLogger(__name__)
 
 
 class _Group(ctypes.Structure):
@@ -278,11 +275,7 @@ class NativeDispatch:
 @functools.cache
 def kernel() -> Kernel | None:
     """The kernel, compiled if need be; None where there is none on this machine."""
-    try:
-        return build()
-    except (NativeError, OSError, subprocess.SubprocessError, UnicodeError) as error:
-        _log.info("no compiled kernel (%s); adapters are multiplied by PyTorch", error)
-        return None
+    return compiling.or_none(build, "adapters are multiplied by PyTorch")
 
 
 def build() -> Kernel:
@@ -293,11 +286,7 @@ def build() -> Kernel:
         OSError: If files cannot be written or loaded.
         subprocess.SubprocessError: If the compiler takes too long.
     """
-    library, compiler = load(_SOURCE, _SYMBOLS)
-    try:
-        made = Kernel(library, compiler)
-    except (AttributeError, ValueError) as error:
-        raise NativeError(f"what was compiled lacks a part ({error})") from error
+    made = compiling.build(_SOURCE, _SYMBOLS, Kernel)
     _prove(made)
     return made
 

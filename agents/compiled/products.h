@@ -62,13 +62,13 @@ INLINE int64_t row_bytes(int64_t in, int precision)
  * them few of the 255 steps of an int8, is spread over all (as in QuaRot, Ashkboos et al., 2024). */
 INLINE void spin(__m512 *v)
 {
-#define APART(distance, bits, swap)                                                                \
+#define APART(bits, swap)                                                                          \
   for (int q = 0; q < 4; q++)                                                                      \
     v[q] = _mm512_add_ps(swap, _mm512_mask_sub_ps(v[q], bits, _mm512_setzero_ps(), v[q]))
-  APART(1, 0xAAAA, _mm512_permute_ps(v[q], 0xB1));
-  APART(2, 0xCCCC, _mm512_permute_ps(v[q], 0x4E));
-  APART(4, 0xF0F0, _mm512_shuffle_f32x4(v[q], v[q], 0xB1));
-  APART(8, 0xFF00, _mm512_shuffle_f32x4(v[q], v[q], 0x4E));
+  APART(0xAAAA, _mm512_permute_ps(v[q], 0xB1));
+  APART(0xCCCC, _mm512_permute_ps(v[q], 0x4E));
+  APART(0xF0F0, _mm512_shuffle_f32x4(v[q], v[q], 0xB1));
+  APART(0xFF00, _mm512_shuffle_f32x4(v[q], v[q], 0x4E));
 #undef APART
   const __m512 a = _mm512_add_ps(v[0], v[1]), b = _mm512_sub_ps(v[0], v[1]);
   const __m512 c = _mm512_add_ps(v[2], v[3]), d = _mm512_sub_ps(v[2], v[3]);

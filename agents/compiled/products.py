@@ -10,8 +10,6 @@ and `agents.loading.linear` multiplies with oneDNN.
 
 import ctypes
 import functools
-import logging
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.compiled.compiling import NativeError, load
+from agents.compiled import compiling
+from agents.compiled.compiling import NativeError
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-_SYMBOLS = ("forward", "product", "choose", "columns", "lanes", "width", "precisions")
+_SOURCE = Path(__file__).with_name("forward.c")
+_SYMBOLS = tuple(
+    f"populora_{name}"
+    for name in (
+        "forward", "product", "choose", "columns", "lanes", "width", "chunk", "heads", "keys",
+        "precisions",
+    )
+)  # fmt: skip
 _TOGETHER = {"float32": 1, "bfloat16": 2, "int8": 4}  # inputs that one instruction takes
 _OFFSET = 128  # of int8 weights: one side of the instruction has no sign
-
-_log = logging.getLogger(__name__)
 
 
 class WeightView(ctypes.Structure):
@@ -49,14 +53,18 @@ class Library:
         columns: Outputs of a panel.
         lanes: float32 numbers in a register.
         width: Most ranks of all adapters of one input.
+        chunk: Tokens, or rows, that are taken at once.
+        heads: Of queries that attention takes together.
+        keys: Likewise.
         precisions: Names of those that this processor can multiply in.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, _: str = "") -> None:
         def number(name: str) -> int:
             return ctypes.c_int32.in_dll(library, f"populora_{name}").value
 
         self.columns, self.lanes, self.width = number("columns"), number("lanes"), number("width")
+        self.chunk, self.heads, self.keys = number("chunk"), number("heads"), number("keys")
         had = number("precisions")
         self.precisions = tuple(name for i, name in enumerate(PRECISIONS) if had >> i & 1)
         pointer, long, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -66,7 +74,7 @@ class Library:
         self.product.argtypes = [pointer, pointer, long, *[pointer] * 4, short]
         self.choose: Any = library.populora_choose
         self.choose.argtypes = [
-            pointer, long, long, pointer, ctypes.c_float, pointer, pointer, short,
+            pointer, long, long, pointer, ctypes.c_float, pointer, short,
         ]  # fmt: skip
         for function in (self.forward, self.product, self.choose):
             function.restype = None
@@ -75,17 +83,13 @@ class Library:
 @functools.cache
 def library() -> Library | None:
     """The compiled code; None where there is none on this machine."""
-    try:
-        made = Library(load(Path(__file__).with_name("forward.c"), _symbols())[0])
-        _prove(made)
-        return made
-    except (NativeError, OSError, subprocess.SubprocessError, UnicodeError) as error:
-        _log.info("no compiled products (%s); the base is multiplied by PyTorch", error)
-        return None
+    return compiling.or_none(_build, "the base is multiplied by PyTorch")
 
 
-def _symbols() -> tuple[str, ...]:
-    return tuple(f"populora_{name}" for name in _SYMBOLS)
+def _build() -> Library:
+    made = compiling.build(_SOURCE, _SYMBOLS, Library)
+    _prove(made)
+    return made
 
 
 def multiplies(precision: str) -> bool:
@@ -179,11 +183,8 @@ class Panels:
         assert found is not None
         flat = x.reshape(-1, self.inputs).contiguous()
         y = torch.empty(len(flat), self.outputs)
-        room = torch.empty(0, dtype=torch.uint8)
-        scales, shifts = torch.empty(0), torch.empty(0, dtype=torch.int32)
-        if self.precision != "float32":
-            room = torch.empty(len(flat), row_bytes(self.inputs), dtype=torch.uint8)
-            scales, shifts = torch.empty(len(flat)), torch.empty(len(flat), dtype=torch.int32)
+        room = torch.empty(found.chunk, row_bytes(self.inputs), dtype=torch.uint8)
+        scales, shifts = torch.empty(found.chunk), torch.empty(found.chunk, dtype=torch.int32)
         found.product(
             ctypes.byref(self.view()), flat.data_ptr(), len(flat), y.data_ptr(), room.data_ptr(),
             scales.data_ptr(), shifts.data_ptr(), torch.get_num_threads(),
@@ -193,7 +194,7 @@ class Panels:
 
 def row_bytes(inputs: int) -> int:
     """Room that a row needs in any precision."""
-    return -(-inputs * 4 // 64) * 64 + 64
+    return 4 * inputs + 64
 
 
 def _prove(made: Library) -> None:
@@ -203,16 +204,18 @@ def _prove(made: Library) -> None:
         NativeError: If they differ.
     """
     source = torch.Generator().manual_seed(0)
+    shapes = ((1, 37, 5), (11, 70, 2 * made.columns + 3), (3, 128, made.columns))
     for precision in made.precisions:
-        for rows, inputs, outputs in ((1, 37, 5), (11, 70, 2 * made.columns + 3)):
-            x = torch.randn(rows, inputs, generator=source)
+        for rows, inputs, outputs in shapes:
+            # Whole numbers, whose sums are exact in any order: none falls between two integers.
+            x = torch.randint(-99, 100, (rows, inputs), generator=source).float()
             bias = torch.randn(outputs, generator=source)
             weight = torch.randn(outputs, inputs, generator=source)
-            scales, close = None, 1e-4
             if precision == "int8":
                 scales, weight = weight[:, 0].abs() / 127, (weight * 40).round().clamp(-127, 127)
-                step = x.abs().amax(1, keepdim=True) / 127
-                expected = (x / step).round() * step @ (weight * scales[:, None]).T + bias
+                seen = _turned(x)
+                step = seen.abs().amax(1, keepdim=True) / 127
+                expected = (seen / step).round() * step @ (weight * scales[:, None]).T + bias
                 integers = weight.to(torch.int8)
                 panels = Panels.of(integers, bias, precision=precision, scales=scales, made=made)
             else:
@@ -220,5 +223,14 @@ def _prove(made: Library) -> None:
                 rounded = getattr(torch, precision)
                 expected = x.to(rounded).double() @ weight.to(rounded).double().T + bias
             got = panels.multiply(x, made)
-            if not torch.allclose(got, expected.float(), rtol=close, atol=1e-3):
+            if not torch.allclose(got, expected.float(), rtol=1e-4, atol=1e-2):
                 raise NativeError("what was compiled computes something else; a fault of GCC?")
+
+
+def _turned(x: Tensor) -> Tensor:
+    """Times the Hadamard matrix of 64, block by block, where there are whole blocks."""
+    if x.shape[1] % 64:
+        return x
+    two = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    matrix = functools.reduce(torch.kron, [two] * 6)
+    return (x.view(len(x), -1, 64) @ matrix).view(x.shape)

@@ -21,6 +21,7 @@ from agents.compiled.forward import (
 )
 from agents.compiled.products import Library, Panels, library
 from agents.engine.adapters import StackedLora
+from agents.engine.kv_cache import key_heads
 from agents.engine.layers import SharedInput, StackedLinear
 from agents.engine.sampling import choose
 from agents.loading.models import BaseModel, backbone
@@ -28,7 +29,6 @@ from agents.loading.models import BaseModel, backbone
 _KINDS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _ROPES = ("default", "linear", "llama3", "yarn")  # whose angles depend on the position alone
 _WIDEST_HEAD = 256
-_ROWS = 256  # decoded in one call
 
 
 class CompiledPass:
@@ -118,23 +118,14 @@ class CompiledPass:
         owners = np.array([agent or 0 for agent in agents])
         order = np.argsort(owners, kind="stable")
         ids, places = tokens.numpy()[order], np.asarray(lengths)[order]
-        if len(order) <= _ROWS:
-            states, logits = self._forward(
-                self._cache, ids, order, places, owners[order], np.argsort(order), logits=True
-            )
-            return states, cast(Tensor, logits)
-        made = [
-            self._forward(
-                self._cache, ids[some], order[some], places[some], owners[order[some]],
-                np.arange(len(order[some])), logits=True,
-            )
-            for some in (slice(i, i + _ROWS) for i in range(0, len(order), _ROWS))
-        ]  # fmt: skip
-        back = torch.from_numpy(np.argsort(order))
-        return (
-            torch.cat([states for states, _ in made])[back],
-            torch.cat([cast(Tensor, logits) for _, logits in made])[back],
-        )
+        back = np.argsort(order)
+        together = len(order) <= self._forward.chunk  # then they come back in any order
+        states, logits = self._forward(
+            self._cache, ids, order, places, owners[order],
+            back if together else np.arange(len(order)), logits=True,
+        )  # fmt: skip
+        made = states, cast(Tensor, logits)
+        return made if together else (made[0][back], made[1][back])
 
     def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first ``length`` tokens of rows onto other rows."""
@@ -175,7 +166,7 @@ def _parts(
         return None
     body: Any = backbone(model)
     config, head = model.config, panels_of(model.get_output_embeddings())
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shared, width = key_heads(config)
     if (
         head is None
         or config.hidden_act != "silu"
@@ -204,7 +195,7 @@ def _parts(
     scales = torch.ones(1) if lora is None else lora.scale
     return ModelParts(
         known, embedding, norm, head, cos, sin, config.num_attention_heads,
-        config.num_key_value_heads, config.rms_norm_eps, scales,
+        shared, config.rms_norm_eps, scales,
     )  # fmt: skip
 
 
@@ -218,7 +209,7 @@ def _angles(rotary: Any, count: int) -> tuple[Tensor, Tensor]:
     if kept is None or len(kept[0]) < count:
         with torch.inference_mode():
             cos, sin = rotary(torch.zeros(1, 1, 1), torch.arange(count)[None])
-        kept = cos[0].clone().contiguous(), sin[0].clone().contiguous()
+        kept = cos[0].clone(), sin[0].clone()
         rotary._populora_angles = kept
     return kept
 

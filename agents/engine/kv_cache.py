@@ -101,12 +101,18 @@ def elements_per_token(config: Any) -> int:
 
 def _elements(config: Any) -> int:
     """Elements of keys and values of one token in one layer."""
+    shared, width = key_heads(config)
+    return 2 * shared * width
+
+
+def key_heads(config: Any) -> tuple[int, int]:
+    """How many heads of keys and values a layer has, and how wide each is; 0 where not told."""
     heads = getattr(config, "num_attention_heads", 0)
     shared = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or (
         getattr(config, "hidden_size", 0) // heads if heads else 0
     )
-    return 2 * shared * width
+    return shared, width
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -157,7 +157,7 @@ def pack_linears(
     dtype = torch.bfloat16 if chosen == MatmulPrecision.BFLOAT16 else torch.float32
     count = 0
     for module in model.modules() if ops else ():
-        if not isinstance(module, nn.Linear) or type(module) is not nn.Linear:
+        if type(module) is not nn.Linear:
             continue
         weight, frozen = module.weight, cast(Any, module)
         if weight.device.type != "cpu" or weight.dtype != torch.float32:

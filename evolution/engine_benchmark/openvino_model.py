@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.engine.kv_cache import key_heads
 from evolution.engine_benchmark.peers import imported
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -87,10 +88,7 @@ def _stateful(model: Any) -> Any:
     openvino, ops = imported("openvino"), imported("openvino.opset13")
     make_stateful = imported("openvino._offline_transformations").apply_make_stateful_transformation
     config = model.config.get_text_config()
-    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width: int = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
+    heads, width = key_heads(config)
     rows, seen, new = 2, 5, 3  # sizes of the example that is traced
     states = [torch.zeros(rows, heads, seen, width) for _ in range(2 * config.num_hidden_layers)]
     example = (

@@ -20,3 +20,15 @@ def _own_operators_are_forgotten(monkeypatch):
         # A module of ours that the test was the first to import stays registered.
         if name in operators and not operators[name].__module__.startswith("evolution."):
             del operators[name]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A tiny model on disk, as a user names it."""
+    from tests.conftest import make_tiny_base
+
+    folder = tmp_path_factory.mktemp("model")
+    base = make_tiny_base()
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -14,7 +14,6 @@ import pytest
 from evolution.cli import main
 from evolution.commands.usage import Interrupts
 from evolution.runs.settings_files import presets, read_preset
-from tests.conftest import make_tiny_base
 
 QUICK = [
     "--size", "3", "--rank", "2", "--problems-per-generation", "2", "--judged-problems", "1",
@@ -61,15 +60,6 @@ def test_a_warning_is_one_line_without_code_or_escapes(tmp_path, monkeypatch):
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert run.stderr.startswith("populora: warning: x.jsonl:2: question 'WHAT is 2+2?' differs")
     assert run.stderr.count("\n") == 1
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    base = make_tiny_base()
-    base.model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def one_line_error(capsys, arguments):

@@ -40,15 +40,6 @@ FLAGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    base = make_tiny_base()
-    base.model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize("flag", FLAGS)
 def test_each_is_a_flag_and_a_field(tmp_path, flag):
     text, value = FLAGS[flag]

@@ -14,7 +14,6 @@ from transformers import LlamaConfig
 
 from agents.compiled.native import kernel
 from agents.learning.learners import LearnerConfig, PolicyGradient
-from agents.loading.models import load_base
 from evolution.cli import main
 from evolution.engine_benchmark import agreement as engine_agreement
 from evolution.engine_benchmark import large as engine_large
@@ -35,34 +34,15 @@ from evolution.engine_benchmark.workbench import (
     EndlessBase,
     Figure,
     Findings,
-    Sizes,
     Workbench,
     decode_seconds,
     stacked,
 )
 from populora_env.problems import load_problems
-from tests.conftest import make_tiny_base
+from tests.evolution.engine_benchmark.conftest import SIZES, SUMS
 
-SUMS = "procedural:chain_sum(max_terms=2,max_digits=1)"
-SIZES = Sizes(
-    rounds=2, rows=6, agents=(2, 3), rank=4, step_rank=3, new_tokens=5, reply_tokens=6, seed=1
-)
 TINY = ["--rows", "6", "--agents", "2", "3", "--rounds", "2", "--rank", "4", "--new-tokens", "3",
         "--reply-tokens", "4", "--problems", SUMS]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    base = make_tiny_base()
-    base.model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def bench(folder):
-    return Workbench(load_base(folder), load_problems(SUMS, split="train", seed=0), SIZES)
 
 
 @pytest.fixture
@@ -76,17 +56,17 @@ def peer_of(bench):
     return lambda peer: (attachment, peer(bench.plain, attachment.owner))
 
 
-def run(folder, capsys, tmp_path, *more):
+def run(model_folder, capsys, tmp_path, *more):
     file = tmp_path / "engine.json"
-    assert main(["bench-engine", "--model", folder, *TINY, "--json", str(file), *more]) == 0
+    assert main(["bench-engine", "--model", model_folder, *TINY, "--json", str(file), *more]) == 0
     return json.loads(file.read_text(encoding="utf-8")), capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_generators")  # PEFT draws its first weights from them
-def test_the_whole_command(folder, capsys, tmp_path, monkeypatch):
+def test_the_whole_command(model_folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    data, said = run(folder, capsys, tmp_path)
+    data, said = run(model_folder, capsys, tmp_path)
     measured = [
         "base_decode_tokens_per_second", "population_decode_ratio_2", "population_decode_ratio_3",
         "peft_mixed_decode_ratio_2", "peft_mixed_decode_ratio_3", "peft_one_by_one_decode_ratio_2",
@@ -116,7 +96,7 @@ def test_the_whole_command(folder, capsys, tmp_path, monkeypatch):
     environment = data["environment"]
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["threads"] == torch.get_num_threads()
-    assert (environment["model"], environment["dtype"]) == (folder, "float32")
+    assert (environment["model"], environment["dtype"]) == (model_folder, "float32")
     assert (environment["rounds"], environment["rows"]) == (2, 6)
     assert environment["cpu"]
     assert environment["kernel"] == (made.compiler if (made := kernel()) else None)
@@ -124,8 +104,8 @@ def test_the_whole_command(folder, capsys, tmp_path, monkeypatch):
     assert all(len(line) <= 80 for line in said.splitlines() if line[:1] in "│┃┏└")
 
 
-def test_only_some_rows_and_quick(folder, capsys, tmp_path):
-    data, said = run(folder, capsys, tmp_path, "--only", "evolution", "--quick")
+def test_only_some_rows_and_quick(model_folder, capsys, tmp_path):
+    data, said = run(model_folder, capsys, tmp_path, "--only", "evolution", "--quick")
     assert data["evolution_step_seconds_2"] > 0
     assert "population_decode_ratio_2" not in data
     assert data["slot_efficiency"] is None
@@ -134,8 +114,8 @@ def test_only_some_rows_and_quick(folder, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_replies_alone_and_in_the_batch_are_compared(folder, capsys, tmp_path, monkeypatch):
-    data, _ = run(folder, capsys, tmp_path, "--only", "agreement")
+def test_replies_alone_and_in_the_batch_are_compared(model_folder, capsys, tmp_path, monkeypatch):
+    data, _ = run(model_folder, capsys, tmp_path, "--only", "agreement")
     assert data["agreement_greedy"] == data["agreement_sampled"] == 1
     assert data["targets"]["agreement_greedy"] == "≥ 0.99"
     real = engine_agreement.generate
@@ -145,13 +125,13 @@ def test_replies_alone_and_in_the_batch_are_compared(folder, capsys, tmp_path, m
         return replies if len(jobs) > 1 or jobs[0].agent else [replace(replies[0], ids=(-1,))]
 
     monkeypatch.setattr(engine_agreement, "generate", broken)
-    data, _ = run(folder, capsys, tmp_path, "--only", "agreement")
+    data, _ = run(model_folder, capsys, tmp_path, "--only", "agreement")
     assert data["agreement_greedy"] == pytest.approx(0.5)
 
 
-def test_peers_that_are_not_installed_are_named(folder, capsys, tmp_path, monkeypatch):
+def test_peers_that_are_not_installed_are_named(model_folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_rows, "imported", lambda name: None)
-    data, said = run(folder, capsys, tmp_path, "--only", "decoding", "learning")
+    data, said = run(model_folder, capsys, tmp_path, "--only", "decoding", "learning")
     for key in ("peft_mixed_decode_ratio_2", "peft_one_by_one_decode_ratio_2",
                 "populora_package_decode_ratio_3", "joint_learning_speedup_2"):  # fmt: skip
         assert data[key] is None

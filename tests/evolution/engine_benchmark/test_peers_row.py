@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from agents.loading.models import load_base
 from evolution.cli import main
 from evolution.engine_benchmark import command, peers_row
 from evolution.engine_benchmark.converted import content_key, converted, folder_name
@@ -20,29 +19,10 @@ from evolution.engine_benchmark.cpu_engines import ENGINES, Engine, one_line
 from evolution.engine_benchmark.openvino_model import quantised
 from evolution.engine_benchmark.peers_row import PRECISIONS, Runner, same_tokens
 from evolution.engine_benchmark.rows import decode_greedily
-from evolution.engine_benchmark.workbench import EndlessBase, Sizes, Workbench
-from populora_env.problems import load_problems
-from tests.conftest import make_tiny_base
+from evolution.engine_benchmark.workbench import EndlessBase
+from tests.evolution.engine_benchmark.conftest import SUMS
 
-SUMS = "procedural:chain_sum(max_terms=2,max_digits=1)"
-SIZES = Sizes(
-    rounds=2, rows=6, agents=(2, 3), rank=4, step_rank=3, new_tokens=5, reply_tokens=6, seed=1
-)
 REAL = all(importlib.util.find_spec(name) for name in ("openvino", "openvino_genai"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    base = make_tiny_base()
-    base.model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def bench(folder):
-    return Workbench(load_base(folder), load_problems(SUMS, split="train", seed=0), SIZES)
 
 
 @pytest.fixture
@@ -71,19 +51,19 @@ def ours(bench):
     return decode
 
 
-def run(folder, capsys, tmp_path, *more):
+def run(model_folder, capsys, tmp_path, *more):
     file = tmp_path / "engine.json"
     arguments = ["--rows", "6", "--agents", "2", "3", "--rounds", "2", "--rank", "4",
                  "--new-tokens", "3", "--problems", SUMS, "--only", "peers"]  # fmt: skip
-    whole = ["bench-engine", "--model", folder, *arguments, "--json", str(file), *more]
+    whole = ["bench-engine", "--model", model_folder, *arguments, "--json", str(file), *more]
     assert main(whole) == 0
     return json.loads(file.read_text(encoding="utf-8")), capsys.readouterr().out
 
 
-def test_every_contender_has_its_figures(folder, capsys, tmp_path, have, monkeypatch):
+def test_every_contender_has_its_figures(model_folder, capsys, tmp_path, have, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     have(engine("fast", ours))
-    data, said = run(folder, capsys, tmp_path)
+    data, said = run(model_folder, capsys, tmp_path)
     names = ["base_float32", "mixed_2_float32", "mixed_3_float32", "fast_float32"]
     for name in names:
         for part in ("decode", "end_to_end"):
@@ -112,9 +92,9 @@ def test_every_contender_has_its_figures(folder, capsys, tmp_path, have, monkeyp
     assert "bare base float32 / fast float32, decoding" in " ".join(said.split())
 
 
-def test_every_precision_of_a_base_is_measured_or_says_why(folder, capsys, tmp_path, have):
+def test_every_precision_of_a_base_is_measured_or_says_why(model_folder, capsys, tmp_path, have):
     have()
-    data, _ = run(folder, capsys, tmp_path)
+    data, _ = run(model_folder, capsys, tmp_path)
     assert "float32" in PRECISIONS
     assert "auto" not in PRECISIONS
     for precision in PRECISIONS:
@@ -122,7 +102,9 @@ def test_every_precision_of_a_base_is_measured_or_says_why(folder, capsys, tmp_p
         assert (data[key] is not None) != bool(data["reasons"].get(key)), key
 
 
-def test_an_engine_that_cannot_run_has_a_line_and_the_rest_goes_on(folder, capsys, tmp_path, have):
+def test_an_engine_that_cannot_run_has_a_line_and_the_rest_goes_on(
+    model_folder, capsys, tmp_path, have
+):
     def breaks(_):
         raise ValueError("no such layer\nat line 3")
 
@@ -145,7 +127,7 @@ def test_an_engine_that_cannot_run_has_a_line_and_the_rest_goes_on(folder, capsy
         engine("fewer", lambda bench: lambda p, n: [[1] * n for _ in p[1:]]),
         engine("fast", ours),
     )
-    data, said = run(folder, capsys, tmp_path)
+    data, said = run(model_folder, capsys, tmp_path)
     expected = {
         "absent": "not installed; pip install 'populora-env[peers]'",
         "unable": "this processor has no float32",
@@ -165,9 +147,11 @@ def test_an_engine_that_cannot_run_has_a_line_and_the_rest_goes_on(folder, capsy
     assert "pip install" in said
 
 
-def test_a_base_that_is_not_float32_on_a_cpu_is_told_what_it_takes(folder, capsys, tmp_path, have):
+def test_a_base_that_is_not_float32_on_a_cpu_is_told_what_it_takes(
+    model_folder, capsys, tmp_path, have
+):
     have(engine("fast", ours))
-    data, _ = run(folder, capsys, tmp_path, "--dtype", "bfloat16")
+    data, _ = run(model_folder, capsys, tmp_path, "--dtype", "bfloat16")
     assert data["reasons"]["peers"] == "needs --device cpu --dtype float32"
 
 
