@@ -22,7 +22,7 @@ from populora_env.keys import derive_seed
 from populora_env.problems.drawing.generating import draw
 from populora_env.problems.drawing.watched import DrawError, check_sizes, draw_watched, is_cheap
 from populora_env.problems.sources.base import ProblemSource, ProblemSpecError, Split, split_of
-from populora_env.problems.sources.spec import GeneratorSpec
+from populora_env.problems.sources.spec import GeneratorSpec, mixture_text
 from populora_env.reading.numerals import parse_number
 from populora_env.records import AnswerKind, Problem
 from populora_env.settings import did_you_mean
@@ -107,11 +107,7 @@ class ProceduralSource(VirtualSource):
         self._generators = tuple(generators)
         self._split = split
         self._names = [f"{at}:{entry}" for at, entry in enumerate(self._generators)]
-        weighted = [
-            str(entry) if entry.weight == 1 else f"{entry.weight:g}*{entry}"
-            for entry in self._generators
-        ]
-        self.spec = "procedural:" + "+".join(weighted)
+        self.spec = f"procedural:{mixture_text(self._generators)}"
         for entry in self._generators:
             _check_generator(entry)
             self._item(entry, 0)
