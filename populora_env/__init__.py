@@ -33,6 +33,9 @@ from populora_env.problems import (
     check_disjoint,
     load_problems,
 )
+from populora_env.proposals.record import Proposal, ProposalStatus
+from populora_env.proposals.source import SelfPlaySource
+from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, TextTask
 from populora_env.ratings import BradleyTerry, Ratings, bradley_terry
 from populora_env.records import (
     AnswerKind,
@@ -66,6 +69,7 @@ __all__ = [
     "ENV_ID",
     "REWARD_PRESETS",
     "SOURCES",
+    "TASKS",
     "AnswerKind",
     "ArenaError",
     "Assessment",
@@ -79,12 +83,15 @@ __all__ = [
     "Judge",
     "Labels",
     "Matchmaking",
+    "NotATask",
     "Phase",
     "PopuloraError",
     "Preference",
     "Problem",
     "ProblemSource",
     "ProblemSpecError",
+    "Proposal",
+    "ProposalStatus",
     "Ratings",
     "ReasoningArena",
     "Registry",
@@ -92,6 +99,10 @@ __all__ = [
     "Request",
     "RewardPart",
     "RewardWeights",
+    "SelfPlaySource",
+    "Task",
+    "TaskKind",
+    "TextTask",
     "Transcript",
     "Turn",
     "UnicodeText",

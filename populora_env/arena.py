@@ -14,37 +14,29 @@ import gymnasium
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from populora_env.episodes.arguments import (
-    read_actions,
-    read_forms,
-    read_loads,
-    read_options,
-    read_seed,
-)
-from populora_env.episodes.episode import Episode, Outcome, Rules
-from populora_env.episodes.matchmaking import Matchmaking, min_agents, most_tasks
+from populora_env.episodes.arguments import read_actions, read_options, read_rules, read_seed
+from populora_env.episodes.episode import Episode, Outcome
+from populora_env.episodes.matchmaking import Matchmaking
 from populora_env.episodes.observations import (
+    AnyEpisode,
     Observation,
     observation_space,
     observe,
     read_state,
     state_space,
 )
+from populora_env.episodes.proposing import ProposingEpisode
 from populora_env.episodes.rendering import print_news, render_episode
-from populora_env.episodes.rewards import Labels, RewardWeights
-from populora_env.errors import (
-    PopuloraError,
-    at_least_one,
-    check_is_a,
-    check_member,
-    check_seconds,
-)
+from populora_env.episodes.rewards import RewardWeights
+from populora_env.episodes.roles import read_roles, role_games
+from populora_env.errors import PopuloraError, at_least_one, check_is_a
 from populora_env.grading import Grader
-from populora_env.judges import Judge, TimedJudge
+from populora_env.judges import Judge
 from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource, as_source
+from populora_env.problems.sources.adaptive import AdaptiveSource
+from populora_env.proposals.source import SelfPlaySource
 from populora_env.ratings import Ratings
-from populora_env.reading.forms import FORMS
 from populora_env.records import Phase, Problem, Transcript
 from populora_env.spaces import UnicodeText
 
@@ -57,10 +49,12 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
     """Agents ``agent_0`` to ``agent_{N-1}`` solve one problem an episode and judge attempts.
 
     An observation is a dictionary: ``prompt`` (the text to answer, empty if there is nothing to
-    do), ``phase`` (a `Phase`, as text), ``round`` (0 for solve) and ``has_task`` (0 or 1). An
+    do), ``phase`` (a `Phase`, as text), ``round`` (0 for the first) and ``has_task`` (0 or 1). An
     action is a text, and every text is legal; how it could be read is in ``infos[agent]``:
     ``phase`` (of the action), ``status`` (a `ReplyStatus`, as text) and ``parts`` (what the
-    reward of this step is the weighted sum of; None is unknown).
+    reward of this step is the weighted sum of; None is unknown). After a proposal, all are told
+    ``proposal`` (a `ProposalStatus`, as text) and ``reason`` (why it is not valid; it ends the
+    episode then).
 
     A form of evaluation is left out where there are too few agents for it: judging attempts takes
     2, comparing them 3, and one less with ``self_judging``.
@@ -86,6 +80,11 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         judge_timeout: Longest time ``judge`` may take over a call, in seconds; None for no limit.
         grader: Used and left open; None for one of the arena's own, closed with it.
         max_reply_chars: A longer reply is cut for storage and not read, at least 1.
+        proposers: How many agents, from the first on, write the problems in turn while the others
+            solve them; ``"all"`` for agents that do both; 0 where problems are given. Proposals
+            take ``problems="self-play:..."``.
+        solvers: How many solve a proposal, matched with its author by ratings; None for all.
+        tries: How often each solver answers a proposed problem, at least 1.
 
     Raises:
         ProblemSpecError: If ``problems`` is a spec that cannot be met.
@@ -118,64 +117,51 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         judge_timeout: float | None = 30.0,
         grader: Grader | None = None,
         max_reply_chars: int = 100_000,
+        proposers: int | str = 0,
+        solvers: int | None = None,
+        tries: int = 1,
     ) -> None:
         num_agents = at_least_one("num_agents", num_agents)
-        max_reply_chars = at_least_one("max_reply_chars", max_reply_chars)
-        loads = read_loads(judge_load)
-        for name, flag in (("revise", revise), ("self_judging", self_judging)):
-            if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"{name} must be True or False, got {flag!r}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'ansi', 'human' or None, got {render_mode!r}")
-        forms = read_forms(evaluation)
-        written = [form for form in forms if FORMS[form].written]
-        if revise and not written:
-            raise ValueError(
-                "revise needs critiques to revise by: set evaluation='critique', "
-                f"got {evaluation!r}"
-            )
-        check_member("matchmaking", matchmaking, Matchmaking)
-        weights = RewardWeights.preset(rewards) if isinstance(rewards, str) else rewards
-        check_is_a("rewards", weights, RewardWeights, "RewardWeights(...) or the name of a preset")
-        if grader is not None:
-            check_is_a("grader", grader, Grader, "a Grader or None")
         if ratings is not None:
             check_is_a("ratings", ratings, Ratings, "Ratings or None")
-        check_seconds("judge_timeout", judge_timeout, or_none=True)
-        if judge is None and weights.labels is Labels.JUDGE:
-            raise ValueError("rewards ask for an external judge: pass one as judge=")
         self.render_mode = render_mode
         self.possible_agents = [f"agent_{number}" for number in range(num_agents)]
         self.agents: list[str] = []
+        self._roles = read_roles(self.possible_agents, proposers, solvers, tries)
+        self._owns_grader = grader is None
+        self._rules = read_rules(
+            self.possible_agents,
+            num_agents if self._roles is None else self._roles.matched,
+            evaluation=evaluation,
+            judge=judge,
+            judge_load=judge_load,
+            revise=revise,
+            matchmaking=matchmaking,
+            self_judging=self_judging,
+            rewards=rewards,
+            judge_timeout=judge_timeout,
+            grader=grader,
+            max_reply_chars=max_reply_chars,
+        )
         self._seed = read_seed(seed)
         self._source = as_source(problems, seed=self._seed)
-        self._owns_grader = grader is None
-        load = {
-            form: most_tasks(num_agents, FORMS[form].attempts, self_judging=self_judging)
-            if matchmaking == Matchmaking.ROUND_ROBIN
-            else loads[form]
-            for form in forms
-            if num_agents >= min_agents(FORMS[form].attempts, self_judging=self_judging)
-        }
-        self._rules = Rules(
-            agents=tuple(self.possible_agents),
-            load=load,
-            revise=revise and any(form in load for form in written),
-            self_judging=self_judging,
-            weights=weights,
-            max_reply_chars=max_reply_chars,
-            grader=grader or Grader(),
-            judge=_with_limit(judge, judge_timeout),
-        )
+        self._owns_source = not isinstance(problems, ProblemSource)
+        if isinstance(self._source, SelfPlaySource) != (self._roles is not None):
+            raise ValueError(
+                f"proposers: got {proposers!r} with problems {self._source.spec[:60]!r}; proposals "
+                "need both: problems='self-play:...' and proposers of at least 1, or 'all'"
+            )
         self._by_rating = matchmaking == Matchmaking.RATING
         self._ratings, self._owns_ratings = ratings or Ratings(), ratings is None
-        rounds = len(self._rules.schedule())
+        rounds = len(self._rules.schedule()) + (0 if self._roles is None else self._roles.tries)
         self._observation_spaces = {
             agent: observation_space(rounds) for agent in self.possible_agents
         }
         self._action_spaces = {agent: UnicodeText() for agent in self.possible_agents}
         self.state_space = state_space(self.possible_agents, rounds)
-        self._episode: Episode | None = None
+        self._episode: AnyEpisode | None = None
         self._episodes = 0
         self._told: set[str] = set()
 
@@ -228,6 +214,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             self._episodes = 0
             if self._owns_ratings:
                 self._ratings = Ratings()
+            if self._owns_source and isinstance(self._source, AdaptiveSource):
+                self._source.restart()
         number, self._episodes = self._episodes, self._episodes + 1
         episode_seed = self._seed if number == 0 else derive_seed("episode", self._seed, number)
         problem = given.get("problem")
@@ -238,8 +226,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
                 f"options['problem'] must be a Problem, got {type(problem).__name__}: "
                 "make one with Problem.create(prompt, answer)"
             )
-        chance = self._ratings.win_probability if self._by_rating else None
-        self._episode = Episode(self._rules, problem, episode_seed, chance)
+        self._episode = self._begin(problem, episode_seed)
         self.agents = list(self.possible_agents)
         self._told = set()
         self._tell(self._episode)
@@ -280,6 +267,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             raise ArenaError("step was called after the end of the episode: call reset first")
         phase = episode.phase
         outcomes = episode.advance(read_actions(actions, self.agents))
+        proposed = _proposed(episode) if phase is Phase.PROPOSE else {}
         ended = episode.phase is Phase.DONE
         self._tell(episode)
         result = (
@@ -287,13 +275,35 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             {agent: outcome.reward for agent, outcome in outcomes.items()},
             dict.fromkeys(self.agents, ended),
             dict.fromkeys(self.agents, False),
-            {agent: _info(phase, outcome) for agent, outcome in outcomes.items()},
+            {agent: {**_info(phase, outcome), **proposed} for agent, outcome in outcomes.items()},
         )
         if ended:
             self.agents = []
-            if self._by_rating and self._owns_ratings:
-                self._ratings.update(self.transcript.evaluations)
+            self._learn(self.transcript)
         return result
+
+    def _begin(self, problem: Problem, seed: int) -> AnyEpisode:
+        chance = self._ratings.win_probability if self._by_rating else None
+        if self._roles is None:
+            return Episode(self._rules, problem, seed, chance)
+        assert isinstance(self._source, SelfPlaySource)
+        if not self._source.is_request(problem):
+            raise ValueError(
+                f"options['problem'] must be a request of {self._source.spec[:60]!r}, one of its "
+                f"items, got problem {problem.id}"
+            )
+        return ProposingEpisode(
+            self._rules, self._roles, self._source, problem, seed, self._ratings, chance
+        )
+
+    def _learn(self, transcript: Transcript) -> None:
+        """Let the arena's own ratings and its own source follow what was played."""
+        if self._owns_ratings:
+            if self._by_rating:
+                self._ratings.update(transcript.evaluations)
+            self._ratings.update(role_games([transcript]))
+        if self._owns_source and isinstance(self._source, AdaptiveSource):
+            self._source.observe([transcript])
 
     def render(self) -> str | None:
         """Return the episode so far as text, in render mode ``"ansi"``; else None.
@@ -323,7 +333,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             raise ArenaError("state was called before reset: call reset first")
         return read_state(self._episode, self.possible_agents)
 
-    def _tell(self, episode: Episode) -> None:
+    def _tell(self, episode: AnyEpisode) -> None:
         """Print what is new in the episode, for human eyes."""
         if self.render_mode == "human":
             print_news(episode, self._told)
@@ -339,9 +349,9 @@ def _info(phase: Phase, outcome: Outcome) -> dict[str, Any]:
     return {"phase": phase.value, "status": status, "parts": dict(outcome.parts)}
 
 
-def _with_limit(judge: Judge | None, timeout: float | None) -> Judge | None:
-    if judge is None:
-        return None
-    if not callable(getattr(judge, "judge", None)):
-        raise TypeError(f"judge must have a method judge(comparisons), got {type(judge).__name__}")
-    return judge if timeout is None or isinstance(judge, TimedJudge) else TimedJudge(judge, timeout)
+def _proposed(episode: AnyEpisode) -> dict[str, Any]:
+    """Return what all agents are told of a proposal that was just made."""
+    proposal = episode.proposal if isinstance(episode, ProposingEpisode) else None
+    if proposal is None:
+        return {}
+    return {"proposal": proposal.status.value, "reason": proposal.reason}

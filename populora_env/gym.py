@@ -46,6 +46,9 @@ class ArenaOptions(TypedDict, total=False):
     judge_timeout: float | None
     grader: Grader | None
     max_reply_chars: int
+    proposers: int | str
+    solvers: int | None
+    tries: int
 
 
 def _with_options_of_the_arena(init: F) -> F:

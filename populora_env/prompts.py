@@ -58,7 +58,14 @@ What others say about it:
 
 # How long a reply to each may be, in tokens, for whoever counts them and is told nothing else.
 REPLY_TOKENS: Mapping[Phase, int] = MappingProxyType(
-    {Phase.SOLVE: 256, Phase.SCORE: 16, Phase.COMPARE: 16, Phase.CRITIQUE: 128, Phase.REVISE: 256}
+    {
+        Phase.PROPOSE: 256,
+        Phase.SOLVE: 256,
+        Phase.SCORE: 16,
+        Phase.COMPARE: 16,
+        Phase.CRITIQUE: 128,
+        Phase.REVISE: 256,
+    }
 )
 ATTEMPT_LIMIT = 4_000  # characters of an attempt or a critique that are shown
 CLIPPED = "\n[...]\n"

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from populora_env.errors import check_member
+from populora_env.proposals.record import Proposal
 from populora_env.storage import NEVER, UNLESS_EMPTY, plain, read_record
 
 
@@ -25,6 +26,7 @@ class Phase(StrEnum):
     COMPARE = "compare"
     CRITIQUE = "critique"
     REVISE = "revise"
+    PROPOSE = "propose"
     DONE = "done"
 
 
@@ -303,7 +305,7 @@ class Turn:
     Attributes:
         agent: Who acted.
         phase: What it was asked to do.
-        round: 0 for solve, then 1, 2, ... for what follows.
+        round: 0 for the first, solve or propose, then 1, 2, ... for what follows.
         prompt: The text it was shown.
         reply: The text it answered, as stored.
         status: How the reply could be read.
@@ -330,17 +332,19 @@ class Transcript:
     """One whole episode.
 
     Attributes:
-        problem: The problem of the episode.
+        problem: The problem of the episode; the request, if its proposal was not valid.
         agents: All agents, in order.
-        attempts: One for each agent, in the same order.
+        attempts: One for each agent, in the same order. Of a proposal, one for each solver and
+            try, the tries one after the other; none if it was not valid.
         evaluations: All judged pairs.
         turns: All actions, by round, then by agent.
-        rewards: Agent to its return over the episode.
+        rewards: Agent to its return over the episode; agents that had no part in it are left out.
         seed: With the same problem and replies, ``reset(seed=seed)`` plays the same episode.
         assessments: All scores and critiques.
         revisions: One attempt for each agent after revising, in order; empty if none revised.
         judge_failures: Number of verdicts that the outside judge, or a member of it, did not give.
         judge_error: What it did wrong first, in one line; None if nothing.
+        proposal: What became of the proposal, where an agent wrote the problem.
     """
 
     problem: Problem
@@ -354,6 +358,7 @@ class Transcript:
     revisions: tuple[Attempt, ...] = ()
     judge_failures: int = 0
     judge_error: str | None = None
+    proposal: Proposal | None = field(default=None, metadata=UNLESS_EMPTY)
 
     @property
     def final_attempts(self) -> tuple[Attempt, ...]:
@@ -372,7 +377,11 @@ class Transcript:
             ValueError: If an entry is missing or not of its type, or an unknown value is found.
         """
         try:
-            known = {entry.name: data[entry.name] for entry in fields(cls)}
+            known = {
+                entry.name: data[entry.name]
+                for entry in fields(cls)
+                if entry.name in data or entry.metadata != UNLESS_EMPTY
+            }
             return read_record(cls, known)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(

@@ -4,9 +4,83 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from populora_env.errors import at_least_one
+from populora_env.episodes.episode import Rules
+from populora_env.episodes.matchmaking import Matchmaking, min_agents, most_tasks
+from populora_env.episodes.rewards import Labels, RewardWeights
+from populora_env.errors import at_least_one, check_is_a, check_member, check_seconds
+from populora_env.grading import Grader
+from populora_env.judges import Judge, TimedJudge
 from populora_env.reading.forms import FORMS
 from populora_env.records import Phase, Problem
+
+
+def read_rules(
+    agents: Sequence[str],
+    solving: int,
+    *,
+    evaluation: str | Sequence[str],
+    judge: Judge | None,
+    judge_load: Any,
+    revise: Any,
+    matchmaking: str,
+    self_judging: Any,
+    rewards: Any,
+    judge_timeout: float | None,
+    grader: Grader | None,
+    max_reply_chars: Any,
+) -> Rules:
+    """Return the rules that an arena's arguments ask for; see `ReasoningArena`.
+
+    ``agents`` are all of them, ``solving`` is how many solve a problem and judge its attempts.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
+    """
+    max_reply_chars = at_least_one("max_reply_chars", max_reply_chars)
+    loads = read_loads(judge_load)
+    for name, flag in (("revise", revise), ("self_judging", self_judging)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+    forms = read_forms(evaluation)
+    written = [form for form in forms if FORMS[form].written]
+    if revise and not written:
+        raise ValueError(
+            f"revise needs critiques to revise by: set evaluation='critique', got {evaluation!r}"
+        )
+    check_member("matchmaking", matchmaking, Matchmaking)
+    weights = RewardWeights.preset(rewards) if isinstance(rewards, str) else rewards
+    check_is_a("rewards", weights, RewardWeights, "RewardWeights(...) or the name of a preset")
+    if grader is not None:
+        check_is_a("grader", grader, Grader, "a Grader or None")
+    check_seconds("judge_timeout", judge_timeout, or_none=True)
+    if judge is None and weights.labels is Labels.JUDGE:
+        raise ValueError("rewards ask for an external judge: pass one as judge=")
+    load = {
+        form: most_tasks(solving, FORMS[form].attempts, self_judging=self_judging)
+        if matchmaking == Matchmaking.ROUND_ROBIN
+        else loads[form]
+        for form in forms
+        if solving >= min_agents(FORMS[form].attempts, self_judging=self_judging)
+    }
+    return Rules(
+        agents=tuple(agents),
+        load=load,
+        revise=revise and any(form in load for form in written),
+        self_judging=self_judging,
+        weights=weights,
+        max_reply_chars=max_reply_chars,
+        grader=grader or Grader(),
+        judge=_with_limit(judge, judge_timeout),
+    )
+
+
+def _with_limit(judge: Judge | None, timeout: float | None) -> Judge | None:
+    if judge is None:
+        return None
+    if not callable(getattr(judge, "judge", None)):
+        raise TypeError(f"judge must have a method judge(comparisons), got {type(judge).__name__}")
+    return judge if timeout is None or isinstance(judge, TimedJudge) else TimedJudge(judge, timeout)
 
 
 def read_forms(evaluation: str | Sequence[str]) -> tuple[Phase, ...]:

@@ -17,6 +17,7 @@ from populora_env.episodes.rewards import (
     RewardWeights,
     format_part,
     length_part,
+    signed_part,
 )
 from populora_env.episodes.settlement import settle
 from populora_env.grading import Grader
@@ -138,6 +139,11 @@ class Episode:
         self.prompts: dict[str, str] = dict.fromkeys(rules.agents, solve_prompt(problem))
 
     @property
+    def asked(self) -> frozenset[str]:
+        """Who has a task now: everybody, until the end."""
+        return frozenset() if self.phase is Phase.DONE else frozenset(self._rules.agents)
+
+    @property
     def judge_failures(self) -> int:
         """Number of verdicts that the outside judge failed to give so far."""
         return self._labeller.failures
@@ -168,6 +174,7 @@ class Episode:
         for agent, attempt in self.attempts.items():
             parts: Parts = {
                 RewardPart.CORRECTNESS.value: correctness[agent],
+                **self._signed(correctness[agent], attempt.status),
                 **_paid_at_once(replies[agent], attempt.status),
             }
             reward = self._rules.weights.total(parts)
@@ -175,6 +182,12 @@ class Episode:
             self._add_turn(agent, attempt.text, attempt.status, parts, reply_id(replies[agent]))
             outcomes[agent] = Outcome(attempt.status, reward, parts)
         return outcomes
+
+    def _signed(self, correctness: float | None, status: ReplyStatus) -> Parts:
+        """Return the part that pays right, wrong and unread attempts, where it is asked for."""
+        if not self._rules.weights.signed:
+            return {}
+        return {RewardPart.SIGNED.value: signed_part(correctness, status)}
 
     def _later(self, agent: str, reply: str) -> Outcome:
         """Read a judgement or a revision; it is paid at the end."""

@@ -6,10 +6,11 @@ from typing import Any
 from gymnasium import spaces
 
 from populora_env.episodes.episode import Episode
-from populora_env.records import Phase
+from populora_env.episodes.proposing import ProposingEpisode
 from populora_env.spaces import UnicodeText
 
 Observation = dict[str, Any]
+AnyEpisode = Episode | ProposingEpisode
 
 
 def observation_space(rounds: int) -> spaces.Dict:
@@ -28,14 +29,15 @@ def observation_space(rounds: int) -> spaces.Dict:
     )
 
 
-def observe(episode: Episode, agents: Iterable[str]) -> dict[str, Observation]:
+def observe(episode: AnyEpisode, agents: Iterable[str]) -> dict[str, Observation]:
     """Return what each of these agents is shown now."""
+    prompts, asked = episode.prompts, episode.asked
     return {
         agent: {
-            "prompt": episode.prompts[agent],
+            "prompt": prompts[agent],
             "phase": episode.phase.value,
             "round": episode.round,
-            "has_task": int(episode.phase is not Phase.DONE),
+            "has_task": int(agent in asked),
         }
         for agent in agents
     }
@@ -44,8 +46,9 @@ def observe(episode: Episode, agents: Iterable[str]) -> dict[str, Observation]:
 def state_space(agents: Sequence[str], rounds: int) -> spaces.Dict:
     """Return the space of states, for a central critic.
 
-    A state is a dictionary: ``phase`` (a `Phase`, as text), ``round`` (0 for solve), ``problem``
-    and ``answer`` (the known one, empty if there is none), and by agent, as texts that are empty
+    A state is a dictionary: ``phase`` (a `Phase`, as text), ``round`` (0 for the first),
+    ``problem`` (the request, before one is proposed) and ``answer`` (the known one, empty if there
+    is none), and by agent, as texts that are empty
     where there is nothing yet: ``prompts`` (what each is to answer now), ``attempts`` and
     ``revisions``.
 
@@ -70,15 +73,15 @@ def state_space(agents: Sequence[str], rounds: int) -> spaces.Dict:
     )
 
 
-def read_state(episode: Episode, agents: Sequence[str]) -> dict[str, Any]:
+def read_state(episode: AnyEpisode, agents: Sequence[str]) -> dict[str, Any]:
     """Return the state of an episode."""
-    attempts, revisions = episode.attempts, episode.revisions
+    attempts, revisions, prompts = episode.attempts, episode.revisions, episode.prompts
     return {
         "phase": episode.phase.value,
         "round": episode.round,
         "problem": episode.problem.prompt,
         "answer": episode.problem.answer or "",
-        "prompts": {agent: episode.prompts[agent] for agent in agents},
+        "prompts": {agent: prompts[agent] for agent in agents},
         "attempts": {agent: attempts[agent].text if agent in attempts else "" for agent in agents},
         "revisions": {
             agent: revisions[agent].text if agent in revisions else "" for agent in agents

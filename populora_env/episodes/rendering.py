@@ -8,8 +8,10 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
-from populora_env.episodes.episode import Episode
+from populora_env.episodes.observations import AnyEpisode
+from populora_env.episodes.proposing import ProposingEpisode
 from populora_env.prompts import clip
+from populora_env.proposals.record import Proposal
 from populora_env.reading.forms import FORMS
 from populora_env.records import Assessment, Attempt, Evaluation, Preference
 from populora_env.storage import storable
@@ -20,13 +22,13 @@ _SHOWN = 400  # characters of a prompt or an attempt
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def render_episode(episode: Episode) -> str:
+def render_episode(episode: AnyEpisode) -> str:
     """Return the problem, the attempts, the judgements and the rewards so far, as lines."""
     head = f"problem {episode.problem.id}  phase {episode.phase}  round {episode.round}"
     return "\n".join([head, *_blocks(episode).values()])
 
 
-def print_news(episode: Episode, told: set[str]) -> None:
+def print_news(episode: AnyEpisode, told: set[str]) -> None:
     """Print what is new in an episode, and note it in ``told``."""
     blocks = _blocks(episode)
     news = [block for name, block in blocks.items() if name not in told]
@@ -36,10 +38,17 @@ def print_news(episode: Episode, told: set[str]) -> None:
     print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
-def _blocks(episode: Episode) -> dict[str, str]:
+def _blocks(episode: AnyEpisode) -> dict[str, str]:
     """Return the pieces of an episode, by names that stay the same as it goes on."""
     answer = "unknown" if episode.problem.answer is None else shown(episode.problem.answer)
-    blocks = {"problem": shown(episode.problem.prompt), "answer": f"known answer: {answer}"}
+    blocks: dict[str, str] = {}
+    if isinstance(episode, ProposingEpisode):
+        blocks["request"] = f"[{episode.proposer}] is asked:\n{indented(episode.request)}"
+        if episode.proposal is not None:
+            blocks["proposal"] = proposal_line(episode.proposal)
+    if not isinstance(episode, ProposingEpisode) or episode.solvers:
+        blocks["problem"] = shown(episode.problem.prompt)
+        blocks["answer"] = f"known answer: {answer}"
     for attempt in episode.attempts.values():
         blocks[f"attempt {attempt.agent}"] = "\n".join(_attempt(attempt))
     for at, entry in enumerate(episode.assessments):
@@ -56,6 +65,12 @@ def _blocks(episode: Episode) -> dict[str, str]:
             f"{agent} {value:.3f}" for agent, value in earned
         )
     return blocks
+
+
+def proposal_line(proposal: Proposal) -> str:
+    """Return what became of a proposal in one line."""
+    why = f": {proposal.reason}" if proposal.reason else ""
+    return f"{proposal.agent} proposes {shown(proposal.text)!r}: {proposal.status}{why}"
 
 
 def opinion_lines(

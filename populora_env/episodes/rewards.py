@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from populora_env.errors import check_member
+from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.records import ReplyStatus
 from populora_env.settings import Registry
 
@@ -26,6 +27,12 @@ class RewardPart(StrEnum):
     JUDGING = "judging"
     UPLIFT = "uplift"
     LENGTH = "length"
+    SIGNED = "signed"
+    VALIDITY = "validity"
+    LEARNABILITY = "learnability"
+    VARIANCE = "variance"
+    PROGRESS = "progress"
+    NOVELTY = "novelty"
 
 
 class Labels(StrEnum):
@@ -54,6 +61,13 @@ class RewardWeights:
             long replies cost.
         labels: Who says which attempts are right. Unless it is the known answer, judgements are
             held against the consensus of the other judges, too.
+        signed: Of an attempt: 1 if it is right, -0.5 if it is wrong, -1 if no answer can be read.
+        validity: Of a proposal: 0 if it is valid, -1 if not.
+        learnability: Of a valid proposal: 1 minus the share of right attempts; 0 if none is.
+        variance: Of a valid proposal: 4 p (1 - p), p the share of right attempts.
+        progress: Of a valid proposal: what its solvers have gained lately on fixed training
+            problems, in [-1, 1]; unknown where nobody measures it.
+        novelty: Of a valid proposal: distance in [0, 1] to the nearest of the last ones.
     """
 
     correctness: float = 1.0
@@ -63,6 +77,12 @@ class RewardWeights:
     uplift: float = 0.1
     length: float = 0.0
     labels: Labels = Labels.AUTO
+    signed: float = 0.0
+    validity: float = 1.0
+    learnability: float = 1.0
+    variance: float = 0.0
+    progress: float = 0.0
+    novelty: float = 0.0
 
     def __post_init__(self) -> None:
         for part in RewardPart:
@@ -99,6 +119,10 @@ REWARD_PRESETS = Registry(
         # Judging weighs as much as being judged well: a bloc that praises its own must not gain.
         "peers_only": RewardWeights(peer=0.0, judging=1.0, labels=Labels.PEERS),
         "external_judge": RewardWeights(labels=Labels.JUDGE),
+        # Of self-play, by what a proposer is paid for; solvers get 1, -0.5 or -1.
+        "learnability": RewardWeights(correctness=0.0, signed=1.0),
+        "variance": RewardWeights(correctness=0.0, signed=1.0, learnability=0.0, variance=1.0),
+        "progress": RewardWeights(correctness=0.0, signed=1.0, learnability=0.0, progress=1.0),
     },
 )
 
@@ -106,6 +130,41 @@ REWARD_PRESETS = Registry(
 def format_part(status: ReplyStatus) -> float:
     """Return 1 for a strictly read reply, 0.5 for a leniently read one, 0 for any other."""
     return {ReplyStatus.OK: 1.0, ReplyStatus.LENIENT: 0.5}.get(status, 0.0)
+
+
+def signed_part(correctness: float | None, status: ReplyStatus) -> float | None:
+    """Return 1 for a right attempt, -0.5 for a wrong one, -1 for one without a readable answer.
+
+    None where it is not known whether it is right, or where no reply came.
+    """
+    if status not in (ReplyStatus.OK, ReplyStatus.LENIENT):
+        return None if status is ReplyStatus.FAILED else -1.0
+    return None if correctness is None else 1.5 * correctness - 0.5
+
+
+def proposal_parts(proposal: Proposal, gain: float | None = None) -> Parts:
+    """Return what is known of a proposal's reward.
+
+    A held-out problem, and a proposal that never came, have none: nothing is learned from them.
+
+    Args:
+        proposal: What became of it.
+        gain: What its solvers have gained lately; None where nobody measured it.
+    """
+    if proposal.status in (ProposalStatus.HELD_OUT, ProposalStatus.FAILED):
+        return {RewardPart.VALIDITY.value: None}
+    if not proposal.valid:
+        return {RewardPart.VALIDITY.value: -1.0}
+    parts: Parts = {
+        RewardPart.VALIDITY.value: 0.0,
+        RewardPart.NOVELTY.value: proposal.novelty,
+    }
+    rate = proposal.solve_rate
+    if rate is not None:
+        parts[RewardPart.LEARNABILITY.value] = 1.0 - rate if rate else 0.0
+        parts[RewardPart.VARIANCE.value] = 4.0 * rate * (1.0 - rate)
+        parts[RewardPart.PROGRESS.value] = gain
+    return parts
 
 
 def length_part(text: str) -> float:

@@ -24,8 +24,10 @@ from populora_env.problems.sources.base import (
     split_of,
 )
 from populora_env.problems.sources.own import SOURCES, own_problems
-from populora_env.problems.sources.spec import SourceSpec, parse_sources
+from populora_env.problems.sources.spec import SourceSpec, parse_sources, parse_tasks
 from populora_env.records import Problem
+
+_SELF_PLAY = "self-play:"
 
 
 def load_problems(
@@ -42,6 +44,7 @@ def load_problems(
               keeps a part of it, ``gsm8k(path='FOLDER')`` reads a local copy;
             - a path ending in .jsonl, .json, .parquet or .csv; options such as
               ``(prompt=question,answer=gold,kind=math,id=key)`` say what its columns mean;
+            - ``self-play:KIND[+KIND...]``, problems that agents write; see `proposals.task`;
             - the name of a kind of your own, as in `SOURCES`, with its options;
             - several of these joined by ``+``: one after the other, or, if one of them is
               procedural or has a weight as in ``2*gsm8k``, drawn by weight. A problem that
@@ -64,6 +67,11 @@ def load_problems(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be None or at least 1, got {limit}")
     part = None if split is None else Split(split)
+    if spec.strip().startswith(_SELF_PLAY):
+        from populora_env.proposals.source import SelfPlaySource
+
+        tasks = parse_tasks(spec.strip().removeprefix(_SELF_PLAY))
+        return SelfPlaySource(tasks, split=part, seed=seed, limit=limit)
     sources = _read(spec)
     _refuse_contradictions([source for source in sources if source.name])
     if all(source.name and source.weight is None for source in sources):

@@ -61,6 +61,7 @@ BOUNDS = {  # of what one step shows
     RewardPart.JUDGING: (0.0, 1.0),
     RewardPart.UPLIFT: (-1.0, 1.0),
     RewardPart.LENGTH: (-math.inf, 0.0),
+    RewardPart.SIGNED: (-1.0, 1.0),
 }
 
 

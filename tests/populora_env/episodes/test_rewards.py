@@ -46,6 +46,9 @@ def test_presets_say_who_decides():
         "majority_answer": Labels.MAJORITY,
         "peers_only": Labels.PEERS,
         "external_judge": Labels.JUDGE,
+        "learnability": Labels.AUTO,
+        "variance": Labels.AUTO,
+        "progress": Labels.AUTO,
     }
     with pytest.raises(ValueError, match="rewards must be RewardWeights or one of default, "):
         RewardWeights.preset("gold")

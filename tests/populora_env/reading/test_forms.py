@@ -8,7 +8,7 @@ from populora_env.records import Phase, Preference, Problem, ReplyStatus
 
 
 def test_the_table_has_every_phase_in_which_attempts_are_judged():
-    assert set(Phase) - set(FORMS) == {Phase.SOLVE, Phase.REVISE, Phase.DONE}
+    assert set(Phase) - set(FORMS) == {Phase.PROPOSE, Phase.SOLVE, Phase.REVISE, Phase.DONE}
     assert set(FORMS) < set(REPLY_TOKENS)
 
 
