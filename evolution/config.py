@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any
 
+import numpy as np
+
 from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
 from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
@@ -21,6 +23,7 @@ from evolution.operators.mutation_weights import MUTATIONS, Mutation
 from evolution.operators.selection import SELECTIONS, Selection
 from evolution.registry import Use
 from populora_env.episodes.matchmaking import Matchmaking
+from populora_env.episodes.roles import read_roles
 from populora_env.settings import OneOf, Range, check_fields
 
 
@@ -49,6 +52,12 @@ class EvolutionConfig:
     """Strength of the mutation that turns newborn adapters into the first population."""
     problems_per_generation: Annotated[int, Range(1)] = 8
     """Problems each agent solves in a generation; the same for all agents."""
+    proposers: int | str = 0
+    """Agents, from the first on, that write the problems for the others in self-play; or all."""
+    solvers: Annotated[int | None, Range(1)] = None
+    """Agents that solve a proposal, matched with its author by ratings; default all there are."""
+    tries: Annotated[int, Range(1)] = 1
+    """How often each of them answers it."""
     judged_problems: Annotated[int, Range(0)] = 2
     """How many of these problems the agents also judge each other's attempts of."""
     evaluation: str = "compare"
@@ -63,6 +72,8 @@ class EvolutionConfig:
     """What agents are paid for: a preset of reward weights, such as ground_truth or peers_only."""
     solve_tokens: Annotated[int, Range(1)] = 24
     """Length limit of an attempt, in tokens."""
+    propose_tokens: Annotated[int, Range(1)] = 24
+    """Length limit of a proposal, in tokens."""
     judge_tokens: Annotated[int, Range(1)] = 8
     """Length limit of a score or a comparison, in tokens."""
     critique_tokens: Annotated[int, Range(1)] = 48
@@ -168,7 +179,8 @@ class EvolutionConfig:
                 and migrants.
         """
         learns = self.learner is not Learner.NONE
-        home = size // self.islands  # the smallest island
+        homes = self.homes(size)
+        home = min(map(len, homes))
         moving = self.migrants if self.islands > 1 else 0
         most = max(home - self.elites - moving, 0)
         usual = min(max(home // 4, 1), most) if learns else most
@@ -179,6 +191,7 @@ class EvolutionConfig:
             temperature=_or(self.temperature, 0.8 if learns else 0.0),
         )
         room = f"size = {size}" if self.islands == 1 else f"size / islands = {home}"
+        room = room if self.islands == len(homes) else f"{home}, the fewest in one role"
         if self.elites + settings.offspring + moving > home:
             named = "elites + offspring" + " + migrants" * bool(moving)
             found = f"{self.elites} + {settings.offspring}" + f" + {moving}" * bool(moving)
@@ -196,6 +209,24 @@ class EvolutionConfig:
         if learns and settings.temperature == 0:
             raise ConfigError("temperature: got 0, expected more: a learner needs sampled replies")
         return settings
+
+    def homes(self, size: int) -> list[np.ndarray]:
+        """Slots of those who breed and compete among themselves, ``[agents]`` each.
+
+        These are the islands, or the roles where some propose and others solve: proposers first.
+
+        Raises:
+            ConfigError: If there are not enough agents for the roles.
+        """
+        slots = np.arange(size)
+        try:
+            roles = read_roles([str(slot) for slot in slots], self.proposers, self.solvers,
+                               self.tries)  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(f"size = {size}: {error}") from error
+        if roles is None or self.proposers == "all":
+            return np.array_split(slots, self.islands)
+        return [slots[: len(roles.proposers)], slots[len(roles.proposers) :]]
 
     def operators(self, settings: "Settings | None" = None) -> "BreedingOperators":
         """Selection, crossover and mutations by name; see `evolution.registry`.

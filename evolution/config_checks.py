@@ -50,6 +50,7 @@ def check_together(config: "EvolutionConfig") -> None:
             f"migrants: got {config.migrants}, expected at most elites = {config.elites}, the "
             "fittest that are there to be copied"
         )
+    _check_self_play(config)
     if config.revise and not any(FORMS[form].written for form in forms):
         raise ConfigError(
             f"revise: needs critiques; got evaluation {config.evaluation!r}, expected one with "
@@ -59,4 +60,30 @@ def check_together(config: "EvolutionConfig") -> None:
         raise ConfigError(
             f"judged_problems: got {config.judged_problems}, expected at most "
             f"problems_per_generation = {config.problems_per_generation}"
+        )
+
+
+def _check_self_play(config: "EvolutionConfig") -> None:
+    """Check what goes with agents that write the problems."""
+    proposers = config.proposers
+    whole = isinstance(proposers, int) and not isinstance(proposers, bool) and proposers >= 0
+    if not whole and proposers != "all":
+        raise ConfigError(f"proposers: got {proposers!r}, expected an integer >= 0, or all")
+    if not proposers:
+        for name, value, usual in (("solvers", config.solvers, None), ("tries", config.tries, 1)):
+            if value != usual:
+                raise ConfigError(
+                    f"{name}: got {value}, expected none without proposers; set proposers = 4, or "
+                    "leave it out"
+                )
+        return
+    if config.islands > 1:
+        raise ConfigError(
+            f"islands: got {config.islands} with proposers = {proposers}, expected 1: the roles "
+            "are islands of their own"
+        )
+    if config.fitness_scale != "none":
+        raise ConfigError(
+            f"fitness_scale: got {config.fitness_scale!r} with proposers = {proposers}, expected "
+            "none: proposers and solvers are paid on scales of their own"
         )

@@ -71,24 +71,43 @@ def gather_samples(
 def _competing_turns(
     transcripts: Sequence[Transcript], population: LoraPopulation, config: EvolutionConfig
 ) -> list[Sample]:
-    """All turns, each against the same turn of the other agents."""
+    """All turns, each against its rivals: those of other agents and tries at the same problem.
+
+    A turn without one, such as a proposal, is held against all of its phase and kind of task.
+    """
     turns: list[Turn] = []
     rewards: list[float] = []
     groups: list[str] = []
+    of_kind: dict[str, list[Turn]] = {}
     for transcript in transcripts:
         rounds: dict[str, list[Turn]] = {}
+        kind = transcript.proposal and transcript.proposal.kind
         for turn in transcript.turns:
-            if config.learn_judging or turn.phase is Phase.SOLVE:
-                rounds.setdefault(f"{transcript.problem.id} {turn.round}", []).append(turn)
+            if config.learn_judging or turn.phase in (Phase.SOLVE, Phase.PROPOSE):
+                place = 0 if turn.phase is Phase.SOLVE else turn.round
+                rounds.setdefault(f"{transcript.problem.id} {place} {turn.phase}", []).append(turn)
         for group, rivals in rounds.items():
+            if kind is not None and len(rivals) == 1:
+                of_kind.setdefault(f"{kind} {rivals[0].phase}", []).extend(rivals)
+                continue
             turns += rivals
             rewards += _comparable_rewards(rivals)
             groups += [group] * len(rivals)
+    for group, rivals in of_kind.items():
+        turns += rivals
+        rewards += [_proposed(t) if t.phase is Phase.PROPOSE else t.reward for t in rivals]
+        groups += [group] * len(rivals)
     advantages = ADVANTAGES[config.advantage](rewards, groups)
     return [
         Sample(population.agents.index(turn.agent), *_token_ids(turn, population), advantage)
         for turn, advantage in zip(turns, advantages.tolist(), strict=True)
     ]
+
+
+def _proposed(turn: Turn) -> float:
+    """What a proposal earned; NaN where it is not known, as of a held-out problem."""
+    unknown = turn.parts.get(RewardPart.VALIDITY.value) is None
+    return math.nan if unknown else turn.reward
 
 
 def _comparable_rewards(rivals: Sequence[Turn]) -> list[float]:

@@ -21,15 +21,18 @@ from agents.progress import Progress
 from agents.rollout import rollout
 from evolution.config import EvolutionConfig
 from evolution.fitness.evaluator import FitnessEvaluator
+from evolution.fitness.proposals import proposal_scores
 from evolution.fitness.task import known
 from evolution.individuals.breeding import Breeder, candidates
 from evolution.individuals.inheritance import (
     OptimizerInheritance,
     change_learning_rate,
     inherit_ratings,
+    rated_as,
 )
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.non_finite import broken_slots, set_aside
+from evolution.individuals.progress import make_meter
 from evolution.individuals.reevaluation import Champion, Reevaluation, Reevaluations
 from evolution.individuals.standing import Standing
 from evolution.learning import gather_samples, make_learner
@@ -40,9 +43,12 @@ from evolution.run_problems import RunProblems, check_fit, make_arenas, reply_li
 from evolution.runs.checkpoint import RunFolder
 from evolution.runs.keeping import Keeper
 from evolution.runs.parts import Held, Part
+from populora_env.episodes.roles import role_games
 from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.problems import ProblemSource, as_source
+from populora_env.problems.sources.adaptive import AdaptiveSource
+from populora_env.proposals.source import SelfPlaySource
 from populora_env.ratings import Ratings, bradley_terry
 from populora_env.records import Problem, Transcript
 
@@ -97,7 +103,9 @@ class EvolutionManager:
             population.check_saving()
             self._keeper = Keeper(folder, population, self.config, self._digests)
         self._grader, self._owns_grader = grader or Grader(), grader is None
-        self._standing = Standing(population.size, self.config.fitness_memory)
+        homes = self.config.homes(population.size)
+        roles = homes if self.config.proposers else None
+        self._standing = Standing(population.size, self.config.fitness_memory, roles)
         self._reevaluations = Reevaluations(
             population, self.config, self._grader, self._drawn.with_answers
         )
@@ -108,6 +116,7 @@ class EvolutionManager:
         self._breeder = Breeder(population.lora, self.config, self.settings, self._lineage)
         population.temperature = self.settings.temperature
         self._learner = make_learner(population, self.config, self.settings)
+        self._meter = make_meter(population, self.problems, self.config, self._grader)
         self._evaluator = FitnessEvaluator(self.config)
         self._evaluator.check_engine(population.engine)
 
@@ -183,7 +192,7 @@ class EvolutionManager:
     def play(self, plan: EpisodePlan, progress: Progress | None = None) -> list[Transcript]:
         """Play a plan's episodes with the population."""
         arenas = make_arenas(plan, self.config, self.population.size, self.ratings, self._judge,
-                             self._grader)  # fmt: skip
+                             self._grader, self.problems)  # fmt: skip
         return rollout(
             self.population.keeping(self._evaluator.needs),
             arenas,
@@ -215,11 +224,15 @@ class EvolutionManager:
         scores = self._evaluator.evaluate(
             transcripts, self.population, self._lineage.births, plan.generation
         )
+        played = np.isfinite(scores.fitness)
         scores.fitness[broken_slots(self._lineage)] = np.nan
-        self._standing.update(scores.fitness, scores.errors, scores.unit)
+        self._standing.update(scores.fitness, scores.errors, scores.unit, played)
         evaluations = [entry for transcript in transcripts for entry in transcript.evaluations]
         peers = bradley_terry(self.population.agents, evaluations)
         self.ratings.update(evaluations)
+        self.ratings.update(role_games(transcripts))
+        if isinstance(self.problems, AdaptiveSource):
+            self.problems.observe(transcripts)
         self._lineage.measure({i: known(v) for i, v in enumerate(self.standing)})
         learning = None
         if self._learner is not None:
@@ -228,6 +241,8 @@ class EvolutionManager:
             learning = self._learner.step(samples, progress, key=key)
         self._quarantine()
         self.population.forget()
+        if self._meter is not None and isinstance(self.problems, SelfPlaySource):
+            self.problems.tell_gains(self._meter.measure())
         self._plan = None
         self.generation += 1
         result = GenerationResult(
@@ -244,6 +259,7 @@ class EvolutionManager:
             plan.trial,
             learning,
             time.monotonic() - self._started,
+            proposal_scores(transcripts, self.population.agents),
         )
         if self._keeper is not None:
             self._keeper.save(result, transcripts, self._parts(), self.champion)
@@ -328,7 +344,8 @@ class EvolutionManager:
             self._learner, self.population.lora, self.config.child_optimizer
         )
         agents = self.population.agents
-        known = candidates(self.standing, self.ratings, agents, broken_slots(self._lineage))
+        names = rated_as(agents, self.config.proposers)
+        known = candidates(self.standing, self.ratings, names, broken_slots(self._lineage))
         born = self._breeder.breed(self.generation, known)
         inheritance.hand_down(born)
         self._standing.inherit(
@@ -350,4 +367,8 @@ class EvolutionManager:
             "champion": Held(self._reevaluations, "champion", Champion.state, Champion.restore),
             "appraisal": self._evaluator,
         }
+        if isinstance(self.problems, AdaptiveSource):
+            parts["source"] = self.problems
+        if self._meter is not None:
+            parts["progress"] = self._meter
         return parts if self._learner is None else {**parts, "learner": self._learner}

@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 
 from agents.learning.learners import LearnerStats
+from evolution.fitness.proposals import ProposalScores
 from evolution.fitness.task import Scores, known
 from evolution.individuals.lineage import Individual
 from evolution.individuals.reevaluation import Reevaluation
 from populora_env.ratings import BradleyTerry
 from populora_env.records import Problem, Transcript
+
+
+def _asked(transcript: Transcript) -> str:
+    """The problem that an episode began with; of a proposal, the request for it."""
+    proposal = transcript.proposal
+    return transcript.problem.id if proposal is None else proposal.request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class EpisodePlan:
 
     def check(self, transcripts: Sequence[Transcript], agents: Sequence[str]) -> None:
         """Raise a ValueError unless these are the plan's episodes, played by these agents."""
-        asked, told = [p.id for p in self.problems], [t.problem.id for t in transcripts]
+        asked, told = [p.id for p in self.problems], [_asked(t) for t in transcripts]
         if asked != told:
             raise ValueError(
                 f"transcripts: got {len(told)}, expected one for each of the plan's {len(asked)} "
@@ -63,6 +70,7 @@ class GenerationResult:
         trial: What was confirmed before the generation was played, if anything was in question.
         learning: What the learner did, if there is one.
         seconds: Wall-clock time from ``ask`` to the end of learning.
+        proposals: What the agents' proposals came to, in self-play.
     """
 
     generation: int
@@ -78,12 +86,14 @@ class GenerationResult:
     trial: Reevaluation | None
     learning: LearnerStats | None
     seconds: float
+    proposals: ProposalScores | None = None
 
 
 def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
     """A row for each agent, as JSON types; None is what is not known."""
     scores, learning, trial = result.scores, result.learning, result.trial
     rows: list[dict[str, Any]] = []
+    proposals = result.proposals
     for i, (agent, individual) in enumerate(zip(result.agents, result.individuals, strict=True)):
         rows.append(
             {
@@ -115,4 +125,7 @@ def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
                 "kl": None if learning is None or not learning.kl else known(learning.kl[i]),
             }
         )
+        if proposals is not None:
+            own = {"validity": known(proposals.validity[i]), "proposals": proposals.to_dict()}
+            rows[-1] |= own
     return rows

@@ -16,7 +16,9 @@ from populora_env.grading import Grader
 from populora_env.judges import Judge
 from populora_env.keys import generator
 from populora_env.problems import ProblemSource, SequenceSource, load_problems
+from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.prompts import solve_prompt
+from populora_env.proposals.source import SelfPlaySource
 from populora_env.ratings import Ratings
 from populora_env.reading.forms import FORMS
 from populora_env.records import Phase, Problem
@@ -81,6 +83,8 @@ class RunProblems:
 
     def __init__(self, source: ProblemSource, seed: int, excluded: Collection[Problem]) -> None:
         self._source, self._seed = source, seed
+        if isinstance(source, AdaptiveSource):
+            source.exclude(excluded)
         self._excluded = {problem.id: problem for problem in excluded}
         self._digests: dict[str, str] | None = None
 
@@ -90,6 +94,10 @@ class RunProblems:
         Raises:
             ValueError: If one is among those that must not be trained on.
         """
+        if isinstance(self._source, SelfPlaySource):  # in turn, so that proposers take turns
+            first = generation * count
+            numbers = range(first, first + count)
+            return tuple(self._source[number % len(self._source)] for number in numbers)
         rng = generator(what, self._seed, generation)
         drawn: dict[str, Problem] = {}
         for _ in range(100 * count):
@@ -106,6 +114,8 @@ class RunProblems:
 
     def with_answers(self, generation: int, count: int) -> list[Problem]:
         """Problems for the trial of a generation; those without a known answer are left out."""
+        if isinstance(self._source, SelfPlaySource):
+            return self._source.fresh(generator("trial", self._seed, generation), count)
         drawn = self.draw("trial", generation, count)
         return [problem for problem in drawn if problem.answer is not None]
 
@@ -128,6 +138,7 @@ def make_arenas(
     ratings: Ratings,
     judge: Judge | None,
     grader: Grader,
+    source: ProblemSource,
 ) -> list[ReasoningArena]:
     """An arena for each of a plan's episodes.
 
@@ -138,10 +149,12 @@ def make_arenas(
         ratings: Of the agents, for who judges whom.
         judge: One from outside, if any.
         grader: Shared, and left open.
+        source: Where the problems come from; unchanged by what is played.
     """
+    pool = source.fork() if isinstance(source, SelfPlaySource) else None
     return [
         ReasoningArena(
-            [problem],
+            pool or [problem],
             num_agents=agents,
             evaluation=config.evaluation if judged else "none",
             judge=judge,
@@ -151,6 +164,9 @@ def make_arenas(
             revise=config.revise and judged,
             rewards=config.rewards,
             grader=grader,
+            proposers=config.proposers,
+            solvers=config.solvers,
+            tries=config.tries,
         )
         for problem, judged in zip(plan.problems, plan.judged, strict=True)
     ]
@@ -159,6 +175,7 @@ def make_arenas(
 def reply_limits(config: EvolutionConfig) -> dict[Phase, int]:
     """Length limits of replies in tokens, by phase."""
     return {
+        Phase.PROPOSE: config.propose_tokens,
         Phase.SOLVE: config.solve_tokens,
         Phase.REVISE: config.solve_tokens,
         **{

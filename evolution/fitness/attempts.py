@@ -23,7 +23,9 @@ MINIMAL_CRITERIA = Operators[Bar]("diversity_bar")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempts:
-    """First attempts of all agents at all problems of a generation.
+    """Attempts of all agents at all problems of a generation, the last of several tries.
+
+    An agent that did not try has an empty text, which does not count.
 
     Attributes:
         texts: Replies, ``[problems][N]``.
@@ -91,7 +93,9 @@ def gather(
     Raises:
         OperatorError: If the bar returns anything but a truth value for each attempt.
     """
+    transcripts = [transcript for transcript in transcripts if transcript.attempts]
     problems, size = len(transcripts), population.size
+    tried = [{attempt.agent: attempt for attempt in t.attempts} for t in transcripts]
     features = None
     if Feature.HIDDEN_STATES in population.engine.features:
         width = population.base.model.get_input_embeddings().weight.shape[1]
@@ -108,16 +112,22 @@ def gather(
             if Feature.DISTRIBUTIONS in known.features:
                 distributions[row][column] = known.features[Feature.DISTRIBUTIONS].numpy()
     counted = np.ones((problems, size), dtype=bool)
-    if bar is not None:
+    if bar is not None and transcripts:
         counted = np.asarray(bar(transcripts))
         if counted.shape != (problems, size) or counted.dtype != bool:
             raise OperatorError(
                 f"diversity_bar: {bar.name} returned {counted.dtype} {list(counted.shape)}, "
                 f"expected bool {[problems, size]}"
             )
+    listed = [[own.get(agent) for agent in population.agents] for own in tried]
+    made = [[attempt is not None for attempt in row] for row in listed]
+    counted = counted & np.array(made, dtype=bool).reshape(problems, size)
     return Attempts(
-        [[attempt.text for attempt in t.attempts] for t in transcripts],
-        [[a.answer if (a.answer or "").strip() else None for a in t.attempts] for t in transcripts],
+        [["" if a is None else a.text for a in row] for row in listed],
+        [
+            [None if a is None or not (a.answer or "").strip() else a.answer for a in row]
+            for row in listed
+        ],
         counted,
         features,
         distributions,
@@ -140,10 +150,12 @@ def right(transcripts: Sequence[Transcript]) -> np.ndarray:
             for turn in transcript.turns
             if turn.phase is Phase.SOLVE
         }
+        grades = {attempt.agent: attempt.correct for attempt in transcript.attempts}
+        known = [grades.get(agent) for agent in transcript.agents]
         marks.append(
             [
-                labels.get(attempt.agent) == 1 if attempt.correct is None else attempt.correct
-                for attempt in transcript.attempts
+                labels.get(agent) == 1 if mark is None else mark
+                for agent, mark in zip(transcript.agents, known, strict=True)
             ]
         )
     return np.array(marks)
@@ -153,7 +165,7 @@ def right(transcripts: Sequence[Transcript]) -> np.ndarray:
 def above_median(transcripts: Sequence[Transcript]) -> np.ndarray:
     """Attempts whose episode earned at least the median of all agents' at the problem."""
     rewards = _rewards(transcripts)
-    return rewards >= np.median(rewards, axis=1, keepdims=True)
+    return rewards >= np.nanmedian(rewards, axis=1, keepdims=True)
 
 
 @MINIMAL_CRITERIA.add("rewarded", least=(-1e6, 1e6))
@@ -163,4 +175,10 @@ def rewarded(transcripts: Sequence[Transcript], *, least: float = 0.5) -> np.nda
 
 
 def _rewards(transcripts: Sequence[Transcript]) -> np.ndarray:
-    return np.array([[t.rewards[agent] for agent in t.agents] for t in transcripts])
+    """What agents earned by their attempts, ``[problems, N]``; NaN of those who made none."""
+    return np.array(
+        [
+            [t.rewards[a] if a in {x.agent for x in t.attempts} else np.nan for a in t.agents]
+            for t in transcripts
+        ]
+    )

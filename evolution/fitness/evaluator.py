@@ -94,7 +94,8 @@ class FitnessEvaluator:
             generation: Its number, from 0.
         """
         attempts = gather(transcripts, population, self._bar)
-        similarity = diversity.kernel(self._measures, attempts)
+        measures = self._measures if attempts.texts else ()
+        similarity = diversity.kernel(measures, attempts)
         vendi = _mean(diversity.vendi(similarity))
         start = float(self._config.diversity_weight)
         progress = Progress(start, generation, self.weight, vendi)
@@ -107,15 +108,18 @@ class FitnessEvaluator:
         distances = diversity.distances(similarity)
         returns, accuracy, length, errors = score(transcripts)
         values, unit = scaled(self._scale, returns)
-        bonus = self._rule.bonus(
-            Measured(attempts, similarity, distances, returns, values, births, self.weight)
-        )
+        counted, bonus = np.zeros((2, population.size))
+        if attempts.texts:  # none, where no proposal was valid
+            counted = np.isfinite(np.diagonal(similarity, axis1=1, axis2=2)).mean(0)
+            bonus = self._rule.bonus(
+                Measured(attempts, similarity, distances, returns, values, births, self.weight)
+            )
         return Scores(
             returns,
             accuracy,
             length,
             np.array([_mean(column) for column in distances.T]),
-            np.isfinite(np.diagonal(similarity, axis1=1, axis2=2)).mean(0),
+            counted,
             bonus,
             values + bonus,
             unit * errors,

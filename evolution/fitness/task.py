@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Transcript
 
 
@@ -18,9 +19,10 @@ class Scores:
     """What a generation's episodes say of each agent; arrays are ``[N]``.
 
     Attributes:
-        returns: Mean return over the episodes: the task alone.
+        returns: Mean return over the episodes: the task alone. Where agents propose and solve,
+            what both roles return together; NaN of an agent that had no part in any.
         accuracy: Fraction of final attempts that are correct; NaN where no answer is known.
-        length: Mean length of the attempts in characters.
+        length: Mean length of the attempts in characters; NaN without any.
         diversity: Mean distance of the attempts that count from the others', 0 to 1; NaN of an
             agent of whose attempts none could be compared.
         counted: Share of the attempts that count: above the bar, and known to all measures.
@@ -61,33 +63,76 @@ def score(
         Returns, accuracy, length and errors as in `Scores`, the errors in units of return.
     """
     agents = transcripts[0].agents
-    rewards = np.array([[t.rewards[a] for a in agents] for t in transcripts])
-    returns = rewards.mean(0)
-    correct = np.full((len(transcripts), len(agents)), np.nan)
-    length = np.zeros((len(transcripts), len(agents)))
-    for row, transcript in enumerate(transcripts):
-        for column, attempt in enumerate(transcript.final_attempts):
-            length[row, column] = len(attempt.text)
+    solved, proposed = _rewards(transcripts, agents)
+    correct: list[list[float]] = [[] for _ in agents]
+    lengths: list[list[int]] = [[] for _ in agents]
+    places = {agent: place for place, agent in enumerate(agents)}
+    for transcript in transcripts:
+        for attempt in transcript.final_attempts:
+            lengths[places[attempt.agent]].append(len(attempt.text))
             if attempt.correct is not None:
-                correct[row, column] = attempt.correct
-    known = np.isfinite(correct).any()
-    accuracy = np.nanmean(correct, 0) if known else np.full(len(agents), np.nan)
-    return returns, accuracy, length.mean(0), lead_errors(rewards)
+                correct[places[attempt.agent]].append(attempt.correct)
+    returns, errors = mean_known(solved), lead_errors(solved)
+    if np.isfinite(proposed).any():
+        both = np.stack([returns, mean_known(proposed)])
+        returns = np.where(np.isfinite(both).any(0), np.nansum(both, 0), np.nan)
+        own = np.where(np.isfinite(proposed), proposed - np.nanmean(proposed), np.nan)
+        noise = np.stack([errors, _mean_errors(own)])
+        errors = np.sqrt(np.where(np.isnan(both), 0.0, noise**2).sum(0))
+    return (
+        returns,
+        np.array([np.mean(marks) if marks else np.nan for marks in correct]),
+        np.array([np.mean(sizes) if sizes else np.nan for sizes in lengths]),
+        errors,
+    )
+
+
+def _rewards(
+    transcripts: Sequence[Transcript], agents: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What agents earned by solving and by proposing, ``[episodes, N]`` each.
+
+    NaN where an agent had no such part, or what it earned is not known.
+    """
+    solved, proposed = np.full((2, len(transcripts), len(agents)), np.nan)
+    for row, transcript in enumerate(transcripts):
+        proposal = transcript.proposal
+        for column, agent in enumerate(agents):
+            if proposal is None or agent != proposal.agent:
+                solved[row, column] = transcript.rewards.get(agent, np.nan)
+            elif transcript.turns[0].parts.get(RewardPart.VALIDITY.value) is not None:
+                proposed[row, column] = transcript.rewards[agent]
+    return solved, proposed
+
+
+def mean_known(values: np.ndarray) -> np.ndarray:
+    """Mean of each column over what is known ``[columns]``; NaN where nothing is."""
+    known = np.isfinite(values)
+    count = known.sum(0)
+    total = np.where(known, values, 0.0).sum(0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def lead_errors(rewards: np.ndarray) -> np.ndarray:
     """Standard errors of leads over the mean of those who played the same problems.
 
     Args:
-        rewards: ``[problems, N]``.
+        rewards: ``[problems, N]``; NaN of those who did not play.
 
     Returns:
         ``[N]``; infinite where there is one problem. What all find hard or easy does not count.
     """
-    if len(rewards) < 2:
-        return np.full(rewards.shape[1], np.inf)
-    leads = rewards - rewards.mean(1, keepdims=True)
-    return leads.std(0, ddof=1) / len(rewards) ** 0.5
+    return _mean_errors(rewards - mean_known(rewards.T)[:, None])
+
+
+def _mean_errors(values: np.ndarray) -> np.ndarray:
+    """Standard errors of the means of columns ``[columns]``; infinite where one value is known."""
+    count = np.isfinite(values).sum(0)
+    squares = np.nansum((values - mean_known(values)) ** 2, 0)
+    errors = np.full(values.shape[1], np.inf)
+    many = count > 1
+    errors[many] = np.sqrt(squares[many] / (count[many] - 1)) / count[many] ** 0.5
+    return errors
 
 
 def known(value: Any) -> float | None:

@@ -113,9 +113,9 @@ class Breeder:
         step = generation // settings.evolve_every
         plan = replacement(
             ranking(score, candidates.fitness),
-            config.islands,
+            config.homes(self._lora.size),
             settings.offspring,
-            config.migrants if step % config.migrate_every == 0 else 0,
+            config.migrants if config.islands > 1 and step % config.migrate_every == 0 else 0,
         )
         before = self.lineage.living
         born: list[tuple[Individual, np.ndarray]] = []

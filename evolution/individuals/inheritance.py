@@ -8,6 +8,7 @@ from agents.engine.adapters import StackedLora
 from evolution.config import ChildOptimizer
 from evolution.individuals.breeding import Child
 from evolution.individuals.lineage import Lineage
+from populora_env.episodes.roles import PROPOSER, SOLVER, role_name
 from populora_env.ratings import Ratings
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def change_learning_rate(
 def inherit_ratings(ratings: Ratings, agents: Sequence[str], born: Sequence[Child]) -> Ratings:
     """Ratings in which children have their parents', as these were before any child was born.
 
+    They have their parents' in each role that a parent was rated in, too.
+
     Args:
         ratings: Until now.
         agents: Names of all agents, by slot.
@@ -96,7 +99,32 @@ def inherit_ratings(ratings: Ratings, agents: Sequence[str], born: Sequence[Chil
     before = ratings.to_dict()
     after = dict(before)
     for child in born:
-        heir, name = Ratings.from_dict(before), agents[child.individual.slot]
-        heir.reset(name, [agents[parent] for parent in child.parent_slots])
-        after[name] = heir.to_dict()[name]
+        own, parents = agents[child.individual.slot], [agents[p] for p in child.parent_slots]
+        for role in (None, PROPOSER, SOLVER):
+            name, named = (
+                (own, parents)
+                if role is None
+                else (role_name(own, role), [role_name(parent, role) for parent in parents])
+            )
+            if role is not None and not before.keys() & {name, *named}:
+                continue
+            heir = Ratings.from_dict(before)
+            heir.reset(name, named)
+            after[name] = heir.to_dict()[name]
     return Ratings.from_dict(after)
+
+
+def rated_as(agents: Sequence[str], proposers: int | str) -> list[str]:
+    """Names by which individuals are rated in what they are there for, by slot.
+
+    Args:
+        agents: Names of all agents.
+        proposers: How many of the first write problems, or ``all``, who are rated as solvers.
+    """
+    if not proposers:
+        return list(agents)
+    writing = proposers if isinstance(proposers, int) else 0
+    return [
+        role_name(agent, PROPOSER if slot < writing else SOLVER)
+        for slot, agent in enumerate(agents)
+    ]

@@ -6,6 +6,7 @@ problems, greedily, and that decides. The champion is a snapshot of weights: wha
 slot it was taken from, the best that was ever confirmed is not lost.
 
 Problems without a known answer decide nothing; where there are none others, standing alone does.
+So it does among agents that only propose.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -185,7 +186,8 @@ class Reevaluations:
             What was measured; None if nothing was in question.
         """
         finite = self._population.lora.finite().cpu().numpy() & np.isfinite(standing.values)
-        if not finite.any():
+        solves = self._solvers(len(finite))
+        if not (finite & solves).any():
             return None
         count = self._config.confirm_problems
         problems = list(self._fresh(generation, count)) if count else []
@@ -196,12 +198,14 @@ class Reevaluations:
 
         proven = {slot for slot, i in living.items() if i.name in self.elites}
         wanted = self._wanted(standing, finite)
-        contested = sorted(slot for slot in wanted ^ proven if finite[slot])
-        if problems and proven and wanted - proven and len(contested) > 1:
+        contested = sorted(slot for slot in wanted ^ proven if finite[slot] and solves[slot])
+        newcomer = any(slot in wanted - proven for slot in contested)
+        if problems and proven and newcomer and len(contested) > 1:
             measure(contested)
             standing.correct(contested, np.stack([right[slot] for slot in contested]))
         self.elites = frozenset(living[slot].name for slot in self._wanted(standing, finite))
-        top = next(slot for slot in ranking(standing.values).tolist() if finite[slot])
+        order = ranking(standing.values).tolist()
+        top = next(slot for slot in order if finite[slot] and solves[slot])
         holder = self.champion
         rival = Champion.of(self._population, top, living[top], generation)
         held, replaced = None, False
@@ -229,9 +233,16 @@ class Reevaluations:
     def _wanted(self, standing: Standing, finite: np.ndarray) -> set[int]:
         """Slots of those who are the elites of their islands by standing."""
         order = np.array([slot for slot in ranking(standing.values).tolist() if finite[slot]])
-        homes = np.array_split(np.arange(len(finite)), self._config.islands)
+        homes = self._config.homes(len(finite))
         best = [order[np.isin(order, home)][: self._config.elites].tolist() for home in homes]
         return {slot for island in best for slot in island}
+
+    def _solvers(self, size: int) -> np.ndarray:
+        """Who solves, ``[N]``; agents that only propose are no champions and meet no trial."""
+        solves = np.ones(size, dtype=bool)
+        if isinstance(self._config.proposers, int):
+            solves[: self._config.proposers] = False
+        return solves
 
     def _right(self, slots: Sequence[int], problems: Sequence[Problem]) -> np.ndarray:
         """Which problems members answer rightly, ``[slots, problems]``, 0 or 1."""

@@ -20,13 +20,15 @@ class Standing:
     Args:
         size: Slots, N.
         memory: Weight of what was known before a generation, from 0 to below 1.
+        roles: Slots of those who are compared with each other, each once; None for all.
 
     Attributes:
         evidence: Generations that each standing rests on, older ones counting less, ``[N]``.
     """
 
-    def __init__(self, size: int, memory: float) -> None:
+    def __init__(self, size: int, memory: float, roles: Sequence[np.ndarray] | None = None) -> None:
         self._memory = memory
+        self._roles = [np.arange(size)] if roles is None else list(roles)
         self._lead = np.zeros(size)
         self._noise = np.zeros(size)  # variance of `_lead`; infinite where it cannot be known
         self._unit = 1.0  # what a unit of return was worth in the last generation's fitness
@@ -46,20 +48,31 @@ class Standing:
         known = np.where(self.evidence > 0, self._noise, np.inf)
         return np.sqrt(known) / (self.evidence + 1)
 
-    def update(self, fitness: np.ndarray, errors: np.ndarray, unit: float = 1.0) -> None:
-        """Take note of a generation that all individuals played.
+    def update(
+        self,
+        fitness: np.ndarray,
+        errors: np.ndarray,
+        unit: float = 1.0,
+        played: np.ndarray | None = None,
+    ) -> None:
+        """Take note of a generation.
 
         Args:
             fitness: ``[N]``; NaN of an individual that is broken, whose standing is NaN from then.
             errors: Standard errors of the leads, ``[N]``.
             unit: What a unit of return is worth in fitness, for trials to come.
+            played: Who had a part in it, ``[N]``; None for all. Of the others nothing more is
+                known than before.
         """
         self._unit = unit
-        known = fitness[np.isfinite(fitness)]
-        mean = known.mean() if len(known) else 0.0
-        self._lead = self._memory * self._lead + fitness - mean
-        self._noise = self._memory**2 * self._noise + errors**2
-        self.evidence = self._memory * self.evidence + 1
+        for role in self._roles:
+            slots = role if played is None else role[played[role]]
+            values = fitness[slots]
+            known = values[np.isfinite(values)]
+            mean = known.mean() if len(known) else 0.0
+            self._lead[slots] = self._memory * self._lead[slots] + values - mean
+            self._noise[slots] = self._memory**2 * self._noise[slots] + errors[slots] ** 2
+            self.evidence[slots] = self._memory * self.evidence[slots] + 1
 
     def correct(self, slots: Sequence[int], earned: np.ndarray) -> None:
         """Take note of a trial of some individuals, which counts as much as a generation.

@@ -9,7 +9,7 @@ each to be a parent; `draw` does the rest. To add one, see `evolution.registry`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,25 +175,25 @@ class Replacement:
     migrants: Mapping[int, int]
 
 
-def replacement(order: np.ndarray, islands: int, offspring: int, migrants: int) -> Replacement:
+def replacement(
+    order: np.ndarray, homes: Sequence[np.ndarray], offspring: int, migrants: int
+) -> Replacement:
     """Who is replaced, island by island.
 
     The worst of each island make room for copies of the best of the island before it, in a ring;
-    the worst after them for children of the island's own. With one island nobody migrates.
+    the worst after them for children of the island's own.
 
     Args:
         order: All slots from best to worst ``[N]``.
-        islands: Islands; their slots follow each other, as many in each as can be.
+        homes: Slots of each island.
         offspring: Children of each island.
-        migrants: Individuals that each island sends to the next.
+        migrants: Individuals that each island sends to the next; 0 if nobody moves.
     """
-    homes = np.array_split(np.arange(len(order)), islands)
     ranked = [order[np.isin(order, home)] for home in homes]
-    moving = migrants if islands > 1 else 0
     children: dict[int, np.ndarray] = {}
     arrivals: dict[int, int] = {}
     for island, (home, best_first) in enumerate(zip(homes, ranked, strict=True)):
         worst_first = best_first[::-1].tolist()
-        arrivals.update(zip(worst_first[:moving], ranked[island - 1].tolist(), strict=False))
-        children.update(dict.fromkeys(worst_first[moving : moving + offspring], home))
+        arrivals.update(zip(worst_first[:migrants], ranked[island - 1].tolist(), strict=False))
+        children.update(dict.fromkeys(worst_first[migrants : migrants + offspring], home))
     return Replacement(children, arrivals)

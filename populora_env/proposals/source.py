@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from populora_env.keys import generator
 from populora_env.problems.drawing.procedural import VirtualSource
 from populora_env.problems.sources.adaptive import AdaptiveSource
@@ -138,10 +140,8 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
             task = kind.read(reply, self._rng("verify", self.number_of(request)))
         except NotATask as error:
             return refused(error.status, error.reason), None
-        if task.problem.id in self._excluded_ids or task.key in self._excluded_keys[at]:
-            return refused(ProposalStatus.HELD_OUT, "a held-out problem", task), None
-        if self._split is not None and split_of(task.problem) is not self._split:
-            return refused(ProposalStatus.HELD_OUT, "in the held-out half", task), None
+        if (why := self._held_out(at, task)) is not None:
+            return refused(ProposalStatus.HELD_OUT, why, task), None
         before = [*self._recent[at], *self._claimed[at]]
         if any(task.key == seen.key for seen in before):
             return refused(ProposalStatus.REPEATED, "among the last ones", task), None
@@ -179,6 +179,21 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
         """Return the mean of what these have gained lately; None where nobody measured it."""
         known = [self._gains[agent] for agent in solvers if agent in self._gains]
         return sum(known) / len(known) if known else None
+
+    def fresh(self, rng: np.random.Generator, count: int) -> list[Problem]:
+        """Return up to ``count`` distinct problems that the kinds make of their own accord.
+
+        None is a held-out one. Nobody has proposed them, unless by chance.
+        """
+        found: dict[str, Problem] = {}
+        for number in range(20 * count):
+            if len(found) == count:
+                break
+            at = number % len(self.kinds)
+            task = self.kinds[at].example(rng)
+            if self._held_out(at, task) is None:
+                found.setdefault(task.problem.id, task.problem)
+        return list(found.values())
 
     def latest(self, count: int) -> list[Problem]:
         """Return up to ``count`` distinct problems that were proposed last, the latest first."""
@@ -244,7 +259,15 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
         for kind in self.kinds:
             kind.close()
 
-    def _rng(self, what: str, number: int) -> Any:
+    def _held_out(self, at: int, task: Task) -> str | None:
+        """Return why a task must never be learned from; None if it may be."""
+        if task.problem.id in self._excluded_ids or task.key in self._excluded_keys[at]:
+            return "a held-out problem"
+        if self._split is not None and split_of(task.problem) is not self._split:
+            return "in the held-out half"
+        return None
+
+    def _rng(self, what: str, number: int) -> np.random.Generator:
         return generator("self-play", what, self._seed, number)
 
     def _at(self, problem: Problem) -> int | None:

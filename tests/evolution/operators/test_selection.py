@@ -106,14 +106,14 @@ def test_a_selection_of_ones_own_takes_one_line_and_is_checked():
 
 def test_the_worst_of_each_island_make_room():
     order = np.array([3, 0, 5, 1, 4, 2])  # islands 0 1 2 and 3 4 5; the best 0, 1, 2 and 3, 5, 4
-    alone = replacement(order, 1, 2, 3)
+    alone = replacement(order, np.array_split(np.arange(len(order)), 1), 2, 0)
     assert list(alone.children) == [2, 4]
     assert alone.children[2].tolist() == [0, 1, 2, 3, 4, 5]
     assert not alone.migrants
-    both = replacement(order, 2, 1, 1)
+    both = replacement(order, np.array_split(np.arange(len(order)), 2), 1, 1)
     assert both.migrants == {2: 3, 4: 0}  # copies of the best of the other island
     assert {slot: home.tolist() for slot, home in both.children.items()} == {
         1: [0, 1, 2],
         5: [3, 4, 5],
     }
-    assert not replacement(order, 2, 1, 0).migrants
+    assert not replacement(order, np.array_split(np.arange(len(order)), 2), 1, 0).migrants
