@@ -315,6 +315,8 @@ class RunConfig(EvolutionConfig):
     """Rows decoded at once."""
     problems: str = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
     """Problem spec; see load_problems."""
+    held_out_from: str = ""
+    """Spec of the held-out problems; default: problems. Self-play needs one, if held_out > 0."""
     held_out: Annotated[int, Range(0)] = 128
     """Problems, never trained on, for the table at the end; 0 for no table."""
     held_out_every: Annotated[int, Range(0)] = 0

@@ -39,7 +39,7 @@ from evolution.learning import gather_samples, make_learner
 from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_all
 from evolution.operators import selection
 from evolution.results import EpisodePlan, GenerationResult
-from evolution.run_problems import RunProblems, check_fit, make_arenas, reply_limits
+from evolution.run_problems import RunProblems, check_fit, check_roles, make_arenas, reply_limits
 from evolution.runs.checkpoint import RunFolder
 from evolution.runs.keeping import Keeper
 from evolution.runs.parts import Held, Part
@@ -91,6 +91,7 @@ class EvolutionManager:
         self.settings = self.config.resolved(population.size)
         self.population = population
         self.problems = as_source(problems, seed=self.config.seed)
+        check_roles(self.problems, self.config.proposers)
         self.loggers = [as_logger(given) for given in loggers]
         self.generation = 0
         self.ratings = Ratings()

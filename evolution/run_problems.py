@@ -68,8 +68,32 @@ def held_out_problems(config: RunConfig) -> list[Problem]:
     """The problems that a run never trains on and is measured with; none if it wants none."""
     if not config.held_out:
         return []
-    test = load_problems(config.problems, split="test", seed=config.seed)
+    spec = config.held_out_from or config.problems
+    if spec.strip().startswith("self-play:"):
+        raise ConfigError(
+            f"held_out_from: got {config.held_out_from!r}, expected a spec of ordinary problems, "
+            "such as procedural:chain_sum: nobody proposes held-out ones; or set held_out = 0"
+        )
+    test = load_problems(spec, split="test", seed=config.seed)
     return test.distinct(config.held_out)
+
+
+def check_roles(source: ProblemSource, proposers: int | str) -> None:
+    """Check that there are proposers if, and only if, agents write the problems.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if isinstance(source, SelfPlaySource) and not proposers:
+        raise ConfigError(
+            f"proposers: got 0 with problems {source.spec:.60}, expected agents that write them; "
+            "set proposers to half the size, or all"
+        )
+    if proposers and not isinstance(source, SelfPlaySource):
+        raise ConfigError(
+            f"problems: got {source.spec:.60} with proposers = {proposers}, expected a spec such "
+            "as self-play:expressions"
+        )
 
 
 class RunProblems:

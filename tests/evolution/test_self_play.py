@@ -9,8 +9,10 @@ import pytest
 
 from agents.population import LoraPopulation
 from evolution import ConfigError, EvolutionConfig, EvolutionManager
+from evolution.config import RunConfig
 from evolution.fitness.proposals import proposal_scores
 from evolution.learning import gather_samples
+from evolution.run_problems import held_out_problems
 from populora_env import Problem, load_problems
 from populora_env.proposals.record import ProposalStatus
 from populora_env.proposals.task import TASKS, NotATask, TextTask
@@ -235,3 +237,17 @@ def test_too_few_agents_for_the_roles():
         make(size=2)
     with pytest.raises(ConfigError, match="the fewest in one role"):
         make(size=3, elites=2)
+
+
+def test_proposers_go_with_self_play_and_nothing_else():
+    with pytest.raises(ConfigError, match="proposers: got 0 with problems self-play:test_counts"):
+        make(proposers=0)
+    with pytest.raises(ConfigError, match="problems: got procedural:chain_sum with proposers = 2"):
+        make(problems="procedural:chain_sum")
+
+
+def test_held_out_problems_come_from_elsewhere():
+    with pytest.raises(ConfigError, match="held_out_from: got '', expected a spec of ordinary"):
+        held_out_problems(RunConfig(problems=SPEC, proposers=2))
+    given = RunConfig(problems=SPEC, proposers=2, held_out_from="procedural:gcd", held_out=3)
+    assert [p.source for p in held_out_problems(given)] == ["procedural:gcd"] * 3
