@@ -17,11 +17,14 @@ from populora_env.problems.drawing.procedural import VirtualSource
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.problems.sources.base import ProblemSpecError, Split, split_of
 from populora_env.problems.sources.spec import TaskSpec
+from populora_env.proposals import expressions as _expressions
 from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, Told
 from populora_env.records import AnswerKind, Problem, Transcript
 from populora_env.settings import did_you_mean
 from populora_env.storage import plain, read_record, storable
+
+KINDS = (_expressions,)  # the modules of the kinds that come along, which register them
 
 REMEMBERED = 500  # last valid proposals of each kind, among which a new one must not be
 TOLD = 3  # of its own last proposals that a proposer is told of

@@ -1,5 +1,6 @@
 """The Gymnasium view: the learner's side of an episode, and peers of all sorts."""
 
+import re
 import warnings
 
 import gymnasium
@@ -7,7 +8,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from populora_env import ArenaError, Problem, ReasoningArena
-from populora_env.gym import ENV_ID, GuessingPeer, ReasoningSolo, register
+from populora_env.gym import (
+    ENV_ID,
+    PROPOSER_ENV_ID,
+    GuessingPeer,
+    ReasoningProposer,
+    ReasoningSolo,
+    register,
+)
+from populora_env.keys import generator
 from populora_env.prompts import solve_prompt
 from populora_env.records import Phase, Request
 from populora_env.testing import STRANGE_TEXTS, check_policy
@@ -277,3 +286,54 @@ def test_wrong_calls_say_what_is_wrong():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         ReasoningSolo([SUM], **arguments)
+
+
+class Solver:
+    """Answers the sums of two numbers rightly, as often as it says."""
+
+    def __init__(self, often=1.0):
+        self.often = often
+
+    def act(self, requests):
+        replies = []
+        for request in requests:
+            numbers = [int(found) for found in re.findall(r"\d+", request.prompt)]
+            right = generator("solver", request.seed).random() < self.often
+            replies.append(f"Answer: {sum(numbers) if right else 1000}")
+        return replies
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_proposer_passes_gymnasiums_checks_and_is_paid_by_its_solvers():
+    env = gymnasium.make(PROPOSER_ENV_ID, peers=Solver(0.5), tries=40)
+    check_env(env.unwrapped, skip_render_check=True)
+    seen, _ = env.reset(seed=3)
+    assert seen["phase"] == "propose"
+    assert seen["has_task"] == 1
+    _, reward, ended, _, info = env.step("Problem: 12 + 7 =")
+    assert ended
+    assert info["proposal"] == "valid"
+    assert 0.35 < info["solve_rate"] < 0.65
+    assert reward == pytest.approx(1 - info["solve_rate"])
+    env.reset()
+    _, reward, ended, _, info = env.step("Nothing.")
+    assert (reward, ended, info["proposal"], info["solve_rate"]) == (-1.0, True, "unreadable", None)
+    env.reset()
+    _, reward, _, _, info = env.step("7 + 12")
+    assert (reward, info["proposal"]) == (-1.0, "repeated")
+    with pytest.raises(ArenaError, match="after the end"):
+        env.unwrapped.step("1 + 1")
+    env.close()
+
+
+def test_the_same_seed_gives_a_proposer_the_same_episodes():
+    def play():
+        env = ReasoningProposer(seed=5)
+        told = []
+        for number in range(4):
+            seen, _ = env.reset(seed=9 if number == 0 else None)
+            told.append((seen, env.step(f"{number} + {number + 3}")))
+        env.close()
+        return told
+
+    assert play() == play()

@@ -1,12 +1,10 @@
-"""The arena for one learner: a Gymnasium environment in which it meets fixed peers.
+"""The arena for one learner that solves and judges among fixed peers.
 
-`ReasoningSolo` plays ``agent_0`` by the actions it is given and all other agents by ``peers``.
-`register` makes it known to Gymnasium as ``populora/ReasoningSolo-v0``. All rules are those of
-`arena.ReasoningArena`; training is not covered, nor are peers that learn.
+`ReasoningSolo` plays ``agent_0`` by the actions it is given and all other agents by ``peers``. All
+rules are those of `arena.ReasoningArena`.
 """
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
@@ -15,22 +13,19 @@ import gymnasium
 from populora_env.arena import ArenaError, Observation, ReasoningArena
 from populora_env.episodes.rewards import RewardWeights
 from populora_env.grading import Grader
+from populora_env.gym.peers import Peer, each_peer
 from populora_env.judges import Judge
 from populora_env.judges.awaiting import settled
-from populora_env.judges.builtin import Acting
-from populora_env.keys import derive_seed, generator
+from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource
 from populora_env.prompts import REPLY_TOKENS
 from populora_env.ratings import Ratings
-from populora_env.reading.forms import FORMS
 from populora_env.reading.no_reply import NoReply, failures_of, marked
 from populora_env.records import Phase, Problem, Request, Transcript
 from populora_env.storage import storable
 
-ENV_ID = "populora/ReasoningSolo-v0"
 LEARNER = "agent_0"
 
-Peer = Callable[[str], str] | Acting
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -51,7 +46,7 @@ class ArenaOptions(TypedDict, total=False):
     tries: int
 
 
-def _with_options_of_the_arena(init: F) -> F:
+def with_options_of_the_arena(init: F) -> F:
     """Show readers the arena's own arguments, with their defaults, in the place of ``**arena``."""
     own = list(inspect.signature(init).parameters.values())[:-1]
     arena = inspect.signature(ReasoningArena).parameters.values()
@@ -59,32 +54,6 @@ def _with_options_of_the_arena(init: F) -> F:
     signature = inspect.Signature([*own, *options], return_annotation=None)
     init.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return init
-
-
-class GuessingPeer:
-    """A peer without a model: it guesses answers and judges at random.
-
-    Its answer is a number of the prompt, or the sum, difference or product of two, so among the
-    attempts at a short sum some are right; where the prompt has no number, it is one of its words.
-    Every draw comes from the request's seed.
-    """
-
-    def act(self, requests: Sequence[Request]) -> list[str]:
-        """Draw one reply for each request."""
-        return [self._reply(request) for request in requests]
-
-    def _reply(self, request: Request) -> str:
-        rng = generator("guessing peer", request.seed)
-        form = FORMS.get(request.phase)
-        if form is not None:
-            return form.examples[rng.integers(len(form.examples))]
-        numbers = [int(found) for found in re.findall(r"[0-9]{1,9}", request.prompt)]
-        if not numbers:
-            words = request.prompt.split() or ["0"]
-            return f"Answer: {words[rng.integers(len(words))]}"
-        first, second = (numbers[place] for place in rng.integers(len(numbers), size=2))
-        guesses = (first, first + second, first - second, first * second)
-        return f"Answer: {guesses[rng.integers(4)]}"
 
 
 class ReasoningSolo(gymnasium.Env[Observation, str]):
@@ -121,7 +90,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         "render_fps": 1,
     }
 
-    @_with_options_of_the_arena
+    @with_options_of_the_arena
     def __init__(
         self,
         problems: str | ProblemSource | Sequence[Problem] = "procedural:chain_sum",
@@ -142,7 +111,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         self.observation_space = self._arena.observation_space(LEARNER)
         self.action_space = self._arena.action_space(LEARNER)
         others = [agent for agent in self._arena.possible_agents if agent != LEARNER]
-        self._peers = dict(zip(others, _each_peer(peers, len(others)), strict=True))
+        self._peers = dict(zip(others, each_peer(peers, len(others)), strict=True))
         self._limits = {**REPLY_TOKENS, **limits}
         self._seed = seed.__index__()
         self._episodes = 0
@@ -295,43 +264,8 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         return Request(agent, phase, seen["prompt"], self._limits[phase], derive_seed(*key))
 
 
-def register() -> None:
-    """Make `ReasoningSolo` known to ``gymnasium.make``; may be called again."""
-    if ENV_ID not in gymnasium.registry:
-        gymnasium.register(ENV_ID, entry_point=f"{__name__}:ReasoningSolo")
-
-
 _NO_REPLY = object()  # stands for a reply whose failure has been noted already
 
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(storable(str(error)).split())[:200]}"
-
-
-def _each_peer(peers: Any, count: int) -> list[Peer]:
-    """Return one peer for each of ``count`` agents."""
-    if peers is None:
-        peers = GuessingPeer()
-    if _is_peer(peers):
-        return [peers] * count
-    if not isinstance(peers, Sequence) or isinstance(peers, str):
-        raise TypeError(
-            "peers must be a function of the prompt, an object with act(requests), or a sequence "
-            f"of these, got {type(peers).__name__}"
-        )
-    listed: list[Any] = list(peers)
-    if len(listed) != count:
-        raise ValueError(
-            f"peers must be one for all, or num_agents - 1 = {count} of them, got {len(listed)}"
-        )
-    for place, peer in enumerate(listed):
-        if not _is_peer(peer):
-            raise TypeError(
-                f"peers[{place}] must be a function of the prompt or an object with "
-                f"act(requests), got {type(peer).__name__}"
-            )
-    return listed
-
-
-def _is_peer(peer: Any) -> bool:
-    return callable(peer) or callable(getattr(peer, "act", None))
