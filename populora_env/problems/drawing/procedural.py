@@ -10,7 +10,7 @@ import difflib
 import random
 import threading
 from bisect import bisect
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import accumulate
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from populora_env.keys import derive_seed
+from populora_env.keys import Key, derive_seed
 from populora_env.problems.drawing.generating import draw
 from populora_env.problems.drawing.watched import DrawError, check_sizes, draw_watched, is_cheap
 from populora_env.problems.sources.base import ProblemSource, ProblemSpecError, Split, split_of
@@ -59,6 +59,11 @@ def _factory() -> Any:
 def names() -> list[str]:
     """Return the names of all generators, sorted."""
     return sorted(_factory().DATASETS)
+
+
+def curricula() -> dict[str, Callable[[], Any]]:
+    """Return what makes the curriculum of a generator, by name; a few have none."""
+    return dict(sorted(_factory().CURRICULA.items()))
 
 
 class VirtualSource(ProblemSource):
@@ -109,7 +114,7 @@ class ProceduralSource(VirtualSource):
         self._names = [f"{at}:{entry}" for at, entry in enumerate(self._generators)]
         self.spec = f"procedural:{mixture_text(self._generators)}"
         for entry in self._generators:
-            _check_generator(entry)
+            check_generator(entry)
             self._item(entry, 0)
 
     def __getitem__(self, index: int) -> Problem:
@@ -125,15 +130,35 @@ class ProceduralSource(VirtualSource):
         return frozenset(self._names)
 
     def _item(self, generator: GeneratorSpec, index: int) -> Problem:
-        for attempt in range(SPLIT_TRIES):
-            seed = derive_seed("procedural", self._seed, generator.name, index, attempt) % _SEEDS
-            problem = _generate(generator, seed)
-            if self._split is None or split_of(problem) is self._split:
-                return problem
-        raise ProblemSpecError(
-            f"procedural:{generator} has no item in split {self._split!s} ({SPLIT_TRIES} drawn): "
-            "widen the range of its parameters, or load it with split=None"
-        )
+        return draw_problem(generator, self._split, "procedural", self._seed, generator.name, index)
+
+
+def draw_problem(
+    generator: GeneratorSpec,
+    split: Split | None,
+    *key: Key,
+    refused: Collection[str] = (),
+) -> Problem:
+    """Return the problem of a generator that belongs to a key.
+
+    Args:
+        generator: One that `check_generator` accepts.
+        split: Part of all problems to keep, or None for all.
+        key: What the draw is for; see `derive_seed`.
+        refused: Ids of problems that must not be drawn.
+
+    Raises:
+        ProblemSpecError: If the generator refuses its parameters, or none of `SPLIT_TRIES` draws
+            falls into the split.
+    """
+    for attempt in range(SPLIT_TRIES):
+        problem = _generate(generator, derive_seed(*key, attempt) % _SEEDS)
+        if problem.id not in refused and (split is None or split_of(problem) is split):
+            return problem
+    raise ProblemSpecError(
+        f"procedural:{generator} has no item in split {split!s} ({SPLIT_TRIES} drawn): "
+        "widen the range of its parameters, or load it with split=None"
+    )
 
 
 def _generate(generator: GeneratorSpec, seed: int) -> Problem:
@@ -169,8 +194,12 @@ def _parameters(name: str) -> list[str]:
     )
 
 
-def _check_generator(generator: GeneratorSpec) -> None:
-    """Refuse a generator or parameter that does not exist, and say what does."""
+def check_generator(generator: GeneratorSpec) -> None:
+    """Refuse a generator or parameter that does not exist, and say what does.
+
+    Raises:
+        ProblemSpecError: If one does not exist, or is far beyond any problem.
+    """
     known = names()
     if generator.name not in known:
         close = difflib.get_close_matches(generator.name, known, 3, 0.5)
