@@ -98,10 +98,15 @@ def _rewards(
     for row, transcript in enumerate(transcripts):
         proposal = transcript.proposal
         for column, agent in enumerate(agents):
+            earned = transcript.rewards.get(agent, np.nan)
             if proposal is None or agent != proposal.agent:
-                solved[row, column] = transcript.rewards.get(agent, np.nan)
-            elif transcript.turns[0].parts.get(RewardPart.VALIDITY.value) is not None:
-                proposed[row, column] = transcript.rewards[agent]
+                solved[row, column] = earned
+                continue
+            turn = transcript.turns[0]
+            if turn.parts.get(RewardPart.VALIDITY.value) is not None:
+                proposed[row, column] = turn.reward
+            if any(attempt.agent == agent for attempt in transcript.attempts):  # it is alone
+                solved[row, column] = earned - turn.reward
     return solved, proposed
 
 

@@ -153,7 +153,10 @@ class ProposingEpisode:
         asked = self._episode.asked
         outcomes |= self._episode.advance({agent: replies[agent] for agent in asked})
         if solved:
-            outcomes[self.proposer] = self._pay_proposer()
+            own, paid = outcomes[self.proposer], self._pay_proposer()
+            outcomes[self.proposer] = Outcome(
+                own.status, own.reward + paid.reward, {**own.parts, **paid.parts}
+            )
         if self._episode.transcript is not None:
             if self._coming:
                 self._played.append(self._coming.pop(0))

@@ -22,7 +22,7 @@ class Roles:
 
     Attributes:
         proposers: Who writes problems, in turn.
-        solvers: Who may solve them; nobody solves its own.
+        solvers: Who may solve them; nobody solves its own, unless it is alone.
         matched: How many solvers a proposal gets, at least 1.
         tries: How often each of them answers it, at least 1.
     """
@@ -40,7 +40,7 @@ class Roles:
         Returns:
             Solvers in the order of the arena's agents.
         """
-        free = [agent for agent in self.solvers if agent != proposer]
+        free = [agent for agent in self.solvers if agent != proposer] or [proposer]
         if len(free) <= self.matched:
             return tuple(free)
         name = role_name(proposer, PROPOSER)
@@ -79,9 +79,7 @@ def read_roles(
             name, value = ("tries", tries) if tries != 1 else ("solvers", solvers)
             raise ValueError(f"{name} is for proposals: got {value!r} with proposers={proposers!r}")
         return None
-    most = len(rest) - (proposers == "all")
-    if most < 1:
-        raise ValueError("proposers='all' needs num_agents of at least 2: nobody solves its own")
+    most = max(len(rest) - (proposers == "all"), 1)
     matched = most if solvers is None else at_least_one("solvers", solvers)
     if matched > most:
         raise ValueError(f"solvers must be at most {most}, the agents left to solve, got {matched}")

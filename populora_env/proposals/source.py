@@ -17,14 +17,14 @@ from populora_env.problems.drawing.procedural import VirtualSource
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.problems.sources.base import ProblemSpecError, Split, split_of
 from populora_env.problems.sources.spec import TaskSpec
-from populora_env.proposals import expressions as _expressions
+from populora_env.proposals import expressions, levels
 from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, Told
 from populora_env.records import AnswerKind, Problem, Transcript
 from populora_env.settings import did_you_mean
 from populora_env.storage import plain, read_record, storable
 
-KINDS = (_expressions,)  # the modules of the kinds that come along, which register them
+KINDS = (expressions, levels)  # the modules of the kinds that come along, which register them
 
 REMEMBERED = 500  # last valid proposals of each kind, among which a new one must not be
 TOLD = 3  # of its own last proposals that a proposer is told of
@@ -170,7 +170,9 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
                 tokens = tuple(map(str, transcript.problem.metadata.get("tokens", ())))
                 self._recent[at].append(Seen(proposal.key, tokens))
                 self._problems.append(transcript.problem)
-            told = Told(proposal.text, proposal.status, proposal.solve_rate)
+            if proposal.status is ProposalStatus.HELD_OUT:  # of which nothing is told
+                continue
+            told = Told(proposal.text, proposal.status, proposal.solve_rate, proposal.reason)
             mine = self._told.setdefault(proposal.agent, deque(maxlen=TOLD * len(self.kinds)))
             mine.append((at, told))
 

@@ -63,11 +63,13 @@ class Told:
         text: The task in one line.
         status: What became of it.
         solve_rate: Share of the attempts that were right; None if nobody tried.
+        reason: Why it is not valid, in one line; empty if it is.
     """
 
     text: str
     status: ProposalStatus
     solve_rate: float | None
+    reason: str = ""
 
 
 class TaskKind(ABC):
@@ -181,12 +183,15 @@ def request_text(ask: str, examples: Sequence[str], told: Sequence[Told]) -> str
     """
     lines = [ask, "Examples:", *examples]
     if told:
-        lines += ["Your last ones:", *(f"{entry.text} ({_outcome(entry)})" for entry in told)]
+        lines += ["Your last ones:", *map(_outcome, told)]
     return "\n".join(lines)
 
 
 def _outcome(told: Told) -> str:
-    if told.status is not ProposalStatus.VALID:
-        return str(told.status).replace("_", " ")
-    rate = told.solve_rate
-    return "not tried" if rate is None else f"{rate:.0%} solved it"
+    """Return one line of feedback; what was no task is not shown, lest it be written again."""
+    if told.status is ProposalStatus.VALID:
+        rate = told.solve_rate
+        return f"{told.text} ({'not tried' if rate is None else f'{rate:.0%} solved it'})"
+    if told.status is ProposalStatus.REPEATED:
+        return f"{told.text} (not valid: {told.reason})"
+    return f"(not valid: {told.reason})"

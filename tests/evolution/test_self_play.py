@@ -133,6 +133,21 @@ def test_one_proposer_and_one_solver_learn_from_each_other():
     manager.close()
 
 
+def test_one_agent_alone_does_both():
+    manager = make(
+        size=1, proposers="all", tries=3, offspring=0, parents=1, problems_per_generation=16
+    )
+    transcripts = manager.play(manager.ask())
+    valid = [t for t in transcripts if t.proposal.valid]
+    assert valid
+    result = manager.tell(transcripts)
+    wrote = np.mean([t.turns[0].reward for t in transcripts])
+    solved = np.mean([t.rewards["agent_0"] - t.turns[0].reward for t in valid])
+    assert result.scores.returns[0] == pytest.approx(wrote + solved)
+    assert manager.champion is None or manager.champion.agent == "agent_0"
+    manager.close()
+
+
 def test_agents_that_do_both_are_one_population():
     manager = make(size=4, proposers="all", solvers=2, problems_per_generation=8)
     results = manager.run(3)

@@ -160,6 +160,18 @@ def test_variance_pays_most_at_one_half():
     assert env.transcript.rewards["agent_0"] == pytest.approx(1.0)
 
 
+def test_one_agent_alone_solves_what_it_wrote():
+    env = arena(1, "all", tries=4, rewards="learnability", evaluation="none")
+    count = iter(["8", "9", "8", "8"])
+    steps = play(env, lambda _, s: "1 + 7" if s["phase"] == "propose" else next(count), seed=0)
+    transcript = env.transcript
+    assert transcript.proposal.solve_rate == pytest.approx(3 / 4)
+    earned = [turn.reward for turn in transcript.turns]
+    assert earned == [pytest.approx(x) for x in (1 / 4, 1.1, -0.4, 1.1, 1.1)]
+    assert transcript.rewards["agent_0"] == pytest.approx(sum(earned))
+    assert sum(step[1]["agent_0"] for step in steps[1:]) == pytest.approx(sum(earned))
+
+
 def test_tries_count_in_the_rate_and_only_the_last_is_judged():
     env = arena(3, tries=2, evaluation="score", rewards="learnability")
     count = iter(["Answer: 8", "8", "no", "Answer: 8"])
@@ -192,7 +204,8 @@ def test_proposers_are_told_what_their_last_proposals_came_to():
     play(env, proposing("nothing"))
     prompt = env.reset()[0]["agent_0"]["prompt"]
     assert "1 + 7 = (100% solved it)" in prompt or "1 + 7 (100% solved it)" in prompt
-    assert "nothing (unreadable)" in prompt
+    assert "(not valid: expected two numbers with a + between them)" in prompt
+    assert "nothing" not in prompt
 
 
 def test_held_out_problems_are_refused_counted_and_not_paid():
@@ -276,7 +289,7 @@ def test_proposers_take_turns_by_the_number_of_the_request():
         ({"problems": SPEC}, "proposers: got 0"),
         ({"problems": "procedural:chain_sum", "proposers": 1}, "proposers: got 1"),
         ({"problems": SPEC, "num_agents": 4, "proposers": 4}, "from 0 to num_agents - 1 = 3, got"),
-        ({"problems": SPEC, "num_agents": 1, "proposers": "all"}, "num_agents of at least 2"),
+        ({"problems": SPEC, "num_agents": 1, "proposers": 1}, "from 0 to num_agents - 1 = 0, got"),
         ({"problems": SPEC, "proposers": "some"}, "proposers must be 'all' or an integer"),
         ({"problems": SPEC, "proposers": True}, "proposers must be 'all' or an integer"),
         ({"problems": SPEC, "proposers": 1, "solvers": 4}, "solvers must be at most 3"),
