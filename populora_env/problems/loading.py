@@ -28,6 +28,7 @@ from populora_env.problems.sources.spec import SourceSpec, parse_sources, parse_
 from populora_env.records import Problem
 
 _SELF_PLAY = "self-play:"
+_CURRICULUM = "curriculum:"
 
 
 def load_problems(
@@ -45,6 +46,9 @@ def load_problems(
             - a path ending in .jsonl, .json, .parquet or .csv; options such as
               ``(prompt=question,answer=gold,kind=math,id=key)`` say what its columns mean;
             - ``self-play:KIND[+KIND...]``, problems that agents write; see `proposals.task`;
+            - ``curriculum:NAME(GENERATOR[+GENERATOR...], option=value, ...)``, alone: procedural
+              problems at levels that follow what is solved, or at all levels alike, where NAME is
+              ``uniform``, ``window`` or ``learnability``;
             - the name of a kind of your own, as in `SOURCES`, with its options;
             - several of these joined by ``+``: one after the other, or, if one of them is
               procedural or has a weight as in ``2*gsm8k``, drawn by weight. A problem that
@@ -72,6 +76,10 @@ def load_problems(
 
         tasks = parse_tasks(spec.strip().removeprefix(_SELF_PLAY))
         return SelfPlaySource(tasks, split=part, seed=seed, limit=limit)
+    if spec.strip().startswith(_CURRICULUM):
+        from populora_env.problems.drawing.curriculum import load_curriculum
+
+        return load_curriculum(spec, split=part, seed=seed, limit=limit)
     sources = _read(spec)
     _refuse_contradictions([source for source in sources if source.name])
     if all(source.name and source.weight is None for source in sources):

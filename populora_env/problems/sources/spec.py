@@ -23,6 +23,7 @@ _TASK_FORM = (
     "as in 2*levels(chain_sum+products)+expressions(digits=2)"
 )
 _PROCEDURAL = "procedural:"
+_ALONE = ("curriculum:", "self-play:")  # read by others, whole
 _SOURCE_FORM = "gsm8k, math(subject=algebra,level=5) or file.csv(prompt=question,answer=gold)"
 _WEIGHTED = re.compile(r"(?:([0-9]*\.?[0-9]+)\s*\*\s*)?(.*)", re.DOTALL)
 _NAMED_VALUES = {"true": True, "false": False, "none": None}
@@ -102,7 +103,7 @@ def parse_sources(
         raise ProblemSpecError(
             f"problem spec must have at most {SPEC_LIMIT} characters, got {len(text)}"
         )
-    known = (*benchmarks, _PROCEDURAL.removesuffix(":"))
+    known = (*benchmarks, *(prefix.removesuffix(":") for prefix in (_PROCEDURAL, *_ALONE)))
     names = "|".join(map(re.escape, sorted(benchmarks, key=len, reverse=True)))
     endings = "|".join(map(re.escape, suffixes))
     source = re.compile(rf"({names}|.+?(?:{endings}))\s*(\(.*\))?", re.DOTALL | re.IGNORECASE)
@@ -111,6 +112,11 @@ def parse_sources(
     for piece in _pieces(text):
         weight, rest = _weight(piece, text)
         match = source.fullmatch(rest)
+        if rest.startswith(_ALONE):
+            raise ProblemSpecError(
+                f"problem spec {text[:120]!r}: {rest.partition(':')[0]} stands alone, nothing is "
+                "joined to it by +"
+            )
         if rest.startswith(_PROCEDURAL) or (generators and match is None):
             if not generators:
                 sources.append(SourceSpec("", {}))
@@ -118,8 +124,8 @@ def parse_sources(
         elif match is None:
             raise ProblemSpecError(
                 f"unknown problem spec {text[:120]!r}: expected procedural:NAME[+NAME...] (as in "
-                f"procedural:chain_sum), {', '.join(benchmarks)}, or a path ending in "
-                f"{', '.join(suffixes)}{did_you_mean(re.sub('[(:].*', '', rest), known)}"
+                f"procedural:chain_sum), curriculum:NAME(...), {', '.join(benchmarks)}, or a path "
+                f"ending in {', '.join(suffixes)}{did_you_mean(re.sub('[(:].*', '', rest), known)}"
             )
         else:
             sources.append(SourceSpec(match[1], _options(match[2], text), weight))
