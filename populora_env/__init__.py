@@ -33,6 +33,8 @@ from populora_env.problems import (
     check_disjoint,
     load_problems,
 )
+from populora_env.problems.drawing.strategies import CURRICULA, LevelStrategy
+from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.proposals.source import SelfPlaySource
 from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, TextTask
@@ -66,10 +68,12 @@ ENV_ID = "populora/ReasoningArena-v0"
 """The arena's id in PettingZoo's registries."""
 
 __all__ = [
+    "CURRICULA",
     "ENV_ID",
     "REWARD_PRESETS",
     "SOURCES",
     "TASKS",
+    "AdaptiveSource",
     "AnswerKind",
     "ArenaError",
     "Assessment",
@@ -82,6 +86,7 @@ __all__ = [
     "Grader",
     "Judge",
     "Labels",
+    "LevelStrategy",
     "Matchmaking",
     "NotATask",
     "Phase",

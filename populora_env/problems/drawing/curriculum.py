@@ -8,7 +8,7 @@ from typing import Any
 from populora_env.keys import generator
 from populora_env.problems.drawing.levels import Ladder, Level, make_ladders
 from populora_env.problems.drawing.procedural import VirtualSource, draw_problem
-from populora_env.problems.drawing.strategies import CURRICULA, Strategy, Uniform
+from populora_env.problems.drawing.strategies import CURRICULA, LevelStrategy, Uniform
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.problems.sources.base import ProblemSpecError, Split, split_of
 from populora_env.problems.sources.spec import TaskSpec, parse_tasks
@@ -126,13 +126,15 @@ class CurriculumSource(VirtualSource, AdaptiveSource):
 
     def restart(self) -> None:
         """Forget what was learned."""
-        self._strategies: list[Strategy] = [self._fresh(at) for at in range(len(self._ladders))]
+        self._strategies: list[LevelStrategy] = [
+            self._fresh(at) for at in range(len(self._ladders))
+        ]
 
     def exclude(self, problems: Collection[Problem]) -> None:
         """Never give one of these problems."""
         self._refused = frozenset(problem.id for problem in problems)
 
-    def _fresh(self, at: int) -> Strategy:
+    def _fresh(self, at: int) -> LevelStrategy:
         """Return a strategy that has learned nothing."""
         made = self._make(self._ladders[at], **self._options)
         return Uniform(self._ladders[at]) if self._split is Split.TEST else made

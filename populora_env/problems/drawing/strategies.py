@@ -3,8 +3,10 @@
 A strategy knows one generator. It is told how often problems of a level were solved, and asked
 for a level; between the two it does not change.
 
+    from populora_env import CURRICULA, LevelStrategy
+
     @CURRICULA.add("hardest")
-    class Hardest(Strategy):
+    class Hardest(LevelStrategy):
         def choose(self, rng):
             return tuple(axis.steps - 1 for axis in self.ladder.axes)
 
@@ -22,7 +24,7 @@ from populora_env.problems.drawing.levels import Ladder, Level
 from populora_env.settings import Range, Registry, check_fields
 
 
-class Strategy(ABC):
+class LevelStrategy(ABC):
     """What chooses levels of one generator.
 
     Args:
@@ -53,12 +55,12 @@ class Strategy(ABC):
         """
 
 
-CURRICULA = Registry[Callable[..., Strategy]]("curriculum")
+CURRICULA = Registry[Callable[..., LevelStrategy]]("curriculum")
 """Strategies by name: classes, or functions, of a `Ladder` and the options of a spec."""
 
 
 @CURRICULA.add("uniform")
-class Uniform(Strategy):
+class Uniform(LevelStrategy):
     """Any level, each with the same chance, whatever becomes of it."""
 
     def choose(self, rng: np.random.Generator) -> Level:
@@ -85,7 +87,7 @@ class WindowOptions:
 
 
 @CURRICULA.add("window")
-class Window(Strategy):
+class Window(LevelStrategy):
     """A window of difficulties that moves up when its top is mastered.
 
     It begins at the easiest level. When ``over`` tries at its top were counted, it moves up if
@@ -157,7 +159,7 @@ class LearnabilityOptions:
 
 
 @CURRICULA.add("learnability")
-class Learnability(Strategy):
+class Learnability(LevelStrategy):
     """Levels that are solved about half of the time.
 
     A level is drawn with a chance in proportion to p(1 - p), where p is the rate at which it is

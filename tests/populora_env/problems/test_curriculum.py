@@ -9,7 +9,7 @@ import pytest
 
 from populora_env.problems import ProblemSpecError, Split, load_problems, split_of
 from populora_env.problems.drawing.curriculum import CurriculumSource
-from populora_env.problems.drawing.strategies import CURRICULA, Strategy
+from populora_env.problems.drawing.strategies import CURRICULA, LevelStrategy
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.records import Attempt, Grade, GradeStatus, Problem, ReplyStatus, Transcript
 from populora_env.testing import check_problem_source
@@ -293,7 +293,7 @@ def test_what_is_wrong_with_a_spec_is_one_line(spec, said):
 
 
 def test_a_strategy_of_ones_own():
-    class Hardest(Strategy):
+    class Hardest(LevelStrategy):
         def choose(self, rng):
             return tuple(axis.steps - 1 for axis in self.ladder.axes)
 
