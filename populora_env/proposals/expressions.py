@@ -6,6 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
+from populora_env.problems.sources.base import Split, split_of
 from populora_env.proposals.arithmetic import Expression, expressions_in, find_expression
 from populora_env.proposals.record import ProposalStatus
 from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, Told, request_text
@@ -18,7 +19,7 @@ PROMPT = "State the final answer to the following arithmetic problem: {} ="
 # Small models write prose unless told how to begin.
 ASK = 'Write a new arithmetic problem with other numbers. Begin your reply with "Problem:".'
 SHOWN = 3  # examples in a request
-_TRIES = 100  # random expressions until one is in range
+_TRIES = 200  # random expressions until one is in range, and not held out
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,8 @@ class Expressions(TaskKind):
 
     def request(self, rng: np.random.Generator, told: Sequence[Told]) -> str:
         """Return what a proposer is asked, with three expressions within range."""
-        return request_text(
-            ASK, [f"Problem: {self._random(rng).text} =" for _ in range(SHOWN)], told
-        )
+        shown = [f"Problem: {self.example(rng).text} =" for _ in range(SHOWN)]
+        return request_text(ASK, shown, told)
 
     def read(self, reply: str, rng: np.random.Generator) -> Task:
         """Return the first expression of a reply; what the reply says of its value is ignored."""
@@ -85,8 +85,20 @@ class Expressions(TaskKind):
         return self._task(expression)
 
     def example(self, rng: np.random.Generator) -> Task:
-        """Return a random expression within range."""
-        return self._task(self._random(rng))
+        """Return a random expression within range, none of the held-out half."""
+        for _ in range(_TRIES):
+            expression = find_expression(self._random_text(rng))
+            if expression is None:
+                continue
+            try:
+                task = self._task(expression)
+            except NotATask:
+                continue
+            if split_of(task.problem) is Split.TRAIN:
+                return task
+        expression = find_expression(f"6 {self.options.operators[0]} 3")
+        assert expression is not None
+        return self._task(expression)
 
     def key_of(self, problem: Problem) -> str | None:
         """Return the normal form of the longest expression of a prompt that has its answer."""
@@ -143,20 +155,6 @@ class Expressions(TaskKind):
             raise NotATask(ProposalStatus.NO_ANSWER, "a division leaves a fraction")
         if max(abs(value.numerator), value.denominator) > options.most:
             raise NotATask(ProposalStatus.OUT_OF_RANGE, f"its result is beyond {options.most}")
-
-    def _random(self, rng: np.random.Generator) -> Expression:
-        for _ in range(_TRIES):
-            expression = find_expression(self._random_text(rng))
-            if expression is None:
-                continue
-            try:
-                self._check(expression)
-            except NotATask:
-                continue
-            return expression
-        expression = find_expression(f"6 {self.options.operators[0]} 3")
-        assert expression is not None
-        return expression
 
     def _random_text(self, rng: np.random.Generator) -> str:
         """Return an expression of random shape; a division's left side is made to fit."""

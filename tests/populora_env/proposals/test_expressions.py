@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from populora_env.problems import load_problems
+from populora_env.problems import Split, load_problems, split_of
 from populora_env.proposals.arithmetic import expressions_in, find_expression
 from populora_env.proposals.expressions import expressions
 from populora_env.proposals.record import ProposalStatus
@@ -245,6 +245,7 @@ def test_examples_are_in_range_and_of_all_shapes():
     made = [kind.example(rng) for _ in range(200)]
     for task in made:
         assert kind.read(task.text, rng) == task
+        assert split_of(task.problem) is Split.TRAIN
     assert {task.measures["operands"] for task in made} == {2, 3}
     assert all(any(sign in task.text for task in made) for sign in "+-*/(")
 
