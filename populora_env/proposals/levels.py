@@ -42,6 +42,7 @@ class Levels(TaskKind):
     """
 
     name = "levels"
+    recipe = True
 
     def __init__(self, ladders: Sequence[Ladder]) -> None:
         self.ladders = tuple(ladders)

@@ -6,6 +6,7 @@ is the source's state; it decides what is new, and what proposers are told.
 """
 
 import inspect
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -145,6 +146,8 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
             return refused(error.status, error.reason), None
         if (why := self._held_out(at, task)) is not None:
             return refused(ProposalStatus.HELD_OUT, why, task), None
+        if not kind.recipe and _stands_in(task.text, request.prompt):
+            return refused(ProposalStatus.REPEATED, "an example of the request", task), None
         before = [*self._recent[at], *self._claimed[at]]
         if any(task.key == seen.key for seen in before):
             return refused(ProposalStatus.REPEATED, "among the last ones", task), None
@@ -323,6 +326,11 @@ def make_task(task: TaskSpec) -> TaskKind:
         if isinstance(error, ProblemSpecError):
             raise
         raise ProblemSpecError(f"self-play:{task!s:.200}: {error}") from error
+
+
+def _stands_in(text: str, prompt: str) -> bool:
+    """Return whether a text stands in another, and not as a part of a longer word or number."""
+    return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", prompt) is not None
 
 
 def novelty(tokens: Sequence[str], others: Sequence[Sequence[str]]) -> float:

@@ -77,9 +77,12 @@ class TaskKind(ABC):
 
     Attributes:
         name: Its own, as in a spec.
+        recipe: Whether a task is a recipe for problems that are drawn anew each time. Of other
+            kinds, a copy of an example from the request is no proposal.
     """
 
     name: str
+    recipe: bool = False
 
     @abstractmethod
     def request(self, rng: np.random.Generator, told: Sequence[Told]) -> str:

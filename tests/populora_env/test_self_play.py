@@ -198,6 +198,18 @@ def test_the_same_proposal_is_refused_until_it_is_forgotten():
     assert env.transcript.proposal.valid
 
 
+def test_a_copy_of_an_example_is_no_proposal():
+    source = load_problems(SPEC)
+    for number in range(6):
+        request = source[number]
+        for text in ("1 + 2", "3 + 4", "5 + 6"):  # all that the kind shows
+            assert text in request.prompt
+            proposal, problem = source.verify(request, "agent_0", text)
+            assert (proposal.status, problem) == (ProposalStatus.REPEATED, None)
+            assert proposal.reason == "an example of the request"
+    assert source.verify(source[0], "agent_0", "11 + 2")[0].valid
+
+
 def test_proposers_are_told_what_their_last_proposals_came_to():
     env = arena(evaluation="none", num_agents=3)
     play(env, proposing("1 + 7", "8"), seed=0)
