@@ -6,10 +6,14 @@ EXAMPLES := $(wildcard examples/*.py)
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
-.PHONY: run test test-all check examples docs clean $(EXAMPLES:%=run-%)
+.PHONY: run self-play test test-all check examples docs clean $(EXAMPLES:%=run-%)
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
+
+# Agents write the problems; no data but their own.
+self-play: .venv/.installed
+	$(BIN)/populora evolve --preset self-play
 
 test: .venv/.installed
 	$(PYTEST) -m "not slow"

@@ -162,6 +162,7 @@ REGISTRIES = [
     "agents.ADVANTAGES",
     "populora_env.REWARD_PRESETS",
     "populora_env.SOURCES",
+    "populora_env.TASKS",
 ]
 
 
