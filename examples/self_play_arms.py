@@ -44,7 +44,7 @@ class Scale:
     held_out: int = 8
 
 
-FULL = Scale(seeds=3, replies=2_400, proposals=48, held_out=512)
+FULL = Scale(seeds=3, replies=1_800, proposals=40, held_out=512)
 
 
 @dataclass(frozen=True)
