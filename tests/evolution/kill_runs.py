@@ -1,6 +1,7 @@
 """Kill runs at random moments and resume them: what they leave must be as if nothing had happened.
 
     python -m tests.evolution.kill_runs 100
+    python -m tests.evolution.kill_runs 100 self-play
 
 Each run is a child process on the tiny random model, resumed after every SIGKILL until it has
 played its generations; then it is compared, byte for byte, with one that was never killed.
@@ -15,11 +16,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from agents.population import LoraPopulation
 from evolution import EvolutionConfig, EvolutionManager
 from evolution.runs.files import saved_generations, size_of
+from populora_env import TASKS, NotATask, Problem, ProposalStatus, TextTask
 from populora_env.keys import generator
 from tests.conftest import make_tiny_base
 
@@ -31,12 +34,31 @@ CONFIG = EvolutionConfig(
 )  # fmt: skip
 
 
-def play(folder, tell=lambda done: None):
+SELF_PLAY = replace(
+    CONFIG, problems_per_generation=4, judged_problems=2, proposers=1, tries=2, propose_tokens=4,
+    elites=1, offspring=0, parents=1, rewards="progress",
+)  # fmt: skip
+RUNS = {
+    "ordinary": ("procedural:chain_sum(max_terms=2,max_digits=1)", CONFIG),
+    "self-play": ("self-play:lengths", SELF_PLAY),
+}
+
+
+def length_of(text):
+    """How long a text is; some texts are no task."""
+    if len(text) % 5 < 2:
+        raise NotATask(ProposalStatus.UNREADABLE, "of a length that is not wanted")
+    return Problem.create(f"How long is {text[:20]!r}?", str(len(text)))
+
+
+TASKS.setdefault("lengths", lambda: TextTask("lengths", "Write.", length_of, ["abc", "abcd"]))
+
+
+def play(folder, tell=lambda done: None, kind="ordinary"):
     """Begin or go on with a run, and play it to its end."""
     population = LoraPopulation(make_tiny_base(), 3, 2)
-    manager = EvolutionManager(
-        population, "procedural:chain_sum(max_terms=2,max_digits=1)", CONFIG, folder=folder
-    )
+    problems, config = RUNS[kind]
+    manager = EvolutionManager(population, problems, config, folder=folder)
     try:
         if saved_generations(folder):
             manager.resume(folder)
@@ -46,14 +68,14 @@ def play(folder, tell=lambda done: None):
         manager.close()
 
 
-def start(folder):
+def start(folder, kind):
     """Play in a child process; returns its id and a pipe that tells each generation it saved."""
     reads, writes = os.pipe()
     if (child := os.fork()) == 0:
         status = 1
         try:
             os.close(reads)
-            play(folder, lambda done: os.write(writes, bytes([done])))
+            play(folder, lambda done: os.write(writes, bytes([done])), kind)
             status = 0
         finally:
             os._exit(status)
@@ -74,7 +96,7 @@ def leftovers(folder):
         yield "rows of a generation that was not saved"
 
 
-def kill_runs(kills, where, seed=0):
+def kill_runs(kills, where, kind="ordinary", seed=0):
     """Kill runs this often.
 
     Returns:
@@ -82,7 +104,8 @@ def kill_runs(kills, where, seed=0):
     """
     where = Path(where)
     began = time.monotonic()
-    child, pipe = start(where / "whole")  # a process that has played must not be forked: threads
+    # In a child, too: a process that has played must not be forked, as it has threads.
+    child, pipe = start(where / "whole", kind)
     _, status = os.waitpid(child, 0)
     os.close(pipe)
     assert status == 0
@@ -96,7 +119,7 @@ def kill_runs(kills, where, seed=0):
         finished = False
         while not finished:
             before = saved_generations(folder)
-            child, pipe = start(folder)
+            child, pipe = start(folder, kind)
             if figures["kills"] < kills:
                 time.sleep(span * float(rng.random()))
                 os.kill(child, signal.SIGKILL)
@@ -124,5 +147,5 @@ def kill_runs(kills, where, seed=0):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        for name, count in kill_runs(int(sys.argv[1]), scratch).items():
+        for name, count in kill_runs(int(sys.argv[1]), scratch, *sys.argv[2:3]).items():
             print(f"{count:5d}  {name}")

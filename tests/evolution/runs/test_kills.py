@@ -14,10 +14,11 @@ from tests.evolution import kill_runs
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.slow
-def test_killed_runs_end_as_if_nothing_had_happened(tmp_path):
+@pytest.mark.parametrize("kind", ["ordinary", "self-play"])
+def test_killed_runs_end_as_if_nothing_had_happened(kind):
     kills = os.environ.get("POPULORA_KILLS", "4")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.evolution.kill_runs", kills],
+        [sys.executable, "-m", "tests.evolution.kill_runs", kills, kind],
         cwd=Path(__file__).parents[3], env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
