@@ -182,7 +182,9 @@ def mean_and_error(values: Sequence[float]) -> str:
     return f"{known.mean():.3f} ± {known.std(ddof=1) / len(known) ** 0.5:.3f}"
 
 
-def show(scale: Scale, cells: dict[str, dict[str, Any]], console: Console) -> None:
+def show(
+    scale: Scale, cells: dict[str, dict[str, Any]], arms: Sequence[str], console: Console
+) -> None:
     """Print what was measured, and how proposals went."""
 
     def column(arm: str, name: str) -> list[Any]:
@@ -193,7 +195,7 @@ def show(scale: Scale, cells: dict[str, dict[str, Any]], console: Console) -> No
     for name in ("mean of solvers", "champion", "vote", "replies", "s"):
         table.add_column(name, justify="right")
     table.add_row("base", mean_and_error(column(BASE, "mean")), "", "", "", "")
-    for arm in ARMS:
+    for arm in arms:
         figures = [mean_and_error(column(arm, name)) for name in ("mean", "champion", "vote")]
         counts = [f"{np.mean(column(arm, name)):.0f}" for name in ("replies", "seconds")]
         table.add_row(arm, *figures, *counts)
@@ -202,7 +204,7 @@ def show(scale: Scale, cells: dict[str, dict[str, Any]], console: Console) -> No
     table.add_column("who writes the problems", no_wrap=True)
     for name in ("are tasks", "novelty", "some solve it", "solve rate", "distinct in all"):
         table.add_column(name, justify="right")
-    for arm in ARMS:
+    for arm in arms:
         runs = column(arm, "generations")
         cells_of = [
             " → ".join(f"{v:.2f}" for v in np.mean([over_time(r, name) for r in each], axis=0))
@@ -226,10 +228,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help=f"the experiment: {FULL}")
     parser.add_argument("--json", type=Path, help="where results are kept, and read on a rerun")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM",
+                        help=f"some of {', '.join(map(repr, ARMS))}; default all")  # fmt: skip
     for name in ("seeds", "replies", "proposals", "held_out"):
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=int)
     given = vars(parser.parse_args())
-    file, full = given.pop("json"), given.pop("full")
+    file, full, arms = given.pop("json"), given.pop("full"), given.pop("arms")
     scale = replace(FULL if full else Scale(), **{k: v for k, v in given.items() if v})
     saved = json.loads(file.read_text()) if file and file.exists() else {}
     cells = saved.get("cells", {})
@@ -238,7 +242,7 @@ def main() -> None:
     with Grader() as grader:
         for seed in range(scale.seeds):
             held_out = load_problems(ORDINARY, split="test", seed=seed).distinct(scale.held_out)
-            for name in (BASE, *ARMS):
+            for name in (BASE, *arms):
                 cell = f"{name}, seed {seed}"
                 if cell in cells:
                     continue
@@ -257,7 +261,7 @@ def main() -> None:
                     aside = file.with_name(file.name + ".part")
                     aside.write_text(json.dumps({"scale": asdict(scale), "cells": cells}) + "\n")
                     os.replace(aside, file)
-    show(scale, cells, console)
+    show(scale, cells, arms, console)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ decided in `labels`, what a judgement is worth in `skill`; `settlement` pays out
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from populora_env.errors import check_member
@@ -110,6 +110,8 @@ class RewardWeights:
         return REWARD_PRESETS[name]
 
 
+_SELF_PLAY = RewardWeights(correctness=0.0, format=0.0, signed=1.0)
+
 REWARD_PRESETS = Registry(
     "rewards",
     {
@@ -120,9 +122,9 @@ REWARD_PRESETS = Registry(
         "peers_only": RewardWeights(peer=0.0, judging=1.0, labels=Labels.PEERS),
         "external_judge": RewardWeights(labels=Labels.JUDGE),
         # Of self-play, by what a proposer is paid for; solvers get 1, -0.5 or -1.
-        "learnability": RewardWeights(correctness=0.0, signed=1.0),
-        "variance": RewardWeights(correctness=0.0, signed=1.0, learnability=0.0, variance=1.0),
-        "progress": RewardWeights(correctness=0.0, signed=1.0, learnability=0.0, progress=1.0),
+        "learnability": _SELF_PLAY,
+        "variance": replace(_SELF_PLAY, learnability=0.0, variance=1.0),
+        "progress": replace(_SELF_PLAY, learnability=0.0, progress=1.0),
     },
 )
 

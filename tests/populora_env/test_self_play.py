@@ -113,8 +113,8 @@ def test_a_valid_proposal_is_solved_by_the_others_and_pays_by_their_rate():
     assert transcript.problem.prompt == "20 + 3 ="
     assert transcript.proposal.solve_rate == pytest.approx(2 / 3)
     assert transcript.rewards == {
-        "agent_0": pytest.approx(1 / 3), "agent_1": pytest.approx(1.1), "agent_2":
-        pytest.approx(1.1), "agent_3": pytest.approx(-1.0),
+        "agent_0": pytest.approx(1 / 3), "agent_1": pytest.approx(1.0), "agent_2":
+        pytest.approx(1.0), "agent_3": pytest.approx(-1.0),
     }  # fmt: skip
     assert sum(step[1]["agent_0"] for step in steps[1:]) == pytest.approx(1 / 3)
     turn = transcript.turns[0]
@@ -167,7 +167,7 @@ def test_one_agent_alone_solves_what_it_wrote():
     transcript = env.transcript
     assert transcript.proposal.solve_rate == pytest.approx(3 / 4)
     earned = [turn.reward for turn in transcript.turns]
-    assert earned == [pytest.approx(x) for x in (1 / 4, 1.1, -0.4, 1.1, 1.1)]
+    assert earned == [pytest.approx(x) for x in (1 / 4, 1.0, -0.5, 1.0, 1.0)]
     assert transcript.rewards["agent_0"] == pytest.approx(sum(earned))
     assert sum(step[1]["agent_0"] for step in steps[1:]) == pytest.approx(sum(earned))
 
