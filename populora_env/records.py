@@ -36,6 +36,8 @@ class AnswerKind(StrEnum):
     NUMBER = "number"  # one exact number
     MATH = "math"  # a mathematical expression, up to equivalence
     TEXT = "text"  # a text, up to case, spacing and a final period
+    LITERAL = "literal"  # a plain value of Python, such as [1, 'a'], by its value
+    CODE = "code"  # a call or a function, checked by running it: `code.checks.CodeCheck`
 
 
 class GradeStatus(StrEnum):

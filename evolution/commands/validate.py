@@ -19,6 +19,8 @@ from evolution.commands.progress import Bars
 from evolution.commands.usage import one_line, parse, writing_to
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
+from populora_env.code.checks import read_check
+from populora_env.code.sandbox import SandboxError
 from populora_env.grading import Grader, WorkerError
 from populora_env.problems import ProblemSource, SequenceSource, load_problems
 from populora_env.records import AnswerKind, Grade, GradeStatus, Problem
@@ -31,6 +33,8 @@ _FORMS = {
     AnswerKind.NUMBER: ("Answer: {}",),
     AnswerKind.MATH: ("Answer: {}", _BOXED),
     AnswerKind.TEXT: ("Answer: {}", _BOXED),
+    AnswerKind.LITERAL: ("Answer: {}",),
+    AnswerKind.CODE: ("{}",),
 }
 
 
@@ -145,7 +149,7 @@ def _failures(problems: Sequence[Problem], timeout: float) -> list[Failure]:
                 if failure is not None:
                     failures.append(failure)
                 bars.count("validating", done, len(problems))
-    except WorkerError as error:
+    except (WorkerError, SandboxError) as error:
         raise UsageError(str(error)) from error
     return failures
 
@@ -153,7 +157,8 @@ def _failures(problems: Sequence[Problem], timeout: float) -> list[Failure]:
 def _failure(problem: Problem, grader: Grader, timeout: float) -> Failure | None:
     """Return the first statement of a problem's answer that is not graded correct."""
     for form in _FORMS[problem.answer_kind]:
-        reply = form.format(problem.answer)
+        check = read_check(str(problem.answer)) if problem.answer_kind is AnswerKind.CODE else None
+        reply = form.format(problem.answer if check is None else check.known)
         try:
             grade = grader.grade(problem, reply)
         except ValueError as error:

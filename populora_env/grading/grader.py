@@ -1,8 +1,9 @@
 """Grading replies.
 
 A reply's final answer is read by `reading.answers`; numbers, texts and what `forms` settles are
-compared in this process, exactly and in bounded time. Only the other mathematical expressions go to
-a worker process, started when the first of them comes and killed when one takes too long. Answers
+compared in this process, exactly and in bounded time. The other mathematical expressions go to a
+worker process, started when the first of them comes and killed when one takes too long. Code that
+a reply holds runs in a sandbox (`code.sandbox`). Answers
 that have many right forms (a puzzle with several solutions) are compared with the one known form
 and no other.
 """
@@ -18,6 +19,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
+from populora_env.code.checks import check_answer, read_check, same_code
+from populora_env.code.literals import same_texts
+from populora_env.code.sandbox import RunStatus, Sandbox
 from populora_env.errors import at_least_one, check_is_a, check_seconds
 from populora_env.grading import words
 from populora_env.grading.forms import (
@@ -45,6 +49,11 @@ _INCONCLUSIVE = {
     Outcome.EXHAUSTED: GradeStatus.TIMED_OUT,
     Outcome.UNREADABLE: GradeStatus.UNREADABLE,
 }
+_RUN = {
+    RunStatus.DONE: GradeStatus.CORRECT,
+    RunStatus.UNSUPPORTED: GradeStatus.UNREADABLE,
+    RunStatus.EXHAUSTED: GradeStatus.TIMED_OUT,
+}
 _LONGEST_MATCH = 8
 _MEASURED = re.compile(r"\\text|%|\\circ")  # the sides of a chain may be in several units
 _UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
@@ -59,8 +68,9 @@ class Grader:
 
     Args:
         workers: Largest number of worker processes; at least 1.
-        timeout: Longest time one mathematical check may take, in seconds, above 0. A check on
-            the edge of it may be graded differently on a slower machine.
+        timeout: Longest time one mathematical check, or one call of a function, may take, in
+            seconds, above 0. What is on the edge of it may be graded differently on a slower
+            machine.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -72,6 +82,7 @@ class Grader:
         self._size = workers
         self._timeout = timeout
         self._closed = False
+        self._sandbox = Sandbox(timeout)
         self._forked = threading.Lock()  # held only while a forked child makes its own workers
         self._make_workers()
 
@@ -94,6 +105,7 @@ class Grader:
             TypeError: If the problem is no `Problem`, or the reply no string.
             ValueError: If the problem's own answer is not of its kind.
             WorkerError: If a worker process is needed and does not start.
+            SandboxError: If code has to be run, and the sandbox is missing or does not start.
         """
         check_is_a("problem", problem, Problem, "a Problem (see Problem.create)")
         check_is_a("reply", reply, str, "a string")
@@ -125,6 +137,8 @@ class Grader:
         Raises:
             WorkerError: If a worker process is needed and does not start.
         """
+        if kind is AnswerKind.CODE:
+            return GradeStatus.CORRECT if same_code(first, second) else GradeStatus.WRONG
         gold, answer = canonical_answer(first, kind), canonical_answer(second, kind)
         if gold is None or answer is None:
             return GradeStatus.UNREADABLE
@@ -150,6 +164,7 @@ class Grader:
         if self._closed:
             return
         self._closed = True
+        self._sandbox.close()
         pool = self._own_workers()
         workers = [pool.get() for _ in range(self._size)]
         for worker in workers:
@@ -173,6 +188,11 @@ class Grader:
             )
         if reading.answer is None:
             return _UNANSWERED.get(reading.status, GradeStatus.NO_ANSWER)
+        if problem.answer_kind is AnswerKind.CODE:
+            return self._run(problem.answer, reading)
+        if problem.answer_kind is AnswerKind.LITERAL:
+            same = same_texts(gold, reading.answer)
+            return GradeStatus.CORRECT if same else GradeStatus.WRONG
         if gold == reading.answer:
             return GradeStatus.CORRECT
         if problem.answer_kind is AnswerKind.TEXT:
@@ -185,6 +205,16 @@ class Grader:
             )
             return GradeStatus.CORRECT if same else GradeStatus.WRONG
         return self._check(problem.answer, gold, reading.written or reading.answer)
+
+    def _run(self, gold: str, reading: AnswerReading) -> GradeStatus:
+        """Grade what a reply to a problem of code says, by running it."""
+        if self._closed:
+            raise RuntimeError("the grader is closed: make a new Grader")
+        check = read_check(gold)
+        if check is None:  # the answer of another reply, as `same` compares
+            return GradeStatus.UNREADABLE
+        status = check_answer(check, (reading.answer, reading.written), self._sandbox)
+        return _RUN.get(status, GradeStatus.WRONG)
 
     def _check(self, written: str, gold: str, answer: str) -> GradeStatus:
         known, given = parse_number(gold, units=False), parse_number(answer, units=False)

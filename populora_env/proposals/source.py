@@ -18,14 +18,18 @@ from populora_env.problems.drawing.procedural import VirtualSource
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.problems.sources.base import ProblemSpecError, Split, split_of
 from populora_env.problems.sources.spec import TaskSpec
-from populora_env.proposals import expressions, levels
+from populora_env.proposals import expressions, functions, levels
 from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, Told
 from populora_env.records import AnswerKind, Problem, Transcript
 from populora_env.settings import did_you_mean
 from populora_env.storage import plain, read_record, storable
 
-KINDS = (expressions, levels)  # the modules of the kinds that come along, which register them
+KINDS = (
+    expressions,
+    levels,
+    functions,
+)  # the modules of the kinds that come along, which register them
 
 REMEMBERED = 500  # last valid proposals of each kind, among which a new one must not be
 TOLD = 3  # of its own last proposals that a proposer is told of
@@ -329,8 +333,12 @@ def make_task(task: TaskSpec) -> TaskKind:
 
 
 def _stands_in(text: str, prompt: str) -> bool:
-    """Return whether a text stands in another, and not as a part of a longer word or number."""
-    return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", prompt) is not None
+    """Return whether a text stands in another, and not as a part of a longer word or number.
+
+    Lines and runs of spaces make no difference.
+    """
+    joined = " ".join(prompt.split())
+    return re.search(rf"(?<!\w){re.escape(' '.join(text.split()))}(?!\w)", joined) is not None
 
 
 def novelty(tokens: Sequence[str], others: Sequence[Sequence[str]]) -> float:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from populora_env.code.checks import read_check
+from populora_env.code.literals import LIMIT, read_literal, written
+from populora_env.code.replies import code_answer
 from populora_env.reading.candidates import (
     after_hashes,
     after_phrase,
@@ -52,6 +55,7 @@ class Rule(StrEnum):
     LAST_MATH = "last_math"  # the last $...$
     LAST_NUMBER = "last_number"  # the number that the last sentence with one is about
     LAST_LINE = "last_line"
+    CODE = "code"  # a function, or a call that stands by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class AnswerReading:
 
     ``scale`` says by what a word or letter behind the number (``2 dozen``, ``300K``) multiplied
     it: where the question counts in dozens, 2 is meant. ``written`` is the answer as it was
-    written where the canonical form has lost what may count, as of ``\$0.50`` and ``1.732050``.
+    written where the canonical form has lost what may count, as of ``\$0.50`` and ``1.732050``;
+    of a reply that holds both a function and a call, the one that is not the answer.
     """
 
     answer: str | None
@@ -97,6 +102,7 @@ _MARKER = re.compile(r"####|\\boxed|\banswer\*{0,3}\s{0,2}(?:is\b|:)", re.IGNORE
 _NEXT_QUESTION = re.compile(
     r"\n\s{0,9}(?:\*{0,2}(?:Question|Problem|Q)(?: ?[0-9]{1,4})?\*{0,2}:|### Instruction)"
 )
+_FENCES = re.compile(r"^[ ]{0,9}```[\w+-]{0,20}[ ]*$", re.MULTILINE)
 _ANNOTATION = re.compile(r"<<[^<>\n]{0,200}?=?([^<>=\n]{0,60})>>(?=([-$.]{0,2}[0-9])?)")
 
 
@@ -133,7 +139,7 @@ _FALLBACKS = (
     _AnswerRule(Rule.LAST_MATH, False, _MATH, last_math),
     _AnswerRule(Rule.LAST_NUMBER, False, _NUMBER, last_number_stated),
     _AnswerRule(Rule.LAST_NUMBER, False, _MATH, last_number_of_math),
-    _AnswerRule(Rule.LAST_LINE, False, frozenset({AnswerKind.TEXT}), last_line),
+    _AnswerRule(Rule.LAST_LINE, False, frozenset({AnswerKind.TEXT, AnswerKind.LITERAL}), last_line),
 )
 ANSWER_RULES = (*_STATED_RULES, *_FALLBACKS)
 # Where the reply says which part of it is the answer, that part is all that counts.
@@ -166,7 +172,14 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
     """
     if not text.strip():
         return AnswerReading(None, None, ReplyStatus.EMPTY)
+    if kind is AnswerKind.CODE:
+        answer, other = code_answer(said(text))
+        if answer is None:
+            return AnswerReading(None, None, ReplyStatus.NO_ANSWER)
+        return AnswerReading(answer, Rule.CODE, ReplyStatus.OK, written=other)
     window = relevant_text(text)
+    if kind is AnswerKind.LITERAL:
+        window = _FENCES.sub("", window)
     wrapped = marked_part(window)
     window = window if wrapped is None else wrapped
     found = False
@@ -209,9 +222,14 @@ def canonical_answer(text: str, kind: AnswerKind) -> str | None:
     """Return the one way to write an answer, or None if it is not of its kind.
 
     Numbers are exact (`numerals.canonical`). Texts are brought to NFKC and lower case, with runs
-    of white space as one space and no final period. Mathematical expressions that are plain
-    numbers are written as such; others are only stripped.
+    of white space as one space and no final period. Plain values are written as Python writes
+    them; words without quotes are a text. Functions are without comments, calls are ``f(...)``.
+    Mathematical expressions that are plain numbers are written as such; others are only stripped.
     """
+    if kind is AnswerKind.CODE:
+        return text if read_check(text) is not None else code_answer(text)[0]
+    if kind is AnswerKind.LITERAL:
+        return _literal(text)
     if kind is AnswerKind.TEXT:
         folded = unicodedata.normalize("NFKC", text[:ANSWER_LIMIT]).casefold()
         for _ in range(4):  # each may be around the other: **\text{paris}.**
@@ -235,6 +253,21 @@ def canonical_answer(text: str, kind: AnswerKind) -> str | None:
         if text == before:
             break
     return text or None
+
+
+def _literal(text: str) -> str | None:
+    """Return the plain value that a text writes, or its words as a text."""
+    for _ in range(4):
+        text = text.strip().strip("`$").strip()
+        try:
+            return written(read_literal(text))
+        except ValueError:
+            shorter = text.rstrip(".;").removeprefix("**").removesuffix("**").strip()
+            if shorter == text:
+                break
+            text = shorter
+    plain = text and len(text) <= LIMIT and "\n" not in text and text.isprintable()
+    return repr(text) if plain else None
 
 
 def _is_refusal(text: str) -> bool:

@@ -201,7 +201,7 @@ def test_a_problem_that_is_there_twice_is_named_with_both_lines(write):
     ("options", "said"),
     [
         ("(kind=number)", "x.jsonl:1: column 'answer' must hold an answer of kind number, got 'x'"),
-        ("(kind=word)", "kind must be one of number, math, text, got 'word'"),
+        ("(kind=word)", "kind must be one of number, math, text, literal, code, got 'word'"),
         ("(prompts=a)", "unknown option 'prompts', expected prompt, answer, kind, id"),
         ("(prompt=3)", "option prompt must be the name of a column, got 3"),
         ("(prompt=none)", "option prompt must be the name of a column, got None"),
