@@ -266,3 +266,41 @@ def test_held_out_problems_come_from_elsewhere():
         held_out_problems(RunConfig(problems=SPEC, proposers=2))
     given = RunConfig(problems=SPEC, proposers=2, held_out_from="procedural:gcd", held_out=3)
     assert [p.source for p in held_out_problems(given)] == ["procedural:gcd"] * 3
+
+
+def test_a_curriculum_follows_what_is_solved_and_is_resumed(tmp_path):
+    spec = "curriculum:learnability(chain_sum(min_terms=2,max_terms=2))"
+
+    def ordinary(folder):
+        return make(folder, size=3, problems=spec, proposers=0, rewards="default", elites=1)
+
+    whole = ordinary(tmp_path / "whole")
+    began = whole.problems.state()
+    whole.run(3)
+    whole.close()
+    assert whole.problems.state() != began
+    half = ordinary(tmp_path / "half")
+    half.run(1)
+    half.close()
+    again = ordinary(None)
+    again.resume(tmp_path / "half")
+    again.run(2)
+    again.close()
+    assert again.problems.state() == whole.problems.state()
+    name = "transcripts.jsonl"
+    assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_breeding_can_go_by_the_rating_of_ones_role():
+    manager = make(size=6, proposers=3, selection="lower_bound(c=3)", evolve_every=2)
+    manager.run(2)
+    bounds = {
+        agent: manager.ratings.lower_bound(f"{agent}:{'proposer' if slot < 3 else 'solver'}")
+        for slot, agent in enumerate(manager.population.agents)
+    }
+    born = [individual.slot for individual in manager.ask().born]
+    worst = {min(range(3), key=lambda i: bounds[f"agent_{i}"]),
+             min(range(3, 6), key=lambda i: bounds[f"agent_{i}"])}  # fmt: skip
+    distinct = len({*bounds.values()}) == 6
+    assert not distinct or set(born) == worst
+    manager.close()
