@@ -130,7 +130,7 @@ def run(
                 "distinct": len(seen),
             }
         )
-    seconds = time.monotonic() - started
+    seconds, replies = time.monotonic() - started, population.replies
     manager.confirm()
     writing = arm.proposers if isinstance(arm.proposers, int) else 0
     solvers = population.agents[writing:]
@@ -149,7 +149,7 @@ def run(
         "mean": found.mean,
         "champion": best.scores[champion.agent].accuracy,
         "vote": found.vote if found.vote is not None else found.mean,
-        "replies": population.replies,
+        "replies": replies,
         "seconds": seconds,
         "generations": rows,
     }
