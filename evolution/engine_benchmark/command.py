@@ -71,13 +71,14 @@ class Target:
 TARGETS = {
     "population_decode_ratio_8": Target(0.93),
     "population_decode_ratio_16": Target(0.88),
-    "rollout_vs_generate_8": Target(1.8),
+    "rollout_vs_generate_8": Target(5),
     "slot_efficiency": Target(0.85),
     "agreement_greedy": Target(0.99),
     "agreement_sampled": Target(0.99),
     "evolution_step_seconds_8": Target(0.2, least=False),
     "evolution_step_seconds_16": Target(0.35, least=False),
     "joint_learning_speedup_8": Target(1.5),
+    "learning_six_agents_vs_one": Target(3, least=False),
     "peak_memory_gib_7b_16": Target(24, least=False),
     "base_decode_vs_openvino_float32": Target(1.05),
     "base_decode_vs_openvino_int8": Target(1.0),
@@ -95,6 +96,9 @@ class BenchEngineOptions:
     """Base model: embedded, a hub id, a folder, or a .gguf file."""
     rounds: Annotated[int, Range(1)] = 5
     """Rounds that count, after one to warm up; figures are their medians."""
+    peer_rounds: Annotated[int, Range(0)] = 2
+    """Rounds in which PEFT, the package populora and generate take part, which take most of the
+    time; 0 leaves them out. The row peers takes all rounds."""
     rows: Annotated[int, Range(1)] = 64
     """Rows decoded together, and requests in a rollout; a multiple of every population size."""
     agents: tuple[int, ...] = (8, 16)
@@ -149,6 +153,7 @@ class BenchEngineOptions:
         """How much is measured."""
         return Sizes(
             rounds=2 if self.quick else self.rounds,
+            peer_rounds=self.peer_rounds,
             rows=self.rows,
             agents=self.agents,
             rank=self.rank,
@@ -189,6 +194,8 @@ def main(arguments: Sequence[str]) -> int:
     with Bars(console) as bars:
         bench = Workbench(base, source, options.sizes(), bars.tell)
         for name in options.chosen():
+            if not console.is_terminal:  # where no bars are shown
+                console.print(f"{name} …")
             {**ROWS, **ON_DEMAND}[name](bench)
     console.print(table(bench.findings.figures))
     if options.json:

@@ -2,10 +2,11 @@
 
 Every row puts its figures into the workbench's findings. Decoding is timed from the moment the
 logits after the prompts are there (`decode_seconds`); replies have a fixed length there, and their
-natural one in the rollout.
+natural one in the rollout. Other libraries, which take most of the time, take part in fewer rounds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -55,7 +56,8 @@ def decoding_row(bench: Workbench) -> None:
     contenders: dict[str, Contender] = {
         "base_decode": partial(rate, lambda: _decode(endless, None, prompts, sizes.new_tokens, 0))
     }
-    peft, package = imported("peft"), imported("populora")
+    reasons = {name: _left_out(bench, name) for name in ("peft", "populora")}
+    peft, package = (not reason for reason in reasons.values())
     for size in sizes.agents:
         attachment = stacked(base.model, size, sizes.rank, sizes.seed)
 
@@ -79,7 +81,7 @@ def decoding_row(bench: Workbench) -> None:
             contenders[f"peft_one_by_one_decode_{first}"] = partial(
                 rate, partial(peer.one_by_one_seconds, prompts, sizes.new_tokens, first)
             )
-    bench.race(contenders)
+    bench.race(contenders, peers=_of_others(contenders))
     found = bench.findings
     rate_of_base = found.rounds["base_decode"]
     found.add("base_decode_tokens_per_second", "bare base decodes, tokens/s", rate_of_base)
@@ -88,15 +90,32 @@ def decoding_row(bench: Workbench) -> None:
         found.ratio(
             f"population_decode_ratio_{size}", of, f"population_decode_{size}", "base_decode"
         )
-        rows = [("peft_mixed", "PEFT mixed batch", peft), ("populora_package", "populora", package)]
+        rows = [("peft_mixed", "PEFT mixed batch"), ("populora_package", "populora")]
         if size == sizes.agents[0]:
-            rows.insert(1, ("peft_one_by_one", "PEFT one by one", peft))
-        for name, who, there in rows:
-            key = f"{name}_decode_ratio_{size}"
-            if there:
-                found.ratio(key, f"{who}, {of}", f"{name}_decode_{size}", "base_decode")
+            rows.insert(1, ("peft_one_by_one", "PEFT one by one"))
+        for name, who in rows:
+            key, reason = f"{name}_decode_ratio_{size}", reasons[name.partition("_")[0]]
+            if reason:
+                found.missing(key, f"{who}, {of}", reason)
             else:
-                found.missing(key, f"{who}, {of}", NOT_INSTALLED)
+                found.ratio(key, f"{who}, {of}", f"{name}_decode_{size}", "base_decode")
+
+
+def _left_out(bench: Workbench, package: str = "") -> str:
+    """Why another library does not take part; empty if it does.
+
+    Args:
+        bench: Says in how many rounds others take part.
+        package: The library; empty for one that is always there.
+    """
+    if package and imported(package) is None:
+        return NOT_INSTALLED
+    return "" if bench.sizes.peer_rounds else "left out: peer-rounds is 0"
+
+
+def _of_others(contenders: Iterable[str]) -> list[str]:
+    """Those of other libraries."""
+    return [name for name in contenders if name.startswith(("peft_", "populora_", "transformers_"))]
 
 
 def _decode(
@@ -148,11 +167,16 @@ def rollout_row(bench: Workbench) -> None:
         return sampled_rate(bench.plain, stop, prompts, sizes.reply_tokens, sizes.seed + number)
 
     ran, other = f"population_rollout_{size}", "transformers_generate_base"
-    bench.race({ran: ours, other: theirs})
-    found = bench.findings
-    found.ratio(
-        f"rollout_vs_generate_{size}", f"{size} agents, rollout / generate of base", ran, other
-    )
+    found, reason = bench.findings, _left_out(bench)
+    if not reason:
+        bench.tell("loading the model for generate")
+        bench.plain  # noqa: B018  (loads it before the clock runs)
+    bench.race({ran: ours} if reason else {ran: ours, other: theirs}, peers=[other])
+    key, what = f"rollout_vs_generate_{size}", f"{size} agents, rollout / generate of base"
+    if reason:
+        found.missing(key, what, reason)
+    else:
+        found.ratio(key, what, ran, other)
     found.add(f"{ran}_tokens_per_second", "the rollout, useful tokens/s", found.rounds[ran])
 
 
@@ -175,21 +199,21 @@ def slots_row(bench: Workbench) -> None:
 
 def evolution_row(bench: Workbench) -> None:
     """Seconds of one evolution step: select, cross and mutate half of the population."""
-    sizes, package = bench.sizes, imported("populora")
+    sizes, reason = bench.sizes, _left_out(bench, "populora")
     contenders: dict[str, Contender] = {}
     for size in sizes.agents:
         attachment = stacked(bench.base.model, size, sizes.step_rank, sizes.seed)
         contenders[f"evolution_step_seconds_{size}"] = evolution_step(
             attachment.owner, bench.base, sizes.seed
         )
-        if package:
+        if not reason:
             other = PopuloraPackage(bench.plain, attachment.owner)
 
             def step(number: int, other: PopuloraPackage = other, size: int = size) -> float:
                 return other.evolve_seconds(_fitness(sizes.seed, number, size))
 
             contenders[f"populora_package_evolution_step_seconds_{size}"] = step
-    bench.race(contenders)
+    bench.race(contenders, peers=_of_others(contenders))
     for size in sizes.agents:
         for name, who in (("", ""), ("populora_package_", "populora, ")):
             key = f"{name}evolution_step_seconds_{size}"
@@ -197,7 +221,7 @@ def evolution_row(bench: Workbench) -> None:
             if key in contenders:
                 bench.findings.add(key, what, bench.findings.rounds[key])
             else:
-                bench.findings.missing(key, what, NOT_INSTALLED)
+                bench.findings.missing(key, what, reason)
 
 
 def evolution_step(lora: StackedLora, base: BaseModel, seed: int) -> Contender:
@@ -222,11 +246,14 @@ def _fitness(seed: int, number: int, size: int) -> np.ndarray:
 
 
 def learning_row(bench: Workbench) -> None:
-    """One gradient step for all adapters together, against PEFT's steps one after the other."""
+    """One gradient step for all adapters together, against PEFT's steps one after the other.
+
+    And six agents with a reply each to every problem, against one agent with the same six replies.
+    """
     sizes, base = bench.sizes, bench.base
     size = sizes.agents[0]
     attachment = stacked(base.model, size, sizes.rank, sizes.seed)
-    peft = imported("peft")
+    reason = _left_out(bench, "peft")
     config = LearnerConfig()
     bench.tell("replies to learn from")
     with attachment.on() as lora:
@@ -239,17 +266,39 @@ def learning_row(bench: Workbench) -> None:
 
     ran, other = f"joint_learning_seconds_{size}", f"peft_learning_seconds_{size}"
     contenders: dict[str, Contender] = {ran: joint}
-    if peft:
+    if not reason:
         steps = PeftPeer(bench.plain, attachment.owner).learner(config)
         contenders[other] = lambda _: steps(samples)
-    bench.race(contenders)
+    several, one = "learning_seconds_six_agents", "learning_seconds_one_agent"
+    contenders |= _six_and_one(bench, several, one)
+    bench.race(contenders, peers=_of_others(contenders))
     found = bench.findings
     key, what = f"joint_learning_speedup_{size}", f"learning, {size} PEFT steps / joint step"
-    if peft:
-        found.ratio(key, what, other, ran)
+    if reason:
+        found.missing(key, what, f"peft {reason}")
     else:
-        found.missing(key, what, f"peft {NOT_INSTALLED}")
+        found.ratio(key, what, other, ran)
     found.add(ran, f"{size} agents, learning step, s", found.rounds[ran])
+    what = "learning, 6 agents with a reply each / 1 with all six"
+    found.ratio("learning_six_agents_vs_one", what, several, one)
+    found.add(several, "6 agents with a reply each, learning step, s", found.rounds[several])
+
+
+def _six_and_one(bench: Workbench, several: str, one: str) -> dict[str, Contender]:
+    """Learning steps from the same replies: each agent from its own, and one agent from all."""
+    base, sizes = bench.base, bench.sizes
+    count = max(sizes.rows // 6, 1) * 6
+    attachment = stacked(base.model, 6, sizes.rank, sizes.seed)
+    with attachment.on() as lora:
+        own = learning_samples(base, lora, bench.requests(6, 0, count), sizes.seed)
+        learner = PolicyGradient(base, lora)
+
+    def step(samples: Sequence[Sample], _: int) -> float:
+        with attachment.on():
+            return seconds(base.device, lambda: learner.step(samples))
+
+    of_one = [replace(sample, agent=0) for sample in own]
+    return {several: partial(step, own), one: partial(step, of_one)}
 
 
 def learning_samples(

@@ -5,7 +5,7 @@ comes. Models that belong to peers are loaded a second time and left as Transfor
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -136,6 +136,7 @@ class Sizes:
 
     Attributes:
         rounds: Rounds that count.
+        peer_rounds: Those in which other libraries take part.
         rows: Rows decoded together, and requests of a rollout.
         agents: Population sizes; the first is the one for rows with a single size.
         rank: Rank of the adapters that decode and learn.
@@ -146,6 +147,7 @@ class Sizes:
     """
 
     rounds: int
+    peer_rounds: int
     rows: int
     agents: tuple[int, ...]
     rank: int
@@ -216,10 +218,26 @@ class Workbench:
             for i, ids in enumerate(prompts)
         ]
 
-    def race(self, contenders: Mapping[str, Contender], warmup: int = 1) -> None:
-        """Run contenders in turn and keep what they measured."""
+    def race(
+        self, contenders: Mapping[str, Contender], warmup: int = 1, peers: Collection[str] = ()
+    ) -> None:
+        """Run contenders in turn and keep what they measured.
+
+        Args:
+            contenders: Name to contender.
+            warmup: Rounds before those that count.
+            peers: Names of those of other libraries, many times as slow as ours: they run in
+                `Sizes.peer_rounds` rounds.
+        """
         self.findings.rounds.update(
-            interleaved(contenders, self.sizes.rounds, warmup=warmup, progress=self._progress)
+            interleaved(
+                contenders,
+                self.sizes.rounds,
+                warmup=warmup,
+                slow=peers,
+                slow_rounds=self.sizes.peer_rounds,
+                progress=self._progress,
+            )
         )
 
     def tell(self, what: str, fraction: float = 0.0) -> None:

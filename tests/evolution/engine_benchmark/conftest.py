@@ -8,7 +8,15 @@ from populora_env import load_problems
 
 SUMS = "procedural:chain_sum(max_terms=2,max_digits=1)"
 SIZES = Sizes(
-    rounds=2, rows=6, agents=(2, 3), rank=4, step_rank=3, new_tokens=5, reply_tokens=6, seed=1
+    rounds=2,
+    peer_rounds=1,
+    rows=6,
+    agents=(2, 3),
+    rank=4,
+    step_rank=3,
+    new_tokens=5,
+    reply_tokens=6,
+    seed=1,
 )
 
 

@@ -72,7 +72,7 @@ def test_the_whole_command(model_folder, capsys, tmp_path, monkeypatch):
         "peft_mixed_decode_ratio_2", "peft_mixed_decode_ratio_3", "peft_one_by_one_decode_ratio_2",
         "rollout_vs_generate_2", "population_rollout_2_tokens_per_second",
         "evolution_step_seconds_2", "evolution_step_seconds_3", "joint_learning_speedup_2",
-        "joint_learning_seconds_2",
+        "joint_learning_seconds_2", "learning_six_agents_vs_one",
     ]  # fmt: skip
     for key in measured:
         assert math.isfinite(data[key]) and data[key] > 0, key  # noqa: PT018
@@ -139,6 +139,38 @@ def test_peers_that_are_not_installed_are_named(model_folder, capsys, tmp_path, 
     assert data["population_decode_ratio_2"] > 0
     assert data["joint_learning_seconds_2"] > 0
     assert "not installed" in said
+
+
+def test_other_libraries_may_be_left_out(model_folder, capsys, tmp_path, monkeypatch):
+    for name in ("PeftPeer", "PopuloraPackage", "sampled_rate"):
+        monkeypatch.setattr(engine_rows, name, None)  # whoever asked it would fail
+    rows = ("decoding", "rollout", "evolution", "learning")
+    data, said = run(model_folder, capsys, tmp_path, "--peer-rounds", "0", "--only", *rows)
+    for key in ("peft_mixed_decode_ratio_2", "rollout_vs_generate_2", "joint_learning_speedup_2"):
+        assert data[key] is None
+    assert data["reasons"]["rollout_vs_generate_2"] == "left out: peer-rounds is 0"
+    assert data["population_rollout_2_tokens_per_second"] > 0
+    assert [f"{row} …" for row in rows] == [line for line in said.splitlines() if "…" in line][:4]
+
+
+def test_six_agents_learn_from_the_replies_that_one_learns_from(bench, monkeypatch):
+    learned = []
+
+    class Learner:
+        def __init__(self, base, lora, config=None):
+            self.size = lora.size
+
+        def step(self, samples):
+            learned.append((self.size, samples))
+
+    monkeypatch.setattr(engine_rows, "PolicyGradient", Learner)
+    for contender in engine_rows._six_and_one(bench, "several", "one").values():
+        assert contender(0) > 0
+    (six, several), (also_six, one) = learned
+    assert (six, also_six) == (6, 6)
+    assert [sample.agent for sample in several] == list(range(6))
+    assert len({tuple(sample.prompt_ids) for sample in several}) == 1
+    assert one == [replace(sample, agent=0) for sample in several]
 
 
 @pytest.mark.parametrize(

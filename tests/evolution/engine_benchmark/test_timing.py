@@ -57,5 +57,27 @@ def test_what_cannot_be_timed():
         interleaved({}, 0)
     with pytest.raises(ValueError, match="got 1 and -1"):
         interleaved({}, 1, warmup=-1)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="rounds: got 1 and 0 of two contenders"):
         ratios([1.0], [])
+
+
+def test_slow_contenders_run_in_the_first_rounds_only():
+    log, told = [], []
+
+    def contender(name):
+        def run(number):
+            log.append((number, name))
+            return 1.0 + number
+
+        return run
+
+    measured = interleaved(
+        {name: contender(name) for name in ("ours", "theirs")}, 4, slow=["theirs"], slow_rounds=2,
+        progress=lambda _, done: told.append(done),
+    )  # fmt: skip
+    assert log == [(-1, "ours"), (0, "ours"), (0, "theirs"), (1, "theirs"), (1, "ours"),
+                   (2, "ours"), (3, "ours")]  # fmt: skip
+    assert measured == {"ours": (1, 2, 3, 4), "theirs": (1, 2)}
+    assert told == pytest.approx([i / 7 for i in range(7)])
+    assert ratios((2.0, 6.0, 9.0), (1.0, 2.0)) == (2.0, 3.0)
+    assert interleaved({"a": float, "b": float}, 1, slow="b") == {"a": (0.0,), "b": ()}
