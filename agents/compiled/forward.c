@@ -8,6 +8,7 @@
 #include <omp.h>
 
 #include "attention.h"
+#include "gradients.h"
 #include "lowrank.h"
 
 #define WAIT _Pragma("omp barrier")

@@ -25,8 +25,8 @@ _SOURCE = Path(__file__).with_name("forward.c")
 _SYMBOLS = tuple(
     f"populora_{name}"
     for name in (
-        "forward", "product", "choose", "columns", "lanes", "width", "chunk", "heads", "keys",
-        "precisions",
+        "forward", "product", "gradient", "choose", "columns", "lanes", "width", "chunk", "heads",
+        "keys", "precisions", "has_gradient",
     )
 )  # fmt: skip
 _TOGETHER = {"float32": 1, "bfloat16": 2, "int8": 4}  # inputs that one instruction takes
@@ -57,6 +57,7 @@ class Library:
         heads: Of queries that attention takes together.
         keys: Likewise.
         precisions: Names of those that this processor can multiply in.
+        differentiates: Whether it has `Panels.gradient`.
     """
 
     def __init__(self, library: ctypes.CDLL, _: str = "") -> None:
@@ -65,18 +66,20 @@ class Library:
 
         self.columns, self.lanes, self.width = number("columns"), number("lanes"), number("width")
         self.chunk, self.heads, self.keys = number("chunk"), number("heads"), number("keys")
-        had = number("precisions")
+        had, self.differentiates = number("precisions"), bool(number("has_gradient"))
         self.precisions = tuple(name for i, name in enumerate(PRECISIONS) if had >> i & 1)
         pointer, long, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         self.forward: Any = library.populora_forward
         self.forward.argtypes = [pointer, pointer]
         self.product: Any = library.populora_product
         self.product.argtypes = [pointer, pointer, long, *[pointer] * 4, short]
+        self.gradient: Any = library.populora_gradient
+        self.gradient.argtypes = [pointer, pointer, long, pointer, pointer, short]
         self.choose: Any = library.populora_choose
         self.choose.argtypes = [
             pointer, long, long, pointer, ctypes.c_float, pointer, short,
         ]  # fmt: skip
-        for function in (self.forward, self.product, self.choose):
+        for function in (self.forward, self.product, self.gradient, self.choose):
             function.restype = None
 
 
@@ -191,6 +194,39 @@ class Panels:
         )  # fmt: skip
         return y.view(*x.shape[:-1], self.outputs)
 
+    def gradient(self, y: Tensor, made: Library | None = None) -> Tensor:
+        """Return ``y @ weight``, turned where `multiply` turns its rows, ``[..., in]``.
+
+        That is the gradient of what was multiplied, ``y`` being the product's. The scales go to
+        ``y``, which is rounded to bfloat16; in it the integers are exact.
+
+        Args:
+            y: ``[..., out]`` float32, on the CPU.
+            made: The library, as for `of`; it must have what this takes (`Library.differentiates`).
+
+        Raises:
+            ValueError: If the weight is not int8.
+        """
+        if self.precision != "int8":
+            raise ValueError(f"precision: got {self.precision!r}, expected 'int8'")
+        found = made or library()
+        assert found is not None
+        flat = y.reshape(-1, self.outputs).contiguous()
+        x = torch.empty(len(flat), self.inputs)
+        wide = -(-self.outputs // found.columns) * found.columns
+        room = torch.empty(len(flat), wide, dtype=torch.bfloat16)
+        found.gradient(
+            ctypes.byref(self.view()), flat.data_ptr(), len(flat), x.data_ptr(), room.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return x.view(*y.shape[:-1], self.inputs)
+
+    def integers(self) -> Tensor:
+        """The weight as `of` was given it, ``[out, in]``; for int8."""
+        rows, deep = (n * m for n, m in zip(self.data.shape[:2], self.data.shape[2:], strict=True))
+        grid = self.data.permute(0, 2, 1, 3).reshape(rows, deep)[: self.outputs, : self.inputs]
+        return (grid.to(torch.int16) - _OFFSET).to(torch.int8)
+
 
 def row_bytes(inputs: int) -> int:
     """Room that a row needs in any precision."""
@@ -222,15 +258,20 @@ def _prove(made: Library) -> None:
                 panels = Panels.of(weight, bias, precision=precision, made=made)
                 rounded = getattr(torch, precision)
                 expected = x.to(rounded).double() @ weight.to(rounded).double().T + bias
-            got = panels.multiply(x, made)
-            if not torch.allclose(got, expected.float(), rtol=1e-4, atol=1e-2):
-                raise NativeError("what was compiled computes something else; a fault of GCC?")
+            pairs = [(panels.multiply(x, made), expected)]
+            if precision == "int8" and made.differentiates:
+                y = torch.randint(-99, 100, (rows, outputs), generator=source).float()
+                given = (y * panels.scales[:outputs]).bfloat16().double()  # type: ignore
+                pairs.append((panels.gradient(y, made), _turned(given @ weight.double())))
+            for got, wanted in pairs:
+                if not torch.allclose(got, wanted.float(), rtol=1e-4, atol=1e-2):
+                    raise NativeError("what was compiled computes something else; a fault of GCC?")
 
 
 def _turned(x: Tensor) -> Tensor:
     """Times the Hadamard matrix of 64, block by block, where there are whole blocks."""
     if x.shape[1] % 64:
         return x
-    two = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    two = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=x.dtype)
     matrix = functools.reduce(torch.kron, [two] * 6)
     return (x.view(len(x), -1, 64) @ matrix).view(x.shape)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agents.compiled.products import Panels, multiplies
+from agents.compiled.products import Panels, library, multiplies
 from agents.loading.processor import has_bfloat16
 
 _LARGEST = 127
@@ -69,16 +69,24 @@ class Int8Weight(NamedTuple):
     """A quantised weight, which stands for ``turn(values * scales[:, None])``.
 
     Attributes:
-        values: ``[out, in]`` int8, from -127 to 127, row after row.
+        values: ``[out, in]`` int8, from -127 to 127, row after row; None where the panels hold
+            them and are all that is read.
         scales: ``[out]`` float32, above 0.
         bias: ``[out]`` float32, or None.
         panels: The same for the compiled products; None where there are none.
     """
 
-    values: Tensor
+    values: Tensor | None
     scales: Tensor
     bias: Tensor | None = None
     panels: Panels | None = None
+
+    def integers(self) -> Tensor:
+        """``[out, in]`` int8, whoever holds them."""
+        if self.values is not None:
+            return self.values
+        assert self.panels is not None
+        return self.panels.integers()
 
 
 def quantise_weight(weight: Tensor, bias: Tensor | None = None) -> Int8Weight:
@@ -97,10 +105,11 @@ def quantise_weight(weight: Tensor, bias: Tensor | None = None) -> Int8Weight:
     scales = torch.where(scales == 0, 1.0, scales)
     values = torch.round(weight / scales[:, None]).clamp_(-_LARGEST, _LARGEST)
     values = values.to(torch.int8).contiguous()
-    panels = None
-    if multiplies("int8"):
-        panels = Panels.of(values, bias, precision="int8", scales=scales)
-    return Int8Weight(values, scales, bias, panels)
+    made = library()
+    if made is None or not multiplies("int8"):
+        return Int8Weight(values, scales, bias)
+    panels = Panels.of(values, bias, precision="int8", scales=scales)
+    return Int8Weight(None if made.differentiates else values, scales, bias, panels)
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,9 +143,9 @@ def multiply_int8(x: Tensor, packed: Int8Weight) -> Tensor:
         x: ``[..., in]`` float32.
         packed: What `quantise_weight` made.
     """
-    values, scales, bias, panels = packed
-    if panels is not None:
-        return panels.multiply(x)
+    if packed.panels is not None:
+        return packed.panels.multiply(x)
+    values, scales, bias = packed.integers(), packed.scales, packed.bias
     rows, row_scales = quantise_rows(x.reshape(-1, x.shape[-1]))
     y = torch.ops.aten._int_mm(rows, values.t()).float().mul_(row_scales).mul_(scales)
     if bias is not None:
@@ -149,7 +158,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Int8Weight) -> Tensor:
-        ctx.save_for_backward(packed.values, packed.scales)
+        ctx.packed = packed  # frozen, so nobody writes it meanwhile
         return multiply_int8(x, packed)
 
     @staticmethod
@@ -159,7 +168,10 @@ class _Product(torch.autograd.Function):
         The scales go to the gradient: the integers are exact in bfloat16, in which the processor
         multiplies if it can.
         """
-        values, scales = ctx.saved_tensors
+        packed: Int8Weight = ctx.packed
+        if packed.values is None and packed.panels is not None:
+            return packed.panels.gradient(gradients[0]), None
+        values, scales = packed.integers(), packed.scales
         dtype = torch.bfloat16 if has_bfloat16() else torch.float32
         given = (gradients[0] * scales).to(dtype)
         product = torch.ops.mkldnn._linear_pointwise

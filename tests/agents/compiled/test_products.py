@@ -28,15 +28,20 @@ def packed(precision, outputs, inputs, bias):
     return made, integers.double() * scales[:, None].double(), added
 
 
+def turned(x):
+    """Times the Hadamard matrix of 64, block by block."""
+    matrix = torch.ones(1, 1, dtype=x.dtype)
+    while len(matrix) < 64:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return (x.view(len(x), -1, 64) @ matrix).view(x.shape)
+
+
 def rounded(x, precision):
     """The rows as the product sees them, turned where it turns them."""
     if precision != "int8":
         return x.to(getattr(torch, precision)).double()
     if x.shape[1] % 64 == 0:
-        matrix = torch.ones(1, 1)
-        while len(matrix) < 64:
-            matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-        x = (x.view(len(x), -1, 64) @ matrix).view(x.shape)
+        x = turned(x)
     step = x.abs().amax(1, keepdim=True) / 127
     return (x / step).round().double() * step.double()
 
@@ -91,6 +96,32 @@ def test_zeros_no_rows_and_more_dimensions(precision):
     assert panels.multiply(torch.zeros(0, 128)).shape == (0, 50)
     x = drawn(2, 3, 128)
     assert torch.equal(panels.multiply(x).view(6, 50), panels.multiply(x.view(6, 128)))
+
+
+@pytest.mark.skipif(not (library() and library().differentiates), reason="no compiled gradients")
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [*SHAPES, (530, 192, 1000)])
+def test_gradients_are_products_with_the_same_weight(rows, inputs, outputs):
+    panels, weight, _ = packed("int8", outputs, inputs, bias=True)
+    y = drawn(rows, outputs)
+    scales = panels.scales[:outputs]
+    integers = weight / scales.double()[:, None]
+    torch.testing.assert_close(panels.integers().double(), integers)
+    exact = (y * scales).bfloat16().double() @ integers
+    if inputs % 64 == 0:
+        exact = turned(exact)
+    got = panels.gradient(y)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
+    alone = torch.cat([panels.gradient(row[None]) for row in y[:9]])
+    assert torch.equal(alone, got[:9])
+    assert torch.equal(panels.gradient(y.view(1, rows, outputs)), got[None])
+    assert panels.gradient(y[:0]).shape == (0, inputs)
+
+
+@pytest.mark.skipif("bfloat16" not in PRECISIONS, reason="no products in bfloat16")
+def test_gradients_of_other_precisions_are_not_compiled():
+    panels, _, _ = packed("bfloat16", 5, 8, bias=False)
+    with pytest.raises(ValueError, match="precision: got 'bfloat16', expected 'int8'"):
+        panels.gradient(drawn(2, 5))
 
 
 def test_what_computes_something_else_is_refused(monkeypatch):

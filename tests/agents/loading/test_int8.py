@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.compiled.products import library
 from agents.engine.adapters import StackedLora
 from agents.engine.generation import Job, generate
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
@@ -92,7 +93,7 @@ def test_halves_are_rounded_to_even_and_the_largest_is_kept():
     assert values.tolist() == [[0, 2, -2, 127], [0, -127, 2, 0]]
     assert scales.tolist() == [[1.0], [2.0]]
     packed = quantise_weight(torch.tensor([[0.5, 1.5, -2.5, 127.0], [0.0, -254.0, 3.0, 1.0]]))
-    assert packed.values.tolist() == values.tolist()
+    assert packed.integers().tolist() == values.tolist()
     assert packed.scales.tolist() == [1.0, 2.0]
 
 
@@ -159,7 +160,7 @@ def test_the_gradient_is_that_of_the_dequantised_weight(outputs):
     y = layer(x)
     assert torch.equal(y.detach(), layer(x.detach()))  # learning sees what decoding saw
     y.backward(up)
-    meant = layer.packed.values.double() * layer.packed.scales[:, None]
+    meant = layer.packed.integers().double() * layer.packed.scales[:, None]
     expected = up.double() @ meant
     tolerance = 4e-3 if has_bfloat16() else 1e-5
     assert ((x.grad - expected).norm() / expected.norm()).item() < tolerance
@@ -168,9 +169,8 @@ def test_the_gradient_is_that_of_the_dequantised_weight(outputs):
     one = torch.zeros_like(up)
     one[0, 0, outputs - 1] = 1 / layer.packed.scales[-1]
     layer(x).backward(one)
-    torch.testing.assert_close(
-        x.grad[0, 0], layer.packed.values[-1].float(), rtol=tolerance, atol=0
-    )
+    last = layer.packed.integers()[-1].float()
+    torch.testing.assert_close(x.grad[0, 0], last, rtol=tolerance, atol=0)
     assert not x.grad[0, 1:].any()
 
 
@@ -184,8 +184,11 @@ def test_names_and_tied_weights_stay():
     assert head.weight.dtype == torch.float32
     kept = sum(p.numel() for p in base.model.parameters())
     packed = [m.packed for m in base.model.modules() if isinstance(m, Int8Linear)]
-    assert all(w.values.dtype == torch.int8 for w in packed)
-    assert sum(w.values.numel() for w in packed) <= kept  # no other copy of the weights
+    assert all(w.integers().dtype == torch.int8 for w in packed)
+    assert sum(w.integers().numel() for w in packed) <= kept  # no other copy of the weights
+    made = library()
+    once = made is not None and made.differentiates  # panels are all that is read
+    assert all((w.values is None) == (w.panels is not None and once) for w in packed)
     assert not any(isinstance(m, FrozenLinear) for m in base.model.modules())
 
 
