@@ -210,6 +210,11 @@ class EvolutionConfig:
             raise ConfigError("temperature: got 0, expected more: a learner needs sampled replies")
         return settings
 
+    @property
+    def only_propose(self) -> int:
+        """How many agents, from the first on, write problems and solve none."""
+        return self.proposers if isinstance(self.proposers, int) else 0
+
     def homes(self, size: int) -> list[np.ndarray]:
         """Slots of those who breed and compete among themselves, ``[agents]`` each.
 

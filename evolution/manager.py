@@ -159,8 +159,9 @@ class EvolutionManager:
 
     @property
     def best(self) -> str:
-        """Agent of highest standing, measured on training problems alone."""
-        return self.population.agents[int(selection.ranking(self.standing)[0])]
+        """Solver of highest standing, measured on training problems alone."""
+        first = self.config.only_propose
+        return self.population.agents[first + int(selection.ranking(self.standing[first:])[0])]
 
     def ask(self) -> EpisodePlan:
         """Make the children that are due and say what to play; asking again changes nothing.

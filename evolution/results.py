@@ -65,7 +65,7 @@ class GenerationResult:
         standing: Lead over the population across an individual's life; see
             `evolution.individuals.standing`.
         standing_errors: Standard errors of these.
-        best: Agent of highest standing.
+        best: Agent of highest standing, among those who solve.
         champion: Individual that the champion is a snapshot of; empty before the first trial.
         trial: What was confirmed before the generation was played, if anything was in question.
         learning: What the learner did, if there is one.

@@ -75,7 +75,5 @@ def make_meter(
     if not (paid and isinstance(problems, SelfPlaySource)):
         return None
     fixed = problems.fresh(generator("progress", config.seed), PROBLEMS)
-    writing = config.proposers if isinstance(config.proposers, int) else 0
-    return ProgressMeter(
-        population, population.agents[writing:], fixed, grader, config.solve_tokens
-    )
+    solvers = population.agents[config.only_propose :]
+    return ProgressMeter(population, solvers, fixed, grader, config.solve_tokens)

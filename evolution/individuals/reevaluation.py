@@ -240,8 +240,7 @@ class Reevaluations:
     def _solvers(self, size: int) -> np.ndarray:
         """Who solves, ``[N]``; agents that only propose are no champions and meet no trial."""
         solves = np.ones(size, dtype=bool)
-        if isinstance(self._config.proposers, int):
-            solves[: self._config.proposers] = False
+        solves[: self._config.only_propose] = False
         return solves
 
     def _right(self, slots: Sequence[int], problems: Sequence[Problem]) -> np.ndarray:

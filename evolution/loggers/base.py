@@ -99,7 +99,7 @@ def _warn(logger: Logger, what: str, error: Exception) -> None:
 
 
 def aggregates(result: "GenerationResult") -> dict[str, float | None]:
-    """What a generation comes to: mean and maximum over the agents, and what learning did.
+    """What a generation comes to: mean and maximum over the agents, proposals, what learning did.
 
     Returns:
         Names, as in ``returns/mean``, to values; None where nothing is known.
@@ -121,6 +121,14 @@ def aggregates(result: "GenerationResult") -> dict[str, float | None]:
         found["learning/tokens"] = learning.tokens
         found["learning/clipped"] = known(learning.clipped)
         found["learning/kl"] = float(some.mean()) if len(some) else None
+    if (proposals := result.proposals) is not None:
+        found["proposals/valid"] = proposals.valid / proposals.count
+        found["proposals/learnable"] = known(proposals.learnable)
+        found["proposals/solve_rate"] = known(proposals.solve_rate)
+        found["proposals/novelty"] = known(proposals.novelty)
+        found["proposals/held_out"] = proposals.held_out
+        for name, value in proposals.measures.items():
+            found[f"proposals/measures/{name}"] = known(value)
     return found
 
 
@@ -227,7 +235,8 @@ class ConsoleLogger:
             f"generation {result.generation + 1:3d}{self._of}  "
             f"return {shown('returns/mean', '5.2f')} (best {shown('returns/max', '5.2f')})  "
             f"accuracy {shown('accuracy/mean', '4.2f')}  "
-            f"{diversity_words(result.scores)}  {result.seconds:4.1f} s",
+            f"{diversity_words(result.scores)}  {result.seconds:4.1f} s"
+            + (f"  {result.proposals}" if result.proposals is not None else ""),
             soft_wrap=True,
         )
 

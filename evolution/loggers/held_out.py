@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HeldOutLogger:
-    """Measures all agents, greedily, every few generations; a `Logger`.
+    """Measures all agents that solve, greedily, every few generations; a `Logger`.
 
     Writes a row per agent and measured generation to `CURVE_FILE`; the first time, also one for
     the bare base. Nothing that is measured has an influence on the run.
@@ -29,6 +29,7 @@ class HeldOutLogger:
         every: Generations from one measurement to the next, at least 1.
         max_new_tokens: Length limit of a reply.
         grader: Used and left open.
+        agents: Who of the population is measured; None for all.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class HeldOutLogger:
         every: int,
         max_new_tokens: int,
         grader: Grader,
+        agents: Sequence[str] | None = None,
     ) -> None:
+        self._agents = population.agents if agents is None else tuple(agents)
         self._folder, self._population, self._problems = folder, population, tuple(problems)
         self._every, self._max_new_tokens, self._grader = every, max_new_tokens, grader
 
@@ -55,7 +58,7 @@ class HeldOutLogger:
         measured = evaluate(
             self._population.greedy(),
             self._problems,
-            agents=((BASE,) if first else ()) + self._population.agents,
+            agents=((BASE,) if first else ()) + self._agents,
             grader=self._grader,
             max_new_tokens=self._max_new_tokens,
         )

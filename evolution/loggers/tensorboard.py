@@ -12,6 +12,7 @@ import numpy as np
 from agents.plain_files import refuse_links, remove
 from evolution.errors import CheckpointError
 from evolution.loggers.base import aggregates
+from populora_env.proposals.record import Proposal
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
@@ -93,10 +94,27 @@ def _plain(value: Any) -> float | str | bool:
     return value if isinstance(value, bool | int | float) else str(value)
 
 
+def _outcome(proposal: Proposal) -> str:
+    if not proposal.valid:
+        return f"{proposal.status.value.replace('_', ' ')}: {proposal.reason}"
+    rate = proposal.solve_rate
+    return "valid, not graded" if rate is None else f"valid, solved in {rate:.0%} of the attempts"
+
+
 def as_markdown(transcript: Transcript) -> str:
-    """An episode as Markdown: the problem, each attempt and how it was judged."""
+    """An episode as Markdown: the problem, each attempt and how it was judged.
+
+    Where an agent wrote the problem, first of all what became of that; of a proposal that is not
+    valid, nothing else.
+    """
+    lines: list[str] = []
+    if (proposal := transcript.proposal) is not None:
+        paid = transcript.rewards[proposal.agent]
+        lines += [f"**{proposal.agent}** proposes — {_outcome(proposal)}, return {paid:.2f}", ""]
+        if not proposal.valid:
+            return "\n".join([*lines, "    " + proposal.text.replace("\n", "\n    "), ""])
     quoted = transcript.problem.prompt.replace("\n", "\n> ")
-    lines = [f"> {quoted}", "", f"Known answer: `{transcript.problem.answer}`", ""]
+    lines += [f"> {quoted}", "", f"Known answer: `{transcript.problem.answer}`", ""]
     for attempt in transcript.attempts:
         grade = attempt.grade.status.value if attempt.grade is not None else "ungraded"
         lines += [

@@ -123,6 +123,11 @@ class SavedRun:
         folder = folder_of(self.path, self.generation) / "adapters"
         return {f"agent_{i}": folder / f"agent_{i}" for i in range(self.config.size)}
 
+    @property
+    def solvers(self) -> dict[str, Path]:
+        """The same of those who solve problems; in self-play others may only write them."""
+        return dict(list(self.adapters.items())[self.config.only_propose :])
+
     @cached_property
     def last_rows(self) -> Mapping[str, Mapping[str, Any]]:
         """What the history says of each agent in the last generation.

@@ -304,3 +304,16 @@ def test_breeding_can_go_by_the_rating_of_ones_role():
     distinct = len({*bounds.values()}) == 6
     assert not distinct or set(born) == worst
     manager.close()
+
+
+def test_the_best_is_a_solver_even_if_a_proposer_leads_more():
+    manager = make()
+    manager.run(1)
+    manager._standing._lead[:2] = 50.0
+    assert manager.best in ("agent_2", "agent_3", "agent_4")
+    manager.close()
+    both = make(size=4, proposers="all", elites=1)
+    both.run(1)
+    both._standing._lead[0] = 50.0
+    assert both.best == "agent_0"
+    both.close()

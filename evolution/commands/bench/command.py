@@ -149,7 +149,7 @@ def main(arguments: Sequence[str]) -> int:
         left_out=console.print,
     )
     tasks = [task for task in tasks if task.spec in problems]
-    own = {} if run is None else run.adapters
+    own = {} if run is None else run.solvers
     # An adapter from elsewhere may have an agent's name, too.
     folders = {**own, **{str(f) if name in own else name: f for name, f in others.items()}}
     default = f"runs/bench-{_settings_hash(options, folders)}"

@@ -36,6 +36,7 @@ from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.keys import generator
 from populora_env.problems import load_problems
+from populora_env.proposals.source import SelfPlaySource
 from populora_env.records import Problem
 from populora_env.settings import OneOf, Range
 
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(options.out).expanduser()
     with Interrupts() as interrupts, Grader() as grader:
         with new_folder(options.out) as work:
-            adapters = [read_adapter(folder) for folder in run.adapters.values()]
+            adapters = [read_adapter(folder) for folder in run.solvers.values()]
             rank = options.rank or max(adapter.rank for adapter in adapters)
             equal = [1 / len(adapters)] * len(adapters)
             with Bars(console) as bars:
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
             _write(work, record)
         console.print(f"Adapter: {options.out}")
         if held_out:
-            folders = {**run.adapters, MERGED: out / MERGED, DISTILLED: out}
+            folders = {**run.solvers, MERGED: out / MERGED, DISTILLED: out}
             try:
                 right = measure(
                     base, folders, held_out, grader, console,
@@ -180,8 +181,15 @@ def _replies(
     config = run.config
     source = load_problems(config.problems, split="train", seed=config.seed)
     forbidden = {problem.id for problem in held_out}
-    problems = [p for p in source.distinct(options.sample_problems) if p.id not in forbidden]
-    population, _ = load_participants(base, run.adapters, max_rows=options.max_rows)
+    if isinstance(source, SelfPlaySource):  # its items are requests, which nobody can solve
+        source.exclude(held_out)
+        rng = generator("distill problems", options.seed)
+        drawn = source.fresh(rng, options.sample_problems)
+        source.close()
+    else:
+        drawn = source.distinct(options.sample_problems)
+    problems = [problem for problem in drawn if problem.id not in forbidden]
+    population, _ = load_participants(base, run.solvers, max_rows=options.max_rows)
     try:
         with Bars(console) as bars:
             return sampled(

@@ -1,5 +1,6 @@
 """Replies that were found right, for ``populora distill``: from a run's transcripts, or fresh."""
 
+from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from evolution.runs.saved_run import SavedRun
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed, generator
 from populora_env.prompts import solve_prompt
-from populora_env.records import Phase, Problem
+from populora_env.records import Phase, Problem, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,16 @@ def from_transcripts(
         if generation > run.generation or transcript.problem.id in forbidden:
             continue
         with run.reading(run.path / "transcripts.jsonl", line):
-            turns = {t.agent: t for t in transcript.turns if t.phase is Phase.SOLVE}
+            # Where agents answer several times, their attempts and turns are in the same order.
+            turns: dict[str, deque[Turn]] = defaultdict(deque)
+            for turn in transcript.turns:
+                if turn.phase is Phase.SOLVE:
+                    turns[turn.agent].append(turn)
             for attempt in transcript.attempts:
+                turn = turns[attempt.agent].popleft()
                 if not attempt.correct:
                     continue
-                prompt, reply = turns[attempt.agent].prompt, turns[attempt.agent].reply
+                prompt, reply = turn.prompt, turn.reply
                 if prompt not in prompts:
                     prompts[prompt] = tuple(base.chat_ids(prompt))
                 ids = base.tokenizer(reply, add_special_tokens=False)["input_ids"]

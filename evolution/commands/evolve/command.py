@@ -10,7 +10,7 @@ from rich.console import Console
 
 from agents.loading.models import BaseModel, load_base
 from agents.population import LoraPopulation
-from evolution.commands.evolve.final_table import measure
+from evolution.commands.evolve.final_table import measure, show_proposals
 from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
 from evolution.commands.progress import Bars
@@ -73,7 +73,15 @@ def main(arguments: Sequence[str]) -> int:
         if held_out and (every := options.held_out_every):
             tokens = options.solve_tokens
             manager.loggers.append(
-                HeldOutLogger(folder, population, held_out, every, tokens, grader)
+                HeldOutLogger(
+                    folder,
+                    population,
+                    held_out,
+                    every,
+                    tokens,
+                    grader,
+                    population.agents[options.only_propose :],
+                )
             )
         try:
             with Interrupts() as interrupts:
@@ -85,6 +93,8 @@ def main(arguments: Sequence[str]) -> int:
                 summary["arena"] = show_judging(folder, console)
             if held_out and manager.champion is not None:
                 summary["held_out"] = measure(manager, options, held_out, grader, console, folder)
+            if (proposals := show_proposals(folder, console)) is not None:
+                summary["proposals"] = proposals
             if overlong := population.stats.overlong:
                 summary["overlong_prompts"] = overlong
                 console.print(

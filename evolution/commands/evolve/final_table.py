@@ -1,6 +1,10 @@
-"""What an evolution came to: accuracy of all agents and the champion on held-out problems."""
+"""What an evolution came to: accuracy of those who solve and of the champion on held-out problems.
+
+In self-play also how many proposals were held-out problems.
+"""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +21,10 @@ from evolution.individuals.reevaluation import Champion, hosting
 from evolution.lowrank.genomes import content_hash
 from evolution.manager import EvolutionManager
 from evolution.runs.checkpoint import RunFolder
+from evolution.runs.saved_run import SavedRun
+from populora_env.episodes.roles import PROPOSER, SOLVER
 from populora_env.grading import Grader
+from populora_env.proposals.record import ProposalStatus
 from populora_env.records import Problem
 
 
@@ -29,7 +36,7 @@ def measure(
     console: Console,
     folder: RunFolder,
 ) -> dict[str, Any]:
-    """Held-out accuracy of the base and all agents: table, replies, best adapter."""
+    """Held-out accuracy of the base and all who solve: table, replies, best adapter."""
     population = manager.population
     ask = partial(
         evaluate,
@@ -40,7 +47,8 @@ def measure(
     )
     with Bars(console, population.stats) as bars:
         base = ask(agents=(BASE,), progress=bars.tell)
-        agents = ask(agents=population.agents, progress=bars.tell)
+        solvers = population.agents[manager.config.only_propose :]
+        agents = ask(agents=solvers, progress=bars.tell)
     champion = manager.champion
     if champion is None:
         raise ValueError("measure: no individual was ever confirmed")
@@ -65,6 +73,29 @@ def measure(
         "vote": agents.vote if agents.vote is not None else agents.mean,
         "standard_error": best.standard_error,
     }
+
+
+def show_proposals(folder: RunFolder, console: Console) -> dict[str, Any] | None:
+    """Say how many proposals were held-out problems, over the whole run.
+
+    Returns:
+        How many proposals there were, how many were held-out problems, and what became of all, as
+        JSON types; None where agents wrote no problems.
+    """
+    # Each agent's row of a generation has the same.
+    found = {
+        row["generation"]: row["proposals"]["statuses"]
+        for _, row in SavedRun(folder.path).rows("history.jsonl")
+        if "proposals" in row
+    }
+    if not found:
+        return None
+    statuses: Counter[str] = Counter()
+    for own in found.values():
+        statuses.update(own)
+    held_out, count = statuses[ProposalStatus.HELD_OUT.value], statuses.total()
+    console.print(f"{held_out} of {count} proposals were held-out problems; none was learned from.")
+    return {"count": count, "held_out": held_out, "statuses": dict(statuses)}
 
 
 def _score_of(
@@ -93,13 +124,19 @@ def _table(
         f"{manager.population.base.precision} ({manager.generation} generations)"
     )
     table.add_column("who")
+    apart = len(agents.scores) < len(manager.population.agents)  # some only propose
+    if apart:
+        table.add_column("role")
     for name in ("accuracy", "± s.e.", "vs base", "standing"):
         table.add_column(name, justify="right")
     start = base.scores[BASE].accuracy
 
-    def row(name: str, accuracy: float, error: float | None, standing: str = "") -> None:
+    def row(
+        name: str, accuracy: float, error: float | None, standing: str = "", role: str = ""
+    ) -> None:
         table.add_row(
             name,
+            *((role,) if apart else ()),
             f"{accuracy:.3f}",
             "" if error is None else Estimate(accuracy, error).error_text(),
             "" if name == BASE else f"{accuracy - start:+.3f}",
@@ -109,12 +146,15 @@ def _table(
     row(BASE, start, base.scores[BASE].standard_error)
     standings = zip(manager.standing.tolist(), manager.standing_errors.tolist(), strict=True)
     for agent, (standing, error) in zip(manager.population.agents, standings, strict=True):
-        score = agents.scores[agent]
-        row(agent, score.accuracy, score.standard_error, Estimate(standing, error).text())
+        shown = Estimate(standing, error).text()
+        if (score := agents.scores.get(agent)) is None:
+            table.add_row(agent, PROPOSER, "", "", "", shown)
+        else:
+            row(agent, score.accuracy, score.standard_error, shown, SOLVER)
     table.add_section()
     taken = "" if champion.generation == manager.generation else f", gen. {champion.generation}"
     row(f"champion ({champion.agent}{taken})", best.accuracy, best.standard_error)
-    row("population mean", agents.mean, None)
+    row("mean of the solvers" if apart else "population mean", agents.mean, None)
     if agents.vote is not None:
         row("majority vote", agents.vote, None)
     return table

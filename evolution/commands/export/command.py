@@ -39,7 +39,7 @@ class ExportOptions:
     out: str
     """Folder for the adapter and export.json; must not exist yet."""
     agents: tuple[str, ...] = (ALL,)
-    """With a run: all agents of its last generation, best, or some by name."""
+    """With a run: all agents of its last generation that solve, best, or some by name."""
     weights: tuple[str, ...] = ("equal",)
     """How much each counts: equal, standing, rating, or a number for each, used as it is."""
     rank: int | Literal["full"] | None = None

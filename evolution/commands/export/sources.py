@@ -77,7 +77,7 @@ def _folder(name: str) -> Path:
 def _chosen(run: SavedRun, agents: Sequence[str]) -> dict[str, Path]:
     everyone = run.adapters
     if tuple(agents) == (ALL,):
-        return dict(everyone)
+        return run.solvers
     named = [run.best_agent] if tuple(agents) == (BEST,) else list(agents)
     if not named or len(set(named)) < len(named) or not set(named) <= set(everyone):
         raise UsageError(
