@@ -46,6 +46,7 @@ ORDER = [
     "agents.peft_config",
     "agents.peft_io",
     "agents.compiled",
+    "agents.compiled.trees",
     "agents.loading",
     "agents.engine",
     "agents.learning",

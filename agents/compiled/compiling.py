@@ -59,7 +59,8 @@ def load(source: Path, symbols: Sequence[str] = ()) -> tuple[ctypes.CDLL, str]:
     command, macros = _compiler()
     # The macros tell the compiler's version and what this processor can do: another processor that
     # shares the cache folder gets a file of its own.
-    headers = [file.read_bytes() for file in sorted(source.parent.glob("*.h"))]
+    folders = dict.fromkeys((Path(__file__).parent, source.parent))
+    headers = [file.read_bytes() for own in folders for file in sorted(own.glob("*.h"))]
     parts = [source.read_bytes(), *headers, macros.encode(), " ".join(_FLAGS).encode()]
     name = f"{source.stem}-{hashlib.sha256(bytes(1).join(parts)).hexdigest()[:16]}.so"
     library, own = None, f"native-{os.geteuid()}"

@@ -140,6 +140,12 @@ class CompiledPass:
         return self._forward.choose(logits, uniforms, temperature)
 
 
+def is_known(model: nn.Module) -> bool:
+    """Whether a model is of a kind that compiled code knows."""
+    kind = type(model)
+    return kind.__name__ in _KINDS and kind.__module__.startswith("transformers.models.")
+
+
 def compiled_forward(
     base: BaseModel, lora: StackedLora | None, longest: int
 ) -> CompiledForward | None:
@@ -161,8 +167,7 @@ def _parts(
     base: BaseModel, lora: StackedLora | None, made: Library, longest: int
 ) -> ModelParts | None:
     model = base.model
-    kind = type(model)
-    if kind.__name__ not in _KINDS or not kind.__module__.startswith("transformers.models."):
+    if not is_known(model):
         return None
     body: Any = backbone(model)
     config, head = model.config, panels_of(model.get_output_embeddings())

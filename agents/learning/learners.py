@@ -21,7 +21,8 @@ from agents.engine.adapters import StackedLora
 from agents.learning.likelihood import Likelihood, Tokens
 from agents.learning.objective import Objective
 from agents.learning.optimizer import StackedAdamW
-from agents.learning.packing import ATTENTION, ATTENTION_INT8, Batch, plan
+from agents.learning.packing import ATTENTION, ATTENTION_INT8, ATTENTION_TREE, Batch, plan
+from agents.learning.tree_attention import attends_by_tree
 from agents.loading.models import BaseModel
 from agents.progress import Progress
 from populora_env.keys import Key
@@ -199,8 +200,12 @@ class _StackedLearner:
         def arranged(owners: Sequence[int], part: Sequence[int]) -> list[Batch]:
             width = self.base.model.get_input_embeddings().weight.shape[1]
             budget = config.tokens_per_batch
-            cost = ATTENTION_INT8 if self.base.precision == "int8" else ATTENTION
             return plan(tokens.sequences, owners, budget, width=width, attention=cost, only=part)
+
+        longest = max(map(len, tokens.sequences), default=0)
+        cost = ATTENTION_INT8 if self.base.precision == "int8" else ATTENTION
+        if attends_by_tree(self.base, longest):
+            cost = ATTENTION_TREE
 
         batches = [arranged(agents, part) for part in parts]
         # The base is one for all agents: what their samples share is computed once.

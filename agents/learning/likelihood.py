@@ -7,6 +7,8 @@ model, would fill the memory.
 The layout stays in force during the backward pass, and no cache is used, so a model with gradient
 checkpointing recomputes what it computed.
 
+How places attend is said by `agents.learning.tree_attention`.
+
 Not covered here: kernels that take no mask (flash attention proper), and sliding windows: in a row
 that branches every place looks at all its ancestors.
 """
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from agents.engine.adapters import Layout, StackedLora
 from agents.learning.packing import Batch, pack
+from agents.learning.tree_attention import attending
 from agents.loading.models import BaseModel, backbone
 from populora_env.keys import Key
 
@@ -113,8 +116,11 @@ class Likelihood:
         bare: bool,
         key: Sequence[Key] | None = None,
     ) -> None:
-        with self._lora.active(None if bare else _layout(batch), key):
-            packed = pack(batch, tokens.sequences)
+        packed = pack(batch, tokens.sequences)
+        with (
+            self._lora.active(None if bare else _layout(batch), key),
+            attending(self._base, batch, packed) as options,
+        ):
             device, head = self._base.device, self._base.model.get_output_embeddings()
             rows, places, which = tokens.find(packed.places)
             # Tokens that stand in the same place of the same row are predicted once.
@@ -126,8 +132,8 @@ class Likelihood:
             hidden = backbone(self._base.model)(
                 input_ids=torch.from_numpy(packed.ids).to(device),
                 position_ids=torch.from_numpy(packed.positions).to(device),
-                attention_mask=None if packed.causal else self._mask(packed.visible()),
                 use_cache=False,
+                **options,
             ).last_hidden_state
             predicting = hidden[
                 torch.from_numpy(row).to(device),
@@ -148,14 +154,6 @@ class Likelihood:
                     result.backward()
             if leaf.requires_grad:
                 predicting.backward(leaf.grad)
-
-    def _mask(self, visible: np.ndarray) -> Tensor:
-        """What every kind of attention takes: 0 where a place looks, else the lowest number."""
-        dtype = self._base.model.get_input_embeddings().weight.dtype
-        hidden = torch.from_numpy(~visible).to(self._base.device)[:, None]
-        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
-            hidden, torch.finfo(dtype).min
-        )
 
 
 def _layout(batch: Batch) -> Layout:

@@ -4,7 +4,7 @@ A row is a tree of tokens, written depth first: sequences that begin alike share
 a place looks at its ancestors alone. What a place computes depends on nothing else, so hidden
 states, probabilities and gradients are those of each sequence by itself. The opening of a chat
 template, a prompt that was answered several times, and replies that begin alike are computed once
-per row. The mask is that of tree attention (SpecInfer, Miao et al., 2023, arXiv:2305.09781).
+per row. That is tree attention (SpecInfer, Miao et al., 2023, arXiv:2305.09781).
 
 A row belongs to one agent. Rows of similar width form a batch, whatever agents they are of, so no
 row is there only to fill up a grid.
@@ -22,6 +22,8 @@ import numpy as np
 ATTENTION = 2.0
 # The same beside products in int8, which cost a quarter: of 2, 0.6, 0.2 and 0.05 the fastest.
 ATTENTION_INT8 = 0.6
+# Where attention goes by the tree, it costs the same in a row of any width.
+ATTENTION_TREE = float("inf")
 # What a batch costs besides its places, in places; keeps batches from being tiny.
 OVERHEAD = 64
 

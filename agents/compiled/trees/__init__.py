@@ -1,0 +1,1 @@
+"""Attention of packed rows, in which sequences that begin alike share places."""
