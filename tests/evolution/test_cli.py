@@ -133,7 +133,9 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     assert "How the agents judged" in said
     assert "Majority answers: " in said
     summary = json.loads((folder / "summary.json").read_text())
-    assert set(summary) == {"held_out", "seconds", "generations", "arena"}
+    assert set(summary) == {"held_out", "seconds", "generations", "arena", "peak_memory_mib"}
+    assert summary["peak_memory_mib"]["process"] > 50
+    assert f"Memory at most: {summary['peak_memory_mib']['process']:,.0f} MiB" in said
     assert summary["arena"]["majority"]["episodes"] == 4
     assert summary["arena"]["judges"]["overall"]["comparisons"] > 0
     assert set(summary["held_out"]) == {

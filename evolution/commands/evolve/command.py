@@ -12,6 +12,7 @@ from agents.loading.models import BaseModel, load_base
 from agents.population import LoraPopulation
 from evolution.commands.evolve.final_table import measure, show_proposals
 from evolution.commands.evolve.judging_table import show_judging
+from evolution.commands.evolve.memory import memory_words, peak_memory
 from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
@@ -100,6 +101,10 @@ def main(arguments: Sequence[str]) -> int:
                 console.print(
                     f"{overlong} prompts did not fit the model's context and got empty replies"
                 )
+            peaks = peak_memory(base.device)
+            summary["peak_memory_mib"] = peaks
+            if said := memory_words(peaks):
+                console.print(said)
             summary["seconds"] = round(time.monotonic() - started, 1)
             folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
         except KeyboardInterrupt:
