@@ -1,8 +1,9 @@
 """``populora play``: watch an episode, or play in it.
 
 Adapters, the bare base model, random agents and people at the keyboard solve a problem and judge
-each other, and the episode is shown as it happens. While a person plays, what the others wrote is
-held back to the end: a judge is shown attempts without their authors, and nothing else.
+each other, and the episode is shown as it happens; in self-play one of them writes the problem.
+While a person plays, what the others wrote is held back to the end: a judge is shown attempts
+without their authors, and nothing else.
 
 Not covered here: many episodes for a measurement (`agents.measuring.evaluate`), and playing over a
 network.
@@ -24,6 +25,7 @@ from evolution.commands.usage import parse, writing_to
 from evolution.errors import UsageError
 from evolution.terminal import PlainConsole
 from populora_env.problems import load_problems
+from populora_env.proposals.source import SelfPlaySource
 from populora_env.reading.answers import canonical_answer
 from populora_env.reading.forms import FORMS
 from populora_env.reading.numerals import parse_number
@@ -42,7 +44,8 @@ class PlayOptions:
     problems: str = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
     """Problem spec; see load_problems."""
     split: Literal["test", "train", "all"] = "test"
-    """Half of all problems to draw from; test is the half that evolve never trains on."""
+    """Half of all problems to draw from; test is the half that evolve never trains on. Nobody
+    proposes that half alone: in self-play, test is all."""
     prompt: str = ""
     """A problem of your own, instead of one from the spec."""
     answer: str = ""
@@ -54,6 +57,12 @@ class PlayOptions:
     """How attempts are judged: score, compare, critique, several joined by +, or none."""
     revise: bool = False
     """Whether agents answer again after reading the critiques of their attempt."""
+    proposers: int | str = 0
+    """Agents, from the first on, that write the problems for the others in self-play; or all."""
+    solvers: Annotated[int | None, Range(1)] = None
+    """Agents that solve a proposal; default all there are."""
+    tries: Annotated[int, Range(1)] = 1
+    """How often each of them answers it."""
     judge_load: Annotated[int, Range(1)] = 1
     """Attempts (for compare: pairs) that each agent judges in each form of evaluation."""
     rewards: str = "default"
@@ -72,6 +81,8 @@ class PlayOptions:
     """Sampling temperature of the model; 0 is greedy."""
     solve_tokens: Annotated[int, Range(1)] = 128
     """Length limit of the model's attempts and revisions, in tokens."""
+    propose_tokens: Annotated[int, Range(1)] = 128
+    """Length limit of its proposals, in tokens."""
     judge_tokens: Annotated[int, Range(1)] = 16
     """Length limit of its scores and comparisons, in tokens."""
     critique_tokens: Annotated[int, Range(1)] = 96
@@ -101,20 +112,23 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors != "replace":
             stream.reconfigure(errors="replace")
     players = {f"agent_{i}": player for i, player in enumerate(read_players(options.agents))}
-    problems = _problems(options)
+    source, problems = _problems(options)
     console = PlainConsole(soft_wrap=True)
     with ExitStack() as stack:
         try:
-            arena = WatchedArena(problems, players, options, console)
+            arena = WatchedArena(source, problems, players, options, console)
         except ValueError as error:
             raise UsageError(str(error)) from error
         stack.callback(arena.close)
+        if isinstance(source, SelfPlaySource):
+            stack.callback(source.close)
         file = None
         if options.transcript:
             with writing_to("transcript", options.transcript):
                 file = stack.enter_context(open(options.transcript, "a", encoding="utf-8"))
         policy = policy_of(players, options, console)
         limits = dict.fromkeys(Phase, options.judge_tokens) | {
+            Phase.PROPOSE: options.propose_tokens,
             Phase.SOLVE: options.solve_tokens,
             Phase.REVISE: options.solve_tokens,
             **{phase: options.critique_tokens for phase, form in FORMS.items() if form.written},
@@ -130,16 +144,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _problems(options: PlayOptions) -> list[Problem]:
-    """Return a problem for each episode."""
+def _problems(options: PlayOptions) -> tuple[SelfPlaySource | None, list[Problem]]:
+    """Return a problem for each episode; in self-play a request, and where they come from."""
     if not options.prompt:
-        split = None if options.split == "all" else options.split
+        proposed = options.problems.strip().startswith("self-play:")
+        everything = options.split == "all" or (proposed and options.split == "test")
+        split = None if everything else options.split
         source = load_problems(options.problems, split=split, seed=options.seed)
-        return source.distinct(options.episodes)
+        if isinstance(source, SelfPlaySource):  # in turn, so that proposers take turns
+            return source, [source[number] for number in range(options.episodes)]
+        return None, source.distinct(options.episodes)
     answer = storable(options.answer) or None
     is_number = answer is None or parse_number(answer) is not None
     kind = options.answer_kind or (AnswerKind.NUMBER if is_number else AnswerKind.TEXT)
     if answer is not None and canonical_answer(answer, kind) is None:
         raise UsageError(f"answer: got {answer!r}, expected one of kind {kind}; see --answer-kind")
     problem = Problem.create(storable(options.prompt), answer, kind, "typed")
-    return [problem] * options.episodes
+    return None, [problem] * options.episodes
