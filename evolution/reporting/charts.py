@@ -26,6 +26,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PINK, RED, SKY)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "triangle-down")
 GREY = "#888888"
 _MARKED = 40  # most generations whose points are marked
+_ALL = "agents"
 _WRITTEN = 10  # most agents for whom numbers are written into the matrix
 
 
@@ -51,6 +52,9 @@ def curve(
 ) -> Chart:
     """Return a quantity over generations: mean, band over agents, the best agent's.
 
+    Where some only propose, a mean for each role that has it, and the band over the first of them:
+    what the two are paid is on scales of their own.
+
     Args:
         key: Id on the page.
         run: The run.
@@ -59,23 +63,30 @@ def curve(
         share: Whether values are shares, which are shown from 0 to 1.
     """
     figure = go.Figure()
-    x, mean, by_agent = np.array(run.generations), row_means(values), values.shape[1] > 1
+    x, by_agent = np.array(run.generations), values.shape[1] > 1
+    roles = _roles(run, values) if by_agent else {"population": values}
+    own = next(iter(roles.values()))
+    mean = row_means(own)
     known = np.isfinite(mean)
     if by_agent:
-        low, high = np.nanmin(values[known], 1), np.nanmax(values[known], 1)
-        _band(figure, x[known], low, high, 0.25, "all agents")
+        low, high = np.nanmin(own[known], 1), np.nanmax(own[known], 1)
+        band(figure, x[known], low, high, 0.25, f"all {next(iter(roles))}")
     if error is not None:
         sure = known & np.isfinite(error)
-        _band(figure, x[sure], (mean - error)[sure], (mean + error)[sure], 0.45, "± 1 s.e.")
+        band(figure, x[sure], (mean - error)[sure], (mean + error)[sure], 0.45, "± 1 s.e.")
     mode = "lines+markers" if known.sum() <= _MARKED else "lines"
-    name = "mean" if by_agent else "population"
-    line(figure, x[known], mean[known], name, BLUE, mode=mode, marker={"size": 6})
+    for (role, of_role), colour in zip(roles.items(), (BLUE, GREEN), strict=False):
+        means = row_means(of_role)
+        some = np.isfinite(means)
+        name = "population" if not by_agent else "mean" if role == _ALL else f"mean of {role}"
+        line(figure, x[some], means[some], name, colour, mode=mode, marker={"size": 6})
     if by_agent and any(run.best):
         leads = [
             np.nan if best is None else row[run.agents.index(best)]
             for row, best in zip(values, run.best, strict=True)
         ]
-        line(figure, x, leads, "best by standing", RED, width=1.5, dash="dot")
+        if np.isfinite(leads).any():
+            line(figure, x, leads, "best by standing", RED, width=1.5, dash="dot")
     layout(figure, "generation", "")
     figure.update_layout(hovermode="x unified")
     if share:
@@ -83,6 +94,17 @@ def curve(
     elif bool((values[np.isfinite(values)] >= 0).all()):
         figure.update_yaxes(rangemode="nonnegative")
     return Chart(key, figure)
+
+
+def _roles(run: RunData, values: Series) -> dict[str, Series]:
+    """Return the columns of each role with any value but 0; all, where roles make no difference."""
+    known = values[np.isfinite(values).all(axis=1)]
+    if not run.proposers or (len(known) and bool((known == known[:, :1]).all())):
+        return {_ALL: values}
+    roles = {"solvers": run.solvers, "proposers": run.proposers}
+    found = {name: values[:, run.columns(agents)] for name, agents in roles.items()}
+    some = {name: own for name, own in found.items() if bool(np.nan_to_num(own).any())}
+    return some or {_ALL: values}
 
 
 def add_held_out(
@@ -193,9 +215,10 @@ def line(
     figure.add_trace(go.Scatter(x=x, y=y, name=name, line=style, **settings))
 
 
-def _band(
+def band(
     figure: go.Figure, x: Series, low: Series, high: Series, opacity: float, name: str
 ) -> None:
+    """Add an area between two lines; all are of one length."""
     red, green, blue = (int(SKY[i : i + 2], 16) for i in (1, 3, 5))
     figure.add_trace(
         go.Scatter(

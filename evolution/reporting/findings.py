@@ -13,6 +13,7 @@ from evolution.reporting.measures.audits import (
     mode_collapse,
     reward_hacking,
 )
+from evolution.reporting.measures.collapse import proposals_collapse
 from evolution.reporting.measures.collusion import judge_collusion, peer_opinions
 from evolution.reporting.measures.data import RunData, Series, read_run_data, row_means
 from evolution.reporting.measures.measured import (
@@ -23,6 +24,7 @@ from evolution.reporting.measures.measured import (
     read_curve,
     read_held_out,
 )
+from evolution.reporting.measures.proposals import Proposed, read_proposals
 from evolution.reporting.measures.series import identical_share
 from evolution.reporting.measures.trends import MIN_POINTS
 from populora_env.judges import JudgeStatistics, judge_statistics
@@ -39,7 +41,8 @@ class Findings:
         bench: What it changed on other tasks.
         identical: Share of pairs of attempts that are the same text, [G].
         judges: Judge to how it judged; empty without judgements.
-        audits: All five, in a fixed order.
+        audits: All five, in a fixed order; one more in self-play.
+        proposals: What agents proposed, in self-play; else empty.
     """
 
     run: RunData
@@ -49,6 +52,7 @@ class Findings:
     identical: Series | None
     judges: Mapping[str, JudgeStatistics]
     audits: tuple[Audit, ...]
+    proposals: tuple[Proposed, ...] = ()
 
 
 def find(path: str | Path) -> Findings:
@@ -64,6 +68,9 @@ def find(path: str | Path) -> Findings:
                if (values := run.mean(name)) is not None}  # fmt: skip
     accuracy, measured_on = run.mean("accuracy"), "the training problems"
     truth = accuracy
+    proposals = read_proposals(run)
+    if proposals:  # how hard their problems are is up to their authors
+        truth, measured_on = None, "problems that stay as hard as they are"
     if curve is not None:
         held = row_means(curve.values)
         if int(np.isfinite(held).sum()) >= MIN_POINTS:
@@ -81,11 +88,13 @@ def find(path: str | Path) -> Findings:
             reward_hacking(run.generations, rewards, truth, gain, measured_on),
             mode_collapse(run.mean("diversity"), identical),
             forgetting(bench, last, str(run.path)),
-            length_drift(run.generations, run.mean("length"), accuracy),
+            length_drift(run.generations, run.mean("length"), truth if proposals else accuracy),
             judge_collusion(
                 peer_opinions(run.transcripts),
                 run.agents,
                 seed=seed if isinstance(seed, int) else 0,
             ),
+            *((proposals_collapse(proposals),) if proposals else ()),
         ),
+        proposals=proposals,
     )

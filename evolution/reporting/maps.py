@@ -38,28 +38,42 @@ def family_chart(run: RunData, tree: Family) -> Chart:
               (life.last + 0.3 * life.living, life.birth.slot)) for life in tree.lives]  # fmt: skip
     _strokes(figure, lives, "life", SKY, 4, 0.6)
     size = 7 if crowded else 11
-    figure.add_trace(
-        go.Scatter(
-            x=[birth.generation for birth in births], y=[birth.slot for birth in births],
-            mode="markers", name="birth",
-            marker={
-                "size": [size * 1.7 if birth.name == tree.best else size for birth in births],
-                "symbol": ["star" if birth.name == tree.best else _symbol(birth)
-                           for birth in births],
-                "color": [getattr(life, tree.measured) for life in tree.lives],
-                "colorscale": "Cividis", "showscale": True, "line": {"color": GREY, "width": 1},
-                "colorbar": {"title": {"text": tree.measured, "side": "right"}, "thickness": 12,
-                             "outlinewidth": 0},
-            },
-            hovertext=[_birth_text(life) for life in tree.lives], hoverinfo="text",
-        )
-    )  # fmt: skip
+    known = [life for life in tree.lives if getattr(life, tree.measured) is not None]
+    unknown = [life for life in tree.lives if getattr(life, tree.measured) is None]
+    scale = {
+        "colorscale": "Cividis", "showscale": True,
+        "colorbar": {"title": {"text": tree.measured, "side": "right"}, "thickness": 12,
+                     "outlinewidth": 0},
+    }  # fmt: skip
+    if unknown:
+        _births(figure, unknown, f"birth, {tree.measured} not known", tree.best, size, color=GREY)
+    colours = [getattr(life, tree.measured) for life in known]
+    _births(figure, known, "birth", tree.best, size, color=colours, **scale)
     layout(figure, "generation", "")
     figure.update_yaxes(
         tickvals=list(range(len(run.agents))), ticktext=[hover(agent) for agent in run.agents],
         range=[len(run.agents) - 0.5, -0.5], zeroline=False,
     )  # fmt: skip
     return Chart("family", figure, 130 + max(34 * len(run.agents), 150))
+
+
+def _births(
+    figure: go.Figure, lives: Sequence[Life], name: str, best: str | None, size: int, **marker: Any
+) -> None:
+    """Add a mark for each birth; the best one's is a star."""
+    births = [life.birth for life in lives]
+    marker |= {
+        "size": [size * 1.7 if birth.name == best else size for birth in births],
+        "symbol": ["star" if birth.name == best else _symbol(birth) for birth in births],
+        "line": {"color": GREY, "width": 1},
+    }
+    figure.add_trace(
+        go.Scatter(
+            x=[birth.generation for birth in births], y=[birth.slot for birth in births],
+            mode="markers", name=name, marker=marker,
+            hovertext=[_birth_text(life) for life in lives], hoverinfo="text",
+        )
+    )  # fmt: skip
 
 
 def _strokes(

@@ -2,7 +2,7 @@
 
 To add one, write a function here that works out what is shown, with its charts under ``charts``; a
 macro in ``assets/sections.html`` that says it, named after the key, with those parameters; and a
-row of `SECTIONS`.
+row of `SECTIONS`. A function that returns None leaves its section out.
 """
 
 import math
@@ -17,13 +17,21 @@ from evolution.reporting.examples import contrast, fooled
 from evolution.reporting.findings import Findings
 from evolution.reporting.maps import family_chart, map_charts
 from evolution.reporting.measures.audits import Verdict
+from evolution.reporting.measures.data import row_means
 from evolution.reporting.measures.family import family
 from evolution.reporting.measures.games import games, judging_over_time
 from evolution.reporting.measures.series import accuracy_error, ends
 from evolution.reporting.page import page
+from evolution.reporting.self_play import (
+    difficulty_section,
+    examples_section,
+    meetings_section,
+    proposals_section,
+)
 from evolution.reporting.text import text_map
 from populora_env.judges import JudgeStatistics, majority_figures
 from populora_env.judges.bias import OUTSIDE, OVERALL
+from populora_env.proposals.record import ProposalStatus
 
 Shown = dict[str, Any]
 Cell = str | int | float | None
@@ -38,7 +46,8 @@ _ALL_AGENTS = "all agents"
 
 def render(found: Findings) -> str:
     """Return the whole report as HTML."""
-    shown = [(key, title, work(found)) for key, title, work in SECTIONS]
+    worked = [(key, title, work(found)) for key, title, work in SECTIONS]
+    shown = [(key, title, values) for key, title, values in worked if values is not None]
     charts: list[Chart] = [c for _, _, values in shown for c in values.get("charts", ())]
     return page(found.run.name, _facts(found), shown, charts)
 
@@ -52,6 +61,7 @@ def _facts(found: Findings) -> Mapping[str, object]:
         "problems": config.get("problems"),
         "population": f"{len(run.agents)} agents"
         + (f", rank {config['rank']}" if "rank" in config else ""),
+        **({"roles": _roles(found)} if found.proposals else {}),
         "generations": f"{len(run.generations)}" + (f" of {asked} asked for" if asked else ""),
         "learner": config.get("learner"),
         "evaluation": config.get("evaluation"),
@@ -59,6 +69,13 @@ def _facts(found: Findings) -> Mapping[str, object]:
         "seed": config.get("seed"),
         "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items()) or None,
     }
+
+
+def _roles(found: Findings) -> str:
+    proposers, solvers = found.run.proposers, found.run.solvers
+    if not proposers:
+        return "all propose and solve"
+    return f"{len(proposers)} propose, {len(solvers)} solve"
 
 
 def _precision(config: Mapping[str, Any]) -> str | None:
@@ -78,8 +95,14 @@ def _summary(found: Findings) -> Shown:
         verdict: [audit.name for audit in found.audits if audit.verdict is verdict]
         for verdict in (Verdict.PROBLEM, Verdict.WATCH, Verdict.CANNOT_TELL, Verdict.FINE)
     }
+    wrote = None
+    if found.proposals:
+        statuses = [entry.proposal.status for entry in found.proposals]
+        kinds = (ProposalStatus.VALID, ProposalStatus.HELD_OUT)
+        wrote = (len(statuses), *(statuses.count(status) for status in kinds))
     return {
         "run": run,
+        "wrote": wrote,
         "held": held,
         "gain_is_clear": held and abs(held.gain.value) > 2 * held.gain.standard_error,
         "stale": held and held.after is not None and held.after != finished,
@@ -102,6 +125,8 @@ def _curves(found: Findings) -> Shown:
         if share:
             add_held_out(charts[-1], run, found.held_out, found.curve)
     means = {name: run.mean(name) for name in (*_CURVES, "bonus", "vendi")}
+    if run.proposers and (paid := run.recorded("return")) is not None:
+        means["return of proposers"] = row_means(paid[:, run.columns(run.proposers)])
     columns = {name: values for name, values in means.items() if values is not None}
     if error is not None:
         # 0 where all agents' accuracies are equal, which is no exactness
@@ -118,6 +143,8 @@ def _curves(found: Findings) -> Shown:
         "missing": [name for name, values in known.items() if values is None],
         "columns": ["generation", *columns, "best by standing"],
         "rows": list(zip(run.generations, *cells, run.best, strict=True)),
+        "of": "those who solve" if run.proposers else "the population",
+        "proposed": bool(found.proposals),
     }
 
 
@@ -159,7 +186,7 @@ def _family_tree(found: Findings) -> Shown:
 
 
 def _games(found: Findings) -> Shown:
-    played = games(found.run.agents, found.run.transcripts)
+    played = games(found.run.solvers, found.run.transcripts)
     if played is None:
         return {"charts": [], "rows": []}
     strength = played.strengths
@@ -175,7 +202,11 @@ def _games(found: Findings) -> Shown:
 
 def _judges(found: Findings) -> Shown:
     names = {OVERALL: _ALL_AGENTS, OUTSIDE: "judge from outside"}
-    lines = {names.get(name, name): _judged(entry) for name, entry in found.judges.items()}
+    lines = {
+        names.get(name, name): _judged(entry)
+        for name, entry in found.judges.items()
+        if name not in found.run.proposers
+    }
     columns = [
         column
         for column in next(iter(lines.values()), {})
@@ -241,10 +272,14 @@ def _settings(found: Findings) -> Shown:
     }  # fmt: skip
 
 
-SECTIONS: tuple[tuple[str, str, Callable[[Findings], Shown]], ...] = (
+SECTIONS: tuple[tuple[str, str, Callable[[Findings], Shown | None]], ...] = (
     ("summary", "Summary", _summary),
     ("audits", "Audits", lambda found: {"audits": found.audits}),
     ("curves", "Over generations", _curves),
+    ("proposals", "Proposals", proposals_section),
+    ("difficulty", "Difficulty of proposals", difficulty_section),
+    ("meetings", "Who proposes for whom", meetings_section),
+    ("examples", "Proposals to read", examples_section),
     ("measured", "Held-out accuracy", _measured),
     ("family-tree", "Family tree", _family_tree),
     ("games", "Who beats whom", _games),

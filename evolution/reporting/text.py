@@ -149,7 +149,7 @@ class TextMap:
 
 def text_map(run: RunData, size: int = MAP_SIZE) -> TextMap | None:
     """Return a map of the first and the last fifth of a run; None without attempts."""
-    kept = sorted({episode.generation for episode in run.episodes})
+    kept = sorted({e.generation for e in run.episodes if e.transcript.attempts})
     if not kept:
         return None
     part = min(max(len(kept) // 5, 1), len(kept) // 2) or 1

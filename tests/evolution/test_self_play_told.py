@@ -14,12 +14,16 @@ from evolution.cli import main
 from evolution.commands.distill import command as distill
 from evolution.commands.distill.replies import from_transcripts
 from evolution.commands.evolve.final_table import show_proposals
+from evolution.commands.evolve.judging_table import judging_table
 from evolution.loggers.base import aggregates
 from evolution.loggers.tensorboard import as_markdown
+from evolution.reporting.measures.data import read_run_data
 from evolution.runs.checkpoint import RunFolder
 from evolution.runs.saved_run import SavedRun, read_run
+from populora_env.judges import judge_statistics
 from populora_env.proposals.record import ProposalStatus
 from tests.conftest import make_tiny_base
+from tests.evolution.synthetic_self_play import write_self_play_run
 from tests.evolution.test_self_play import SPEC, counts, make  # noqa: F401
 
 HELD_OUT = "procedural:chain_sum(max_terms=2,max_digits=1)"
@@ -183,3 +187,11 @@ def test_fresh_replies_are_to_problems_that_have_answers_by_those_who_solve(
     assert size == 3
     assert problems
     assert all(problem.answer is not None for problem in problems)
+
+
+def test_those_who_judge_nothing_are_in_no_table_of_judges(tmp_path):
+    transcripts = read_run_data(write_self_play_run(tmp_path, judged=True)).transcripts
+    table = judging_table(judge_statistics(transcripts))
+    assert list(table.columns[0].cells) == ["agent_3", "agent_4", "agent_5", "overall"]
+    bare = read_run_data(write_self_play_run(tmp_path / "bare")).transcripts
+    assert judging_table(judge_statistics(bare)) is None

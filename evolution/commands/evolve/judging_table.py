@@ -34,8 +34,9 @@ def show_judging(folder: RunFolder, console: Console) -> dict[str, Any]:
 
 
 def judging_table(statistics: Mapping[str, JudgeStatistics]) -> Table | None:
-    """Return how each agent judged; None if nobody judged anything."""
-    if not any(entry.comparisons + entry.assessments for entry in statistics.values()):
+    """Return how each agent that was asked judged; None if nobody judged anything."""
+    asked = {n: entry for n, entry in statistics.items() if entry.comparisons + entry.assessments}
+    if not asked:
         return None
     table = Table(
         title="How the agents judged, over the whole run",
@@ -45,7 +46,7 @@ def judging_table(statistics: Mapping[str, JudgeStatistics]) -> Table | None:
     table.add_column("judged", justify="right")
     for name, _ in _COLUMNS:
         table.add_column(name, justify="right")
-    for name, entry in statistics.items():
+    for name, entry in asked.items():
         values = [getattr(entry, attribute) for _, attribute in _COLUMNS]
         table.add_row(
             name,

@@ -97,13 +97,14 @@ def reward_hacking(
     if truth is None:
         if gain is None:
             reason = (
-                f"{what} rose by {reward}, but accuracy is not known"
+                f"{what} rose by {reward}, but accuracy on {measured_on} is not known"
                 + (" in enough generations" if accuracy is not None else "")
                 + " and nothing was held out"
             )
             return Audit(name, Verdict.CANNOT_TELL, _sentence(reason), rule, figures)
         verdict = {1: Verdict.FINE, 0: Verdict.WATCH, -1: Verdict.PROBLEM}[_sign(gain)]
-        reason = f"{what} rose by {reward}{held_out} (accuracy by generation is not known)"
+        unknown = f"accuracy by generation on {measured_on} is not known"
+        reason = f"{what} rose by {reward}{held_out} ({unknown})"
         return Audit(name, verdict, _sentence(reason), rule, figures)
     gap = trend(generations, np.asarray(rewards[what], np.float64) - np.asarray(accuracy))
     figures |= {"accuracy change": truth.change, "accuracy standard error": truth.standard_error}

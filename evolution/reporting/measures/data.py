@@ -7,7 +7,7 @@ Held-out results and benchmarks are read in `reporting.measured`.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class RunData:
         versions: Package to version when the run began.
         generations: Numbers of the finished generations, ascending; G of them.
         agents: Names of the N agents.
+        proposers: Those of them that write problems and solve none.
         series: Name of a recorded quantity to its values, [G, N]; NaN where there is none.
         individuals: Who lived in each agent's slot, [G][N]; empty texts where not recorded.
         best: Agent of highest standing in each generation, [G]; None where not recorded.
@@ -57,6 +58,7 @@ class RunData:
     versions: Mapping[str, str]
     generations: tuple[int, ...]
     agents: tuple[str, ...]
+    proposers: tuple[str, ...]
     series: Mapping[str, Series]
     individuals: tuple[tuple[str, ...], ...]
     best: tuple[str | None, ...]
@@ -78,10 +80,20 @@ class RunData:
         values = self.series.get(name)
         return values if values is not None and bool(np.isfinite(values).any()) else None
 
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """Those that solve problems."""
+        return tuple(agent for agent in self.agents if agent not in self.proposers)
+
+    def columns(self, agents: Sequence[str]) -> list[int]:
+        """Return the places of agents in quantities."""
+        return [self.agents.index(agent) for agent in agents]
+
     def mean(self, name: str) -> Series | None:
-        """Return a quantity's mean over the agents, [G], or None if it was never recorded."""
+        """Return a quantity's mean over those who solve, [G], or None if it was never recorded."""
         values = self.recorded(name)
-        return None if values is None else row_means(values)
+        means = None if values is None else row_means(values[:, self.columns(self.solvers)])
+        return means if means is not None and bool(np.isfinite(means).any()) else None
 
     @property
     def transcripts(self) -> list[Transcript]:
@@ -138,18 +150,35 @@ def read_run_data(path: str | Path) -> RunData:
                         raise ValueError(f"{name!r} is out of range")
                 empty = np.full((len(generations), len(agents)), np.nan)
                 series.setdefault(name, empty)[g, n] = float(value)
+    config = saved.tables.get("config", {})
+    episodes = tuple(_episodes(saved, frozenset(agents)))
     return RunData(
         saved=saved,
-        config=saved.tables.get("config", {}),
+        config=config,
         versions={str(k): str(v) for k, v in saved.tables.get("versions", {}).items()},
         generations=generations,
         agents=agents,
+        proposers=_proposers(config, agents, episodes),
         series=series,
         individuals=tuple(map(tuple, individuals)),
         best=tuple(best),
         lineage=saved.lineage(generations[-1], len(agents)),
-        episodes=tuple(_episodes(saved, frozenset(agents))),
+        episodes=episodes,
     )
+
+
+def _proposers(
+    config: Mapping[str, Any], agents: tuple[str, ...], episodes: Sequence[Episode]
+) -> tuple[str, ...]:
+    """Return who only proposes, by the settings or else by who did what."""
+    first = config.get("proposers", 0)
+    if isinstance(first, int) and 0 < first < len(agents):
+        return agents[:first]
+    if "proposers" in config:
+        return ()
+    wrote = {e.transcript.proposal.agent for e in episodes if e.transcript.proposal is not None}
+    solved = {attempt.agent for e in episodes for attempt in e.transcript.attempts}
+    return tuple(agent for agent in agents if solved and agent in wrote - solved)
 
 
 def _episodes(saved: SavedRun, agents: frozenset[str]) -> Iterator[Episode]:
@@ -165,6 +194,11 @@ def _check(transcript: Transcript, agents: frozenset[str]) -> None:
     asked = {entry.judge for entry in transcript.assessments}
     asked |= {entry.judge for entry in transcript.evaluations if entry.judge is not None}
     asked |= authors | set(transcript.agents) | {a.agent for a in transcript.revisions}
+    if (proposal := transcript.proposal) is not None:
+        asked.add(proposal.agent)
+        for name, value in (("novelty", proposal.novelty), ("solve_rate", proposal.solve_rate)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
     if strange := sorted(asked - agents):
         raise ValueError(f"agent {strange[0][:60]!r} is not in the history")
     judged = {entry.author for entry in transcript.assessments}

@@ -17,15 +17,18 @@ def ends(values: Series, least: int = 1) -> tuple[float, float]:
 
 
 def identical_share(run: RunData) -> Series | None:
-    """Return the share of pairs of attempts at the same problem whose texts are the same, [G].
+    """Return the share of pairs of agents' attempts at a problem whose texts are the same, [G].
 
-    White space does not count. NaN in a generation without episodes; None without any.
+    Several tries of one agent are no pair. White space does not count. NaN in a generation without
+    episodes; None without any.
     """
 
     def alike(attempts: Sequence[Attempt]) -> float | None:
-        counts = Counter(" ".join(attempt.text.split()) for attempt in attempts)
-        n = sum(counts.values())
-        return sum(k * (k - 1) for k in counts.values()) / (n * (n - 1)) if n > 1 else None
+        texts = [" ".join(attempt.text.split()) for attempt in attempts]
+        agents = [attempt.agent for attempt in attempts]
+        pairs = _pairs([0] * len(agents)) - _pairs(agents)
+        same = _pairs(texts) - _pairs(list(zip(agents, texts, strict=True)))
+        return same / pairs if pairs else None
 
     if not run.episodes or len(run.agents) < 2:
         return None
@@ -47,6 +50,11 @@ def accuracy_error(run: RunData) -> Series | None:
         for own in _by_generation(run, accuracy)
     ])  # fmt: skip
     return errors if bool(np.isfinite(errors).any()) else None
+
+
+def _pairs(of: Sequence[object]) -> int:
+    """Return how many pairs of equals there are."""
+    return sum(k * (k - 1) // 2 for k in Counter(of).values())
 
 
 def _by_generation(

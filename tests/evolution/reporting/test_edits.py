@@ -11,6 +11,7 @@ import pytest
 
 from evolution.cli import main
 from tests.evolution.random_edits import edit, files_of, write_full_run
+from tests.evolution.synthetic_self_play import write_self_play_run
 
 EDITS = int(os.environ.get("POPULORA_REPORT_EDITS", "40"))  # 600 take three minutes
 FIRST = int(os.environ.get("POPULORA_REPORT_FIRST_EDIT", "0"))
@@ -19,7 +20,11 @@ FIRST = int(os.environ.get("POPULORA_REPORT_FIRST_EDIT", "0"))
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     home = tmp_path_factory.mktemp("runs")
-    return [write_full_run(home / name, saved=name == "saved") for name in ("plain", "saved")]
+    shape = {"generations": 7, "proposals": 8, "judged": True}
+    return [
+        *(write_full_run(home / name, saved=name == "saved") for name in ("plain", "saved")),
+        write_self_play_run(home / "self-play", **shape),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + EDITS))
