@@ -84,7 +84,7 @@ def size_chart(number: int, run: RunData, size: Size) -> Chart:
          marker={"size": 6})  # fmt: skip
     layout(figure, "generation", "")
     figure.update_layout(hovermode="x unified")
-    return Chart(f"size-{number}", figure, 280)
+    return Chart(f"size-{number}", figure)
 
 
 def meetings_chart(found: Meetings) -> Chart:
@@ -114,7 +114,7 @@ def meetings_chart(found: Meetings) -> Chart:
     layout(figure, "solved by", "")
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    return Chart("meetings-matrix", figure, 140 + max(44 * len(rows), 120), True)
+    return Chart("meetings-matrix", figure, 160 + max(44 * len(rows), 200), True)
 
 
 def cell_text(share: float, error: float, count: int) -> str:

@@ -182,7 +182,7 @@ def _rows(generation, names, lineage, episodes, proposers):
             "generation": generation, "agent": name, "individual": lineage.living[i].name,
             "operator": "spread", "parents": [], "return": mean(returns[name]),
             "accuracy": mean(marks[name]), "length": 20.0 if marks[name] else None,
-            "diversity": 0.4 if marks[name] else None, "fitness": mean(returns[name]),
+            "diversity": 0.3 + 0.01 * (7 * generation % 5) + 0.01 * i if marks[name] else None, "fitness": mean(returns[name]),
             "standing": 0.0, "rating": 25.0, "best": name == best, "grad_norm": 1.0,
             "validity": mean(wrote[name]),
             "proposals": {"count": len(episodes),
