@@ -143,6 +143,10 @@ def test_only_solvers_are_measured(played):
     held_out = summary["proposals"]["statuses"].get(ProposalStatus.HELD_OUT.value, 0)
     assert summary["proposals"]["held_out"] == held_out
     assert f"{held_out} of 20 proposals were held-out problems; none was learned from." in said
+    assert main(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "of 20 proposals were valid" in page
+    assert "2 propose, 3 solve" in page
 
 
 def test_only_solvers_are_merged_and_measured_later(played):
