@@ -103,8 +103,10 @@ def test_every_precision_of_a_base_is_measured_or_says_why(model_folder, capsys,
 
 
 def test_an_engine_that_cannot_run_has_a_line_and_the_rest_goes_on(
-    model_folder, capsys, tmp_path, have
+    model_folder, capsys, tmp_path, have, monkeypatch
 ):
+    monkeypatch.setenv("COLUMNS", "200")  # so that no word is cut in two
+
     def breaks(_):
         raise ValueError("no such layer\nat line 3")
 
