@@ -13,6 +13,7 @@ from agents.learning.rejection import RightReply, rejection_samples
 from agents.population import LoraPopulation
 from evolution.config import EvolutionConfig, Learner, Settings
 from evolution.errors import ConfigError
+from evolution.fitness.task import proposal_reward
 from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Phase, Transcript, Turn
 
@@ -95,19 +96,13 @@ def _competing_turns(
             groups += [group] * len(rivals)
     for group, rivals in of_kind.items():
         turns += rivals
-        rewards += [_proposed(t) if t.phase is Phase.PROPOSE else t.reward for t in rivals]
+        rewards += [proposal_reward(t) if t.phase is Phase.PROPOSE else t.reward for t in rivals]
         groups += [group] * len(rivals)
     advantages = ADVANTAGES[config.advantage](rewards, groups)
     return [
         Sample(population.agents.index(turn.agent), *_token_ids(turn, population), advantage)
         for turn, advantage in zip(turns, advantages.tolist(), strict=True)
     ]
-
-
-def _proposed(turn: Turn) -> float:
-    """What a proposal earned; NaN where it is not known, as of a held-out problem."""
-    unknown = turn.parts.get(RewardPart.VALIDITY.value) is None
-    return math.nan if unknown else turn.reward
 
 
 def _comparable_rewards(rivals: Sequence[Turn]) -> list[float]:

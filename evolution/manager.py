@@ -48,7 +48,6 @@ from populora_env.grading import Grader
 from populora_env.judges import Judge, TimedJudge
 from populora_env.problems import ProblemSource, as_source
 from populora_env.problems.sources.adaptive import AdaptiveSource
-from populora_env.proposals.source import SelfPlaySource
 from populora_env.ratings import Ratings, bradley_terry
 from populora_env.records import Problem, Transcript
 
@@ -160,8 +159,13 @@ class EvolutionManager:
     @property
     def best(self) -> str:
         """Solver of highest standing, measured on training problems alone."""
-        first = self.config.only_propose
-        return self.population.agents[first + int(selection.ranking(self.standing[first:])[0])]
+        order = selection.ranking(self.standing[self.config.only_propose :])
+        return self.solvers[int(order[0])]
+
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """Agents that solve problems; in self-play others may only write them."""
+        return self.population.agents[self.config.only_propose :]
 
     def ask(self) -> EpisodePlan:
         """Make the children that are due and say what to play; asking again changes nothing.
@@ -243,8 +247,8 @@ class EvolutionManager:
             learning = self._learner.step(samples, progress, key=key)
         self._quarantine()
         self.population.forget()
-        if self._meter is not None and isinstance(self.problems, SelfPlaySource):
-            self.problems.tell_gains(self._meter.measure())
+        if self._meter is not None:
+            self._meter.measure()
         self._plan = None
         self.generation += 1
         result = GenerationResult(

@@ -17,6 +17,7 @@ from populora_env.judges import Judge
 from populora_env.keys import generator
 from populora_env.problems import ProblemSource, SequenceSource, load_problems
 from populora_env.problems.sources.adaptive import AdaptiveSource
+from populora_env.problems.sources.spec import SELF_PLAY
 from populora_env.prompts import solve_prompt
 from populora_env.proposals.source import SelfPlaySource
 from populora_env.ratings import Ratings
@@ -69,7 +70,7 @@ def held_out_problems(config: RunConfig) -> list[Problem]:
     if not config.held_out:
         return []
     spec = config.held_out_from or config.problems
-    if spec.strip().startswith("self-play:"):
+    if spec.strip().startswith(SELF_PLAY):
         raise ConfigError(
             f"held_out_from: got {config.held_out_from!r}, expected a spec of ordinary problems, "
             "such as procedural:chain_sum: nobody proposes held-out ones; or set held_out = 0"

@@ -132,8 +132,7 @@ def run(
         )
     seconds, replies = time.monotonic() - started, population.replies
     manager.confirm()
-    writing = arm.proposers if isinstance(arm.proposers, int) else 0
-    solvers = population.agents[writing:]
+    solvers = manager.solvers
     greedy = population.greedy()
     found = evaluate(
         greedy, held_out, agents=solvers, grader=grader, max_new_tokens=config.solve_tokens

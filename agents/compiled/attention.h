@@ -166,22 +166,14 @@ INLINE void gather_bfloat16(int n, const Shape *s, float *shares, int64_t step, 
 /* Scores become shares that sum to 1; those of keys past `count` become 0. */
 static void soften(float *scores, int64_t count)
 {
-  vec lanes, most = all(-3.4e38f), sum = {0};
+  vec lanes;
   for (int i = 0; i < LANES; i++) lanes[i] = i;
   const int64_t end = (count + 2 * LANES - 1) / (2 * LANES) * 2 * LANES;
   for (int64_t j = count - count % LANES; j < end; j += LANES) {
     const ivec in = lanes < all((float)(count - j));
     store(scores + j, (vec)(((ivec)load(scores + j) & in) | ((ivec)all(-3.4e38f) & ~in)));
   }
-  for (int64_t j = 0; j < end; j += LANES) most = larger(load(scores + j), most);
-  most = all(largest(most));
-  for (int64_t j = 0; j < end; j += LANES) {
-    const vec share = exponential(load(scores + j) - most);
-    sum += share;
-    store(scores + j, share);
-  }
-  const vec times = all(1.0f / total(sum));
-  for (int64_t j = 0; j < end; j += LANES) store(scores + j, load(scores + j) * times);
+  share_out(scores, end);
 }
 
 /* One token's attention: `heads` queries [heads, width], already scaled, to the first `count` keys.

@@ -120,6 +120,21 @@ INLINE vec exponential(vec x)
   return (vec)((ivec)(p * (vec)power) & ~under);
 }
 
+/* Scores up to `end`, a multiple of LANES, become shares that sum to 1. */
+static inline void share_out(float *scores, int64_t end)
+{
+  vec most = all(-3.4e38f), sum = {0};
+  for (int64_t j = 0; j < end; j += LANES) most = larger(load(scores + j), most);
+  most = all(largest(most));
+  for (int64_t j = 0; j < end; j += LANES) {
+    const vec share = exponential(load(scores + j) - most);
+    sum += share;
+    store(scores + j, share);
+  }
+  const vec times = all(1.0f / total(sum));
+  for (int64_t j = 0; j < end; j += LANES) store(scores + j, load(scores + j) * times);
+}
+
 /* A constant number of rows keeps their sums in registers. */
 #define FOR_ROWS(n, CALL)                                                                          \
   switch (n) {                                                                                     \

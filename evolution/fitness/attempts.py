@@ -13,6 +13,7 @@ import numpy as np
 from agents.engine.jobs import Feature
 from agents.population import LoraPopulation
 from evolution.errors import OperatorError
+from evolution.fitness.task import mean_known
 from evolution.registry import Operators, Use
 from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Phase, Transcript
@@ -74,10 +75,7 @@ class Attempts:
             ``[N]`` or ``[N, width]``; NaN of an agent of whose attempts none counts.
         """
         lead = self.counted if values.ndim == 2 else self.counted[..., None]
-        known = lead & np.isfinite(values)
-        count = known.sum(0)
-        total = np.where(known, values, 0.0).sum(0)
-        return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        return mean_known(np.where(lead, values, np.nan))
 
 
 def gather(

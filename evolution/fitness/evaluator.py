@@ -20,7 +20,7 @@ from evolution.fitness import diversity
 from evolution.fitness.attempts import MINIMAL_CRITERIA, gather
 from evolution.fitness.rules import FITNESSES, Measured, Rule
 from evolution.fitness.scaling import SCALES, SCHEDULES, Progress, scaled
-from evolution.fitness.task import Scores, score
+from evolution.fitness.task import Scores, mean_of, score
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class FitnessEvaluator:
         attempts = gather(transcripts, population, self._bar)
         measures = self._measures if attempts.texts else ()
         similarity = diversity.kernel(measures, attempts)
-        vendi = _mean(diversity.vendi(similarity))
+        vendi = mean_of(diversity.vendi(similarity))
         start = float(self._config.diversity_weight)
         progress = Progress(start, generation, self.weight, vendi)
         self.weight = float(self._schedule(progress))
@@ -118,7 +118,7 @@ class FitnessEvaluator:
             returns,
             accuracy,
             length,
-            np.array([_mean(column) for column in distances.T]),
+            np.array([mean_of(column) for column in distances.T]),
             counted,
             bonus,
             values + bonus,
@@ -147,9 +147,3 @@ class FitnessEvaluator:
         self.weight = float(saved["weight"])
         archive = {k.removeprefix(_PREFIX): v for k, v in saved.items() if k.startswith(_PREFIX)}
         self._rule.load({name: tensor.numpy() for name, tensor in archive.items()})
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of what is known; NaN if nothing is."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else math.nan

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evolution.fitness.task import known
+from evolution.fitness.task import known, mean_of
 from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.records import Transcript
 
@@ -86,17 +86,13 @@ def proposal_scores(
     return ProposalScores(
         len(proposals),
         dict(Counter(proposal.status.value for proposal in proposals)),
-        _mean([float(0 < rate < 1) for rate in rates]),
-        _mean(rates),
-        _mean([p.novelty for p in proposals if p.novelty is not None]),
+        mean_of([float(0 < rate < 1) for rate in rates]),
+        mean_of(rates),
+        mean_of([p.novelty for p in proposals if p.novelty is not None]),
         np.array([_validity(proposals, agent) for agent in agents]),
-        {name: _mean(values) for name, values in sizes.items()},
+        {name: mean_of(values) for name, values in sizes.items()},
     )
 
 
 def _validity(proposals: Sequence[Proposal], agent: str) -> float:
-    return _mean([float(p.valid) for p in proposals if p.agent == agent])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+    return mean_of([float(p.valid) for p in proposals if p.agent == agent])

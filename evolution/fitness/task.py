@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from populora_env.episodes.rewards import RewardPart
-from populora_env.records import Transcript
+from populora_env.records import Transcript, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,20 @@ def _rewards(
                 solved[row, column] = earned
                 continue
             turn = transcript.turns[0]
-            if turn.parts.get(RewardPart.VALIDITY.value) is not None:
-                proposed[row, column] = turn.reward
+            proposed[row, column] = proposal_reward(turn)
             if any(attempt.agent == agent for attempt in transcript.attempts):  # it is alone
                 solved[row, column] = earned - turn.reward
     return solved, proposed
 
 
+def proposal_reward(turn: Turn) -> float:
+    """What a proposal earned; NaN where that is not known, as of a held-out problem."""
+    unknown = turn.parts.get(RewardPart.VALIDITY.value) is None
+    return math.nan if unknown else turn.reward
+
+
 def mean_known(values: np.ndarray) -> np.ndarray:
-    """Mean of each column over what is known ``[columns]``; NaN where nothing is."""
+    """Mean over what is known along the first axis ``[...]``; NaN where nothing is."""
     known = np.isfinite(values)
     count = known.sum(0)
     total = np.where(known, values, 0.0).sum(0)
@@ -138,6 +143,13 @@ def _mean_errors(values: np.ndarray) -> np.ndarray:
     many = count > 1
     errors[many] = np.sqrt(squares[many] / (count[many] - 1)) / count[many] ** 0.5
     return errors
+
+
+def mean_of(values: Sequence[float] | np.ndarray) -> float:
+    """Mean of what is known; NaN if nothing is."""
+    given = np.asarray(values, dtype=float)
+    known = given[np.isfinite(given)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def known(value: Any) -> float | None:

@@ -21,10 +21,11 @@ PROBLEMS = 32  # that progress is measured on
 
 
 class ProgressMeter:
-    """Measures the solvers, and says what each has gained since it was measured last.
+    """Measures the solvers, and tells their source what each has gained since it was last.
 
     Args:
         population: Whose members solve.
+        source: Told of the gains.
         solvers: Their agents.
         problems: The same ones each time.
         grader: Used and left open.
@@ -34,17 +35,19 @@ class ProgressMeter:
     def __init__(
         self,
         population: LoraPopulation,
+        source: SelfPlaySource,
         solvers: Sequence[str],
         problems: Sequence[Problem],
         grader: Grader,
         max_new_tokens: int,
     ) -> None:
-        self._population, self._solvers, self._problems = population, list(solvers), problems
+        self._population, self._source = population, source
+        self._solvers, self._problems = list(solvers), problems
         self._grader, self._max_new_tokens = grader, max_new_tokens
         self._before: dict[str, float] = {}
 
-    def measure(self) -> dict[str, float]:
-        """Return what each solver has gained, in [-1, 1]; 0 where it is measured for the first."""
+    def measure(self) -> None:
+        """Tell what each solver has gained, in [-1, 1]; 0 where it is measured for the first."""
         measured = evaluate(
             self._population.greedy(),
             self._problems,
@@ -56,7 +59,7 @@ class ProgressMeter:
         now = {agent: float(measured.scores[agent].accuracy) for agent in self._solvers}
         gains = {agent: now[agent] - self._before.get(agent, now[agent]) for agent in now}
         self._before = now
-        return gains
+        self._source.tell_gains(gains)
 
     def state(self) -> dict[str, float]:
         """As JSON types."""
@@ -76,4 +79,4 @@ def make_meter(
         return None
     fixed = problems.fresh(generator("progress", config.seed), PROBLEMS)
     solvers = population.agents[config.only_propose :]
-    return ProgressMeter(population, solvers, fixed, grader, config.solve_tokens)
+    return ProgressMeter(population, problems, solvers, fixed, grader, config.solve_tokens)

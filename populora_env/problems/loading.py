@@ -24,11 +24,14 @@ from populora_env.problems.sources.base import (
     split_of,
 )
 from populora_env.problems.sources.own import SOURCES, own_problems
-from populora_env.problems.sources.spec import SourceSpec, parse_sources, parse_tasks
+from populora_env.problems.sources.spec import (
+    CURRICULUM,
+    SELF_PLAY,
+    SourceSpec,
+    parse_sources,
+    parse_tasks,
+)
 from populora_env.records import Problem
-
-_SELF_PLAY = "self-play:"
-_CURRICULUM = "curriculum:"
 
 
 def load_problems(
@@ -71,12 +74,12 @@ def load_problems(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be None or at least 1, got {limit}")
     part = None if split is None else Split(split)
-    if spec.strip().startswith(_SELF_PLAY):
+    if spec.strip().startswith(SELF_PLAY):
         from populora_env.proposals.source import SelfPlaySource
 
-        tasks = parse_tasks(spec.strip().removeprefix(_SELF_PLAY))
+        tasks = parse_tasks(spec.strip().removeprefix(SELF_PLAY))
         return SelfPlaySource(tasks, split=part, seed=seed, limit=limit)
-    if spec.strip().startswith(_CURRICULUM):
+    if spec.strip().startswith(CURRICULUM):
         from populora_env.problems.drawing.curriculum import load_curriculum
 
         return load_curriculum(spec, split=part, seed=seed, limit=limit)

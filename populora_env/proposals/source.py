@@ -9,6 +9,7 @@ import inspect
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from populora_env.keys import generator
 from populora_env.problems.drawing.procedural import VirtualSource
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.problems.sources.base import ProblemSpecError, Split, split_of
-from populora_env.problems.sources.spec import TaskSpec
+from populora_env.problems.sources.spec import SELF_PLAY, TaskSpec, mixture_text
 from populora_env.proposals import expressions, functions, levels
 from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, Told
@@ -74,9 +75,7 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
         self._split = split
         self.kinds: tuple[TaskKind, ...] = tuple(map(make_task, tasks))
         self._names = [f"{at}:{task}" for at, task in enumerate(tasks)]
-        self.spec = "self-play:" + "+".join(
-            str(task) if task.weight == 1 else f"{task.weight:g}*{task}" for task in tasks
-        )
+        self.spec = f"{SELF_PLAY}{mixture_text(tasks)}"
         if split is Split.TEST:
             raise ProblemSpecError(
                 f"{self.spec:.80}: nobody proposes held-out problems; take them from another spec, "
@@ -322,14 +321,14 @@ def make_task(task: TaskSpec) -> TaskKind:
     except TypeError as error:
         accepted = ", ".join(signature.parameters) or "no options"
         raise ProblemSpecError(
-            f"self-play:{task!s:.200}: {error}; {task.name} accepts {accepted}"
+            f"{SELF_PLAY}{task!s:.200}: {error}; {task.name} accepts {accepted}"
         ) from None
     try:
         return make(**given)
     except (TypeError, ValueError) as error:
         if isinstance(error, ProblemSpecError):
             raise
-        raise ProblemSpecError(f"self-play:{task!s:.200}: {error}") from error
+        raise ProblemSpecError(f"{SELF_PLAY}{task!s:.200}: {error}") from error
 
 
 def _stands_in(text: str, prompt: str) -> bool:
@@ -370,7 +369,4 @@ def _as_proposed(task: Task, kind: str, agent: str, request: Problem) -> Problem
         "tokens": list(task.tokens),
         "measures": dict(task.measures),
     }
-    return Problem(
-        problem.id, problem.prompt, problem.answer, problem.answer_kind,
-        f"self-play:{kind}", plain(metadata),
-    )  # fmt: skip
+    return replace(problem, source=f"{SELF_PLAY}{kind}", metadata=plain(metadata))

@@ -103,18 +103,9 @@ static void turn(const Heads *from, int64_t row, int64_t head, int64_t places, i
 /* Scores become shares: those of the first `count` sum to 1, the rest up to `end` are 0. */
 static void soften(float *scores, int64_t count, int64_t end)
 {
-  vec most = all(-INFINITY), sum = {0};
   const int64_t whole = (count + LANES - 1) / LANES * LANES;
   for (int64_t j = count; j < whole; j++) scores[j] = -INFINITY;
-  for (int64_t j = 0; j < whole; j += LANES) most = larger(load(scores + j), most);
-  most = all(largest(most));
-  for (int64_t j = 0; j < whole; j += LANES) {
-    const vec share = exponential(load(scores + j) - most);
-    sum += share;
-    store(scores + j, share);
-  }
-  const vec times = all(1.0f / total(sum));
-  for (int64_t j = 0; j < whole; j += LANES) store(scores + j, load(scores + j) * times);
+  share_out(scores, whole);
   for (int64_t j = whole; j < end; j += LANES) store(scores + j, (vec){0});
 }
 

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
                     every,
                     tokens,
                     grader,
-                    population.agents[options.only_propose :],
+                    manager.solvers,
                 )
             )
         try:

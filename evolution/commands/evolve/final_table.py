@@ -47,8 +47,7 @@ def measure(
     )
     with Bars(console, population.stats) as bars:
         base = ask(agents=(BASE,), progress=bars.tell)
-        solvers = population.agents[manager.config.only_propose :]
-        agents = ask(agents=solvers, progress=bars.tell)
+        agents = ask(agents=manager.solvers, progress=bars.tell)
     champion = manager.champion
     if champion is None:
         raise ValueError("measure: no individual was ever confirmed")

@@ -11,11 +11,10 @@ from populora_env.problems.drawing.procedural import VirtualSource, draw_problem
 from populora_env.problems.drawing.strategies import CURRICULA, LevelStrategy, Uniform
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.problems.sources.base import ProblemSpecError, Split, split_of
-from populora_env.problems.sources.spec import TaskSpec, parse_tasks
+from populora_env.problems.sources.spec import CURRICULUM, TaskSpec, parse_tasks
 from populora_env.records import Problem, Transcript
 from populora_env.settings import did_you_mean
 
-PREFIX = "curriculum:"
 _LEVEL_TRIES = 20  # a generator may refuse some of its levels
 
 
@@ -46,7 +45,7 @@ class CurriculumSource(VirtualSource, AdaptiveSource):
         limit: int | None = None,
     ) -> None:
         super().__init__([entry.weight for entry in task.generators] or [1], "mixture", seed, limit)
-        self.spec = f"{PREFIX}{task}"
+        self.spec = f"{CURRICULUM}{task}"
         self._split = split
         self._refused: frozenset[str] = frozenset()
         options = dict(task.parameters)
@@ -58,7 +57,7 @@ class CurriculumSource(VirtualSource, AdaptiveSource):
                 f"unknown curriculum {task.name!r}: there are {', '.join(CURRICULA)}{near}"
             )
         try:
-            self._ladders = make_ladders(f"{PREFIX}{task.name}", task.generators, upto)
+            self._ladders = make_ladders(f"{CURRICULUM}{task.name}", task.generators, upto)
             _check_options(make, self._ladders[0], options)
             self._make, self._options = make, options
             self.restart()
@@ -188,7 +187,7 @@ def load_curriculum(
         ProblemSpecError: If it names none, or more than one.
         ValueError: If ``limit`` is below 1.
     """
-    tasks = parse_tasks(spec.strip().removeprefix(PREFIX))
+    tasks = parse_tasks(spec.strip().removeprefix(CURRICULUM))
     if len(tasks) > 1 or tasks[0].weight != 1:
         raise ProblemSpecError(
             f"{spec.strip()[:120]!r}: a curriculum stands alone; its generators go into its "

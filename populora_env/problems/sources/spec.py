@@ -23,7 +23,8 @@ _TASK_FORM = (
     "as in 2*levels(chain_sum+products)+expressions(digits=2)"
 )
 _PROCEDURAL = "procedural:"
-_ALONE = ("curriculum:", "self-play:")  # read by others, whole
+CURRICULUM, SELF_PLAY = "curriculum:", "self-play:"  # what such specs begin with
+_ALONE = (CURRICULUM, SELF_PLAY)  # read by others, whole
 _SOURCE_FORM = "gsm8k, math(subject=algebra,level=5) or file.csv(prompt=question,answer=gold)"
 _WEIGHTED = re.compile(r"(?:([0-9]*\.?[0-9]+)\s*\*\s*)?(.*)", re.DOTALL)
 _NAMED_VALUES = {"true": True, "false": False, "none": None}
@@ -162,10 +163,10 @@ def parse_tasks(text: str) -> list[TaskSpec]:
         raise _malformed(text, _TASK_FORM) from None
 
 
-def mixture_text(generators: Sequence[GeneratorSpec]) -> str:
-    """Return what `parse_mixture` reads as these generators."""
+def mixture_text(entries: Sequence[GeneratorSpec] | Sequence[TaskSpec]) -> str:
+    """Return what `parse_mixture` or `parse_tasks` reads as these generators or tasks."""
     return "+".join(
-        str(entry) if entry.weight == 1 else f"{entry.weight:g}*{entry}" for entry in generators
+        str(entry) if entry.weight == 1 else f"{entry.weight:g}*{entry}" for entry in entries
     )
 
 
