@@ -8,6 +8,7 @@ from agents.engine.generation import generate
 from agents.engine.jobs import BASE, Decoded, DecodeStats, Feature, Job, Reply
 from agents.loading.models import BaseModel
 from agents.peft_io import PeftAdapter
+from agents.workers.shards import split_jobs
 
 
 class LocalEngine:
@@ -17,9 +18,13 @@ class LocalEngine:
         base: The frozen base.
         lora: Its adapters, which are used as they are at any time.
         max_rows: Rows decoded at once; see `agents.engine.generation.generate`.
+        shards: Parts of the jobs that are decoded one after another; see `agents.workers.shards`.
     """
 
-    def __init__(self, base: BaseModel, lora: StackedLora, max_rows: int = 64) -> None:
+    def __init__(
+        self, base: BaseModel, lora: StackedLora, max_rows: int = 64, shards: int = 1
+    ) -> None:
+        self.shards = shards
         self.features: frozenset[str] = frozenset(Feature)
         self.max_rows, self.stats = max_rows, DecodeStats()
         self._base, self._lora = base, lora
@@ -42,6 +47,21 @@ class LocalEngine:
             RuntimeError: If memory runs out with a single row.
         """
         del adapters  # they are in the stack
+        prompts, limits = [job.prompt_ids for job in jobs], [job.max_new_tokens for job in jobs]
+        replies: dict[int, Reply] = {}
+        for places in split_jobs(prompts, limits, self.shards):
+            own = [jobs[place] for place in places]
+            replies.update(zip(places, self._decode(own, temperature, top_p, done), strict=True))
+        return [replies[place] for place in range(len(jobs))]
+
+    def _decode(
+        self,
+        jobs: Sequence[Job],
+        temperature: float,
+        top_p: float,
+        done: Callable[[Reply], None] | None,
+    ) -> list[Reply]:
+        """Decode one shard."""
 
         def tell(i: int, decoded: Decoded) -> None:
             if done is not None:

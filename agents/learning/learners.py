@@ -11,8 +11,8 @@ Not covered here: value functions, penalties inside the reward, preference losse
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -22,116 +22,49 @@ from agents.learning.likelihood import Likelihood, Tokens
 from agents.learning.objective import Objective
 from agents.learning.optimizer import StackedAdamW
 from agents.learning.packing import ATTENTION, ATTENTION_INT8, ATTENTION_TREE, Batch, plan
+from agents.learning.steps import LearnerConfig, LearnerStats, Sample
 from agents.learning.tree_attention import attends_by_tree
 from agents.loading.models import BaseModel
 from agents.progress import Progress
+from agents.workers.shards import split_agents
 from populora_env.keys import Key
-from populora_env.settings import Range, field_rules
+
+__all__ = [
+    "Elsewhere", "LearnerConfig", "LearnerStats", "PolicyGradient", "RejectionTuning", "Sample",
+    "StackedLearner",
+]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One reply to learn from.
+class Elsewhere(Protocol):
+    """Takes the parts of a step to where they are learned from, such as workers."""
 
-    Attributes:
-        agent: Whose adapter learns from it.
-        prompt_ids: Token ids of the prompt, at least one.
-        reply_ids: Token ids of the reply, with the token that ended it, if one did.
-        advantage: How much better than expected it was; its sign and size scale the gradient. NaN
-            where that is not known: the reply is left out.
-    """
+    def __call__(
+        self,
+        learner: "StackedLearner",
+        parts: Mapping[tuple[int, ...], Sequence[Sample]],
+        progress: Progress | None,
+        key: Sequence[Key] | None,
+    ) -> list[LearnerStats]:
+        """Learn, and put adapters and optimiser's state where the learner has them.
 
-    agent: int
-    prompt_ids: Sequence[int]
-    reply_ids: Sequence[int]
-    advantage: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnerConfig:
-    """Settings of a learner.
-
-    Attributes:
-        learning_rate: AdamW step size of all agents, or one for each.
-        max_grad_norm: Each agent's gradient is scaled down to this 2-norm.
-        beta1: Decay of AdamW's mean of gradients.
-        beta2: Decay of AdamW's mean of squared gradients.
-        weight_decay: Decoupled weight decay per step, times the learning rate.
-        temperature: Softmax temperature the replies were sampled at; the gradient is that of the
-            tempered policy. Supervised learning from replies wants 1.
-        epochs: How often a step goes through its samples.
-        minibatches: Parts of each agent's samples that an epoch takes one after another, each with
-            an update of its own.
-        clip_low: With several updates in a step, a reply token whose probability has fallen below
-            ``1 - clip_low`` times what it was at first is pushed down no further (PPO, Schulman
-            et al., 2017, arXiv:1707.06347).
-        clip_high: Likewise above ``1 + clip_high`` times and up; larger than ``clip_low`` leaves
-            unlikely tokens more room (DAPO, Yu et al., 2025, arXiv:2503.14476).
-        kl: Weight of the divergence from the bare base, per reply token: the estimator k3
-            (Schulman, 2020, http://joschu.net/blog/kl-approx.html), as in GRPO.
-        negative_weight: Factor on negative advantages. Pushing a reply down spreads its
-            probability over everything else, so a small model learns more steadily below 1; at 0 it
-            learns from better-than-expected replies alone, at half the cost.
-        sample_fraction: Share of the replies that carry a gradient, those of largest absolute
-            advantage (as PODS, Xu et al., 2025, with another criterion); saves time.
-        tokens_per_batch: Padded tokens in one forward and backward pass; bounds memory.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    learning_rate: Annotated[float | Sequence[float], Range(0.0)] = 3e-4
-    max_grad_norm: Annotated[float, Range(0.0)] = 1.0
-    beta1: Annotated[float, Range(0.0, 0.99999)] = 0.9
-    beta2: Annotated[float, Range(0.0, 0.99999)] = 0.99
-    weight_decay: Annotated[float, Range(0.0)] = 0.0
-    temperature: Annotated[float, Range(0.0)] = 1.0
-    epochs: Annotated[int, Range(1)] = 1
-    minibatches: Annotated[int, Range(1)] = 1
-    clip_low: Annotated[float, Range(0.0, 1.0)] = 0.2
-    clip_high: Annotated[float, Range(0.0)] = 0.2
-    kl: Annotated[float, Range(0.0)] = 0.0
-    negative_weight: Annotated[float, Range(0.0)] = 1.0
-    sample_fraction: Annotated[float, Range(0.0, 1.0)] = 1.0
-    tokens_per_batch: Annotated[int, Range(1)] = 2048
-
-    def __post_init__(self) -> None:
-        for name, rule in field_rules(LearnerConfig).items():
-            value, limit, whole = getattr(self, name), rule.limit or Range(), rule.kind is int
-            for number in value if isinstance(value, Sequence) else (value,):
-                if number not in limit or (whole and not isinstance(number, int)):
-                    expected = f"a finite number from {limit.least} to {limit.most}"
-                    if whole:
-                        expected = f"an integer {limit}"
-                    raise ValueError(f"{name}: got {number!r}, expected {expected}")
-        if self.temperature == 0:
-            raise ValueError("temperature: got 0, expected more: greedy replies have no gradient")
+        Args:
+            learner: Whose step it is; each part is what its `StackedLearner.learn` takes.
+            parts: What to learn from, by the agents that do.
+            progress: Told how much is done.
+            key: Of the dropout masks, for all parts.
+        """
+        ...
 
 
-@dataclass(frozen=True, slots=True)
-class LearnerStats:
-    """What one step did.
+class StackedLearner:
+    """What learners share: batches, updates, the optimiser and its state.
 
     Attributes:
-        samples: Replies that carried a gradient.
-        tokens: Reply tokens among them.
-        grad_norms: 2-norm of each agent's gradient before clipping to ``max_grad_norm``, mean over
-            its updates, ``[N]``; 0 where there was none.
-        kl: Estimated divergence from the base per reply token of each agent, mean over the step,
-            ``[N]``, NaN where an agent had no samples; None if it was not computed.
-        clipped: Share of the reply tokens that the clipping of probability ratios kept from
-            moving further.
+        elsewhere: Who takes the parts of a step; None to learn here.
     """
 
-    samples: int
-    tokens: int
-    grad_norms: tuple[float, ...]
-    kl: tuple[float, ...] | None = None
-    clipped: float = 0.0
-
-
-class _StackedLearner:
-    """What learners share: batches, updates, the optimiser and its state."""
+    by_ratio = False
+    """Whether several updates of a step are held together by probability ratios."""
 
     def __init__(
         self, base: BaseModel, lora: StackedLora, config: LearnerConfig | None = None
@@ -146,6 +79,7 @@ class _StackedLearner:
             max_grad_norm=config.max_grad_norm,
         )
         self._likelihood = Likelihood(base, lora, config.temperature)
+        self.elsewhere: Elsewhere | None = None
 
     @property
     def learning_rates(self) -> Tensor:
@@ -168,22 +102,43 @@ class _StackedLearner:
         """Take over a state; see `StackedAdamW.load_state`."""
         self.optimizer.load_state(state)
 
-    def _learn(
+    def _learn_all(
+        self, samples: Sequence[Sample], progress: Progress | None, key: Sequence[Key] | None
+    ) -> LearnerStats:
+        """Take the updates of one step, shard by shard; see `learn`."""
+        dealt: dict[tuple[int, ...], list[Sample]] = {}
+        for agents in split_agents(self.lora.size, self.config.shards):
+            if own := [sample for sample in samples if sample.agent in agents]:
+                dealt[agents] = own
+        if self.elsewhere is not None and dealt:
+            return LearnerStats.together(self.elsewhere(self, dealt, progress, key))
+        if len(dealt) < 2:
+            return self.learn(samples, progress, key=key)
+        stats: list[LearnerStats] = []
+        for place, own in enumerate(dealt.values()):
+
+            def tell(label: str, fraction: float, place: int = place) -> None:
+                if progress is not None:
+                    progress(label, (place + fraction) / len(dealt))
+
+            stats.append(self.learn(own, tell, key=key))
+        return LearnerStats.together(stats)
+
+    def learn(
         self,
         samples: Sequence[Sample],
-        by_ratio: bool,
-        progress: Progress | None,
-        key: Sequence[Key] | None,
+        progress: Progress | None = None,
+        *,
+        key: Sequence[Key] | None = None,
     ) -> LearnerStats:
-        """Take the updates of one step.
+        """Take the updates of one step, or of a shard of it, from samples that were chosen.
 
         Args:
             samples: All carry weight.
-            by_ratio: Whether several updates are held together by probability ratios.
             progress: Told of every batch that is done.
             key: Of the dropout masks.
         """
-        config, agents = self.config, [sample.agent for sample in samples]
+        config, agents, by_ratio = self.config, [sample.agent for sample in samples], self.by_ratio
         tokens = Tokens([s.prompt_ids for s in samples], [s.reply_ids for s in samples])
         parts = _parts(agents, config.minibatches)
         several = config.epochs * len(parts) > 1
@@ -256,7 +211,7 @@ class _StackedLearner:
         return [s for s in samples if not math.isnan(s.advantage) and len(s.reply_ids)]
 
 
-class PolicyGradient(_StackedLearner):
+class PolicyGradient(StackedLearner):
     """REINFORCE (Williams, 1992) with given advantages; PPO's clipping if a step updates often.
 
     Args:
@@ -264,6 +219,8 @@ class PolicyGradient(_StackedLearner):
         lora: The adapters to train, in place.
         config: Settings.
     """
+
+    by_ratio = True
 
     def step(
         self,
@@ -293,10 +250,10 @@ class PolicyGradient(_StackedLearner):
         ]
         useful = [s for s in weighted if s.advantage != 0 or self.config.kl]
         useful.sort(key=lambda sample: -abs(sample.advantage))
-        return self._learn(useful[: math.ceil(fraction * len(weighted))], True, progress, key)
+        return self._learn_all(useful[: math.ceil(fraction * len(weighted))], progress, key)
 
 
-class RejectionTuning(_StackedLearner):
+class RejectionTuning(StackedLearner):
     """Supervised learning from replies that were found right: rejection sampling fine-tuning.
 
     RFT (Yuan et al., 2023, arXiv:2308.01825), STaR (Zelikman et al., 2022, arXiv:2203.14465).
@@ -329,7 +286,7 @@ class RejectionTuning(_StackedLearner):
                 there is no key.
         """
         right = [replace(sample, advantage=1.0) for sample in samples]
-        return self._learn(self._usable(right), False, progress, key)
+        return self._learn_all(self._usable(right), progress, key)
 
 
 def _parts(agents: Sequence[int], count: int) -> list[list[int]]:

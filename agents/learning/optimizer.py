@@ -133,6 +133,15 @@ class StackedAdamW:
         for name, tensor in mine.items():
             tensor.copy_(state[name])
 
+    def rows(self, agents: Sequence[int]) -> dict[str, Tensor]:
+        """Copies of the state of these agents, ``[agents, ...]`` each, as `load_rows` takes it."""
+        return {name: tensor[list(agents)] for name, tensor in self.state().items()}
+
+    def load_rows(self, agents: Sequence[int], state: Mapping[str, Tensor]) -> None:
+        """Take over the state of these agents alone; see `rows`."""
+        for name, tensor in self.state().items():
+            tensor[list(agents)] = state[name].to(tensor)
+
     def _named(self) -> Sequence[tuple[str, torch.nn.Parameter]]:
         return tuple(self._params.items())
 

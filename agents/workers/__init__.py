@@ -1,0 +1,1 @@
+"""Several processes that answer and learn for one population, on Ray."""
