@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agents.learning.rejection import RejectionSource
     from agents.loading.linear import MatmulPrecision
     from agents.loading.models import BaseModel, ModelError, load_base
+    from agents.loading.skeleton import load_skeleton
     from agents.population import AdapterError, LoraPopulation
 
 _LAZY = {
@@ -47,6 +48,7 @@ _LAZY = {
     "Sample": "agents.learning.learners",
     "StackedLora": "agents.engine.adapters",
     "load_base": "agents.loading.models",
+    "load_skeleton": "agents.loading.skeleton",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "StackedLora",
     "evaluate",
     "load_base",
+    "load_skeleton",
     "rollout",
 ]
 

@@ -86,8 +86,8 @@ class LoraPopulation(NamedAdapters):
         engine: What generates.
 
     Raises:
-        ValueError: If an argument is out of range, targets match nothing, or the base already
-            carries adapters.
+        ValueError: If an argument is out of range, targets match nothing, the base already carries
+            adapters, or has no weights and there is no engine that does.
     """
 
     def __init__(
@@ -115,6 +115,11 @@ class LoraPopulation(NamedAdapters):
             adapter_dtype=adapter_dtype,
         )
         self.temperature, self.top_p = temperature, top_p
+        if engine is None and base.is_skeleton:
+            raise ValueError(
+                f"engine: got None, but the weights of {base.name!r} are not here; pass an engine "
+                "that has them, or load the base with load_base"
+            )
         self.engine = LocalEngine(base, self.lora, max_rows) if engine is None else engine
         self._recent: dict[str, Generated] = {}
 

@@ -30,7 +30,7 @@ def make_learner(
     """
     if config.learner == Learner.NONE:
         return None
-    if any(parameter.is_meta for parameter in population.base.model.parameters()):
+    if population.base.is_skeleton:
         raise ConfigError(
             f"learner: got {config.learner.value!r}, but the base's weights are not here; set "
             "learner = 'none', or load the base"

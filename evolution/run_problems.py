@@ -10,7 +10,7 @@ from agents.loading.models import BaseModel
 from evolution.config import EvolutionConfig, RunConfig
 from evolution.errors import ConfigError
 from evolution.results import EpisodePlan
-from evolution.runs.fingerprints import base_digest, problems_digest
+from evolution.runs.fingerprints import base_digest, problems_digest, skeleton_digest
 from populora_env.arena import ReasoningArena
 from populora_env.grading import Grader
 from populora_env.judges import Judge
@@ -150,6 +150,7 @@ class RunProblems:
             excluded = sorted(self._excluded.values(), key=lambda problem: problem.id)
             self._digests = {
                 "base": base_digest(base),
+                "skeleton": skeleton_digest(base),
                 "problems": problems_digest(self._source.given()),
                 "excluded": problems_digest(excluded),
             }

@@ -21,7 +21,7 @@ _LOGIT_OPTIONS = {
     "logit_scale": 1.0,
     "lm_head_multiplier": 1.0,
 }
-
+_DECODERS = "expected a decoder such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
 _MOST_LAYERS = 400
 _MOST_PER_BYTE = 8  # weights that a byte of a checkpoint may stand for, however it is packed
 _SPARE = 1 << 20  # besides: tied output layers and tables that are no part of a checkpoint
@@ -79,6 +79,8 @@ def check_rope(model: Any, name: str) -> None:
                 "least 1; mend its config.json"
             )
     for where, angles in model.named_buffers():
+        if angles.is_meta:  # of a model without weights: nobody turns by them here
+            continue
         if where.endswith("inv_freq") and not angles.isfinite().all():
             raise ModelError(
                 f"model: {name!r} turns positions by angles that are not numbers ({where}); mend "
@@ -159,16 +161,14 @@ def check_size(config: Any, stored: int, name: str) -> None:
         )
 
 
-def check_output(model: Any, tokenizer: Any, name: str) -> None:
-    """Refuse a model whose logits are not its output layer's of its last hidden states.
+def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
+    """Refuse a model without an output layer, or whose tokenizer has tokens that it has not.
 
     Raises:
-        ModelError: If so, or if the tokenizer has tokens that the model does not.
+        ModelError: If so, or if the chat template fails.
     """
     what = f"model: {name!r} ({model.config.model_type})"
-    expected = "expected a decoder such as Llama, Mistral, Qwen2, Qwen3 or Gemma"
-    embedding = model.get_input_embeddings().weight
-    rows = embedding.shape[0]
+    rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer is not None:
         try:
             try_template(tokenizer)
@@ -183,7 +183,19 @@ def check_output(model: Any, tokenizer: Any, name: str) -> None:
             )
     head = model.get_output_embeddings()
     if head is None or not hasattr(model, model.base_model_prefix or "?"):
-        raise ModelError(f"{what} has no output layer over a backbone; {expected}")
+        raise ModelError(f"{what} has no output layer over a backbone; {_DECODERS}")
+
+
+def check_output(model: Any, name: str) -> None:
+    """Refuse a model whose logits are not its output layer's of its last hidden states.
+
+    Raises:
+        ModelError: If so.
+    """
+    what = f"model: {name!r} ({model.config.model_type})"
+    expected, head = _DECODERS, model.get_output_embeddings()
+    embedding = model.get_input_embeddings().weight
+    rows = embedding.shape[0]
     ids = torch.linspace(0, rows - 1, 7, device=embedding.device).long()[None]
     with torch.inference_mode():
         try:

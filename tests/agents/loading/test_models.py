@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from agents.engine.adapters import Layout
 from agents.engine.generation import Job, generate
+from agents.loading.files import content_key
 from agents.loading.linear import (
     FrozenLinear,
     MatmulPrecision,
@@ -19,7 +20,7 @@ from agents.loading.linear import (
     pack_linears,
     packs_bfloat16,
 )
-from agents.loading.models import ModelError, _content_key, freeze, load_base
+from agents.loading.models import ModelError, freeze, load_base
 from agents.population import LoraPopulation
 from tests.agents.helpers import randomise
 from tests.conftest import make_tiny_base
@@ -287,11 +288,11 @@ def test_a_damaged_gguf_file_is_said_in_one_line(tmp_path, monkeypatch, data):
 def test_a_gguf_file_is_known_by_its_whole_content(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF" + bytes(3 << 20))
-    first = _content_key(file)
+    first = content_key(file)
     other = tmp_path / "new.gguf"
     other.write_bytes(b"GGUF" + bytes((3 << 20) - 1) + b"x")
     other.rename(file)
-    assert _content_key(file) != first
+    assert content_key(file) != first
 
 
 def test_a_name_that_is_no_text_and_a_tokenizer_too_large_are_said(tiny_base):
