@@ -180,6 +180,15 @@ class LoraPopulation(NamedAdapters):
     def max_rows(self, rows: int) -> None:
         self.engine.max_rows = rows
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its reply together; None if neither base nor engine says.
+
+        The base's, or the engine's where that has a ``context`` that is less.
+        """
+        limits = (self.base.context, getattr(self.engine, "context", None))
+        return min((limit for limit in limits if limit), default=None)
+
     def act(
         self,
         requests: Sequence[Request],
@@ -249,7 +258,7 @@ class LoraPopulation(NamedAdapters):
             )
             for r, row in zip(requests, rows, strict=True)
         ]
-        limit = self.base.context
+        limit = self.context
         places = {
             job.id: i
             for i, job in enumerate(jobs)

@@ -50,6 +50,7 @@ ORDER = [
     "agents.compiled.trees",
     "agents.loading",
     "agents.engine",
+    "agents.vllm",
     "agents.learning",
     "agents.policy",
     "agents.http_policy",

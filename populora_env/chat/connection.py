@@ -8,10 +8,10 @@ the server that was asked, because it would carry the prompt to whoever it names
 import asyncio
 import threading
 import zlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 MAX_BYTES = 8 * 2**20  # of one reply, decompressed: far more than any limit in tokens lets through
 _MAX_REDIRECTS = 5
@@ -19,9 +19,23 @@ _PATIENCE = 5.0  # seconds for ending the thread
 _PIECE = 2**16  # bytes decompressed at a time
 _ENCODINGS = ("gzip", "x-gzip", "deflate")
 
+Result = TypeVar("Result")
+
 
 class TransferError(ValueError):
     """A reply that was not taken: too long, compressed in another way, or from elsewhere."""
+
+
+class StatusError(ValueError):
+    """A reply of another status than 200.
+
+    Attributes:
+        response: The reply.
+    """
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(f"status {response.status_code}")
+        self.response = response
 
 
 class Connection:
@@ -35,8 +49,8 @@ class Connection:
     def __init__(self, settings: dict[str, Any], concurrency: int) -> None:
         import openai
 
-        client = _bounded(openai.DefaultAsyncHttpxClient)(timeout=settings["timeout"])
-        self.api = openai.AsyncOpenAI(**settings, max_retries=0, http_client=client)
+        self._client = _bounded(openai.DefaultAsyncHttpxClient)(timeout=settings["timeout"])
+        self.api = openai.AsyncOpenAI(**settings, max_retries=0, http_client=self._client)
         self.gate = asyncio.Semaphore(concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -57,7 +71,24 @@ class Connection:
         reply = (await create(**fixed, extra_body=more)).http_response
         return reply.content, reply.headers.get("content-type", "")
 
-    def submit(self, work: Coroutine[Any, Any, list[str | None]]) -> "Future[list[str | None]]":
+    async def send(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> bytes:
+        """Return what the server sends, with status 200, to a request that is no chat.
+
+        Args:
+            method: Such as ``POST``.
+            url: The whole address.
+            body: Sent as JSON.
+
+        Raises:
+            StatusError: If it has another status.
+        """
+        headers = {"authorization": f"Bearer {self.api.api_key}"}
+        reply = await self._client.request(method, url, json=body, headers=headers)
+        if reply.status_code != 200:
+            raise StatusError(reply)
+        return reply.content
+
+    def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """Run a coroutine on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 

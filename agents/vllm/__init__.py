@@ -1,0 +1,1 @@
+"""Replies from a vLLM server that loads adapters while it runs."""
