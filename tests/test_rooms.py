@@ -79,6 +79,7 @@ ORDER = [
     "evolution.reporting.measures",
     "evolution.reporting",
     "evolution.manager",
+    "evolution.planning",
     "evolution.commands",
     "evolution.commands.evolve",
     "evolution.commands.bench",

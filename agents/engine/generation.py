@@ -31,7 +31,7 @@ from populora_env.keys import generator
 
 _COMPACT_AT = 15 / 16  # rows still running / rows held, at which the held ones are compacted
 _ADMIT_AT = 1 / 8  # rows free / room, at which waiting requests enter
-_PREFILL_TOKENS = 8192  # tokens of prompts that are read at once
+PREFILL_TOKENS = 8192  # tokens of prompts that are read at once
 _MEMORY_SHARE = 0.5  # of the free memory that keys and values may take
 
 _log = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class _Decoder:
         blocks = [block]
         for key in sorted(asked, key=lambda key: -len(key[1])):
             longest = longest or len(key[1])
-            if block and (len(block) + 1) * (longest - shared) > _PREFILL_TOKENS:
+            if block and (len(block) + 1) * (longest - shared) > PREFILL_TOKENS:
                 block, longest = [], len(key[1])
                 blocks.append(block)
             block.append(key)

@@ -26,7 +26,7 @@ from agents.learning.tree_attention import attending
 from agents.loading.models import BaseModel, backbone
 from populora_env.keys import Key
 
-_LOGITS = 1 << 25  # most logits held at once
+MOST_LOGITS = 1 << 25  # most logits held at once
 
 # (log-probabilities of some tokens, which tokens they are) -> loss, summed over those tokens
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -140,7 +140,7 @@ class Likelihood:
                 torch.from_numpy(packed.parents[row, place]).to(device),
             ]
             leaf = predicting.detach().requires_grad_(torch.is_grad_enabled())
-            piece = max(1, _LOGITS // head.weight.shape[0])
+            piece = max(1, MOST_LOGITS // head.weight.shape[0])
             for start in range(0, len(node), piece):
                 end = start + piece
                 logits = head(leaf[start:end]).float() / self._temperature

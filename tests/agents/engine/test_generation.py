@@ -198,7 +198,7 @@ def test_long_prompts_are_read_in_blocks(tiny_base, monkeypatch):
     lora = randomise(StackedLora(tiny_base.model, 3, 2))
     jobs = crowd_of(tiny_base)
     whole = generate(tiny_base, lora, jobs, temperature=0)
-    monkeypatch.setattr(generation, "_PREFILL_TOKENS", 50)
+    monkeypatch.setattr(generation, "PREFILL_TOKENS", 50)
     parts = generate(tiny_base, lora, jobs, temperature=0)
     assert [r.ids for r in whole] == [r.ids for r in parts]
 

@@ -1,0 +1,113 @@
+"""How many replies a run asks for, by its settings alone.
+
+What cannot be known before is given as a range: trials measure whoever is in question, and only
+valid proposals are solved.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evolution.config import EvolutionConfig, RunConfig
+from evolution.individuals.progress import PROBLEMS
+from evolution.run_problems import reply_limits
+from populora_env.episodes.arguments import read_rules
+from populora_env.episodes.rewards import RewardWeights
+from populora_env.episodes.roles import read_roles
+from populora_env.grading import Grader
+from populora_env.records import Phase
+
+
+def generation_replies(
+    config: EvolutionConfig, size: int, *, problems: int | None = None, valid: float = 1.0
+) -> dict[Phase, int]:
+    """Replies of one generation's episodes, by phase.
+
+    Args:
+        config: Settings of the run.
+        size: Agents.
+        problems: Episodes; None for as many as the settings ask for. A source may hold fewer.
+        valid: Share of the proposals that are, in self-play.
+    """
+    episodes = config.problems_per_generation if problems is None else problems
+    judged = min(config.judged_problems, episodes)
+    agents = [f"agent_{i}" for i in range(size)]
+    roles = read_roles(agents, config.proposers, config.solvers, config.tries)
+    playing = size if roles is None else roles.matched
+    with Grader() as grader:
+        rules = read_rules(
+            agents, playing, evaluation=config.evaluation, judge=None,
+            judge_load=config.judge_load, revise=config.revise, matchmaking=config.matchmaking,
+            self_judging=False, rewards=config.rewards, judge_timeout=None, grader=grader,
+            max_reply_chars=1,
+        )  # fmt: skip
+    found: Counter[Phase] = Counter()
+    tries = 1
+    if roles is not None:
+        found[Phase.PROPOSE], tries = episodes, roles.tries
+        episodes, judged = round(valid * episodes), round(valid * judged)
+    found[Phase.SOLVE] = episodes * tries * playing
+    for phase, _ in rules.schedule():
+        found[phase] += judged * playing
+    return {phase: count for phase, count in found.items() if count}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Greedy replies of a run beside its episodes; fewest and most where it is not known.
+
+    Attributes:
+        trials: Of would-be elites and champions.
+        progress: Of solvers, where proposers are paid for it.
+        curve: On held-out problems while the run goes on.
+        table: On held-out problems at the end.
+    """
+
+    trials: tuple[int, int]
+    progress: int
+    curve: int
+    table: tuple[int, int]
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """Of the run, fewest and most."""
+        known = self.progress + self.curve
+        return tuple(known + self.trials[i] + self.table[i] for i in (0, 1))  # type: ignore
+
+
+def measurements(config: RunConfig, first: int = 0, held_out: int | None = None) -> Measurements:
+    """Replies of a run beside its episodes.
+
+    Args:
+        config: Its settings.
+        first: Generations that have been played already.
+        held_out: Problems for the table; None for as many as the settings ask for.
+    """
+    size, last = config.size, config.generations
+    solvers = size - config.only_propose
+    table = config.held_out if held_out is None else held_out
+    played = range(first, last)
+    every = config.resolved(size).evolve_every
+    # The first trial finds nobody proven, and measures nothing.
+    held = sum(g % every == 0 for g in played if g) + bool(played)
+    held = max(held - (first < every), 0)
+    homes = 1 if config.proposers and config.proposers != "all" else config.islands
+    most = min(2 * config.elites * homes, solvers) + 2  # the champion and its rival
+    paid = RewardWeights.preset(config.rewards).progress and bool(config.proposers)
+    curve = 0
+    if table and config.held_out_every:
+        times = sum((g + 1) % config.held_out_every == 0 for g in played)
+        fresh = times and first < config.held_out_every  # then the base is measured, too
+        curve = table * (solvers * times + bool(fresh))
+    return Measurements(
+        (0, held * most * config.confirm_problems),
+        PROBLEMS * solvers * len(played) if paid else 0,
+        curve,
+        (table * (solvers + 1), table * (solvers + 2)),
+    )
+
+
+def limits(config: EvolutionConfig, replies: Mapping[Phase, int]) -> int:
+    """Most tokens of these replies together."""
+    most = reply_limits(config)
+    return sum(count * most[phase] for phase, count in replies.items())
