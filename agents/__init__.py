@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from agents.loading.models import BaseModel, ModelError, load_base
     from agents.loading.skeleton import load_skeleton
     from agents.population import AdapterError, LoraPopulation
+    from agents.vllm.engine import VllmEngine
 
 _LAZY = {
     "ADVANTAGES": "agents.learning.advantages",
@@ -47,6 +48,7 @@ _LAZY = {
     "RejectionTuning": "agents.learning.learners",
     "Sample": "agents.learning.learners",
     "StackedLora": "agents.engine.adapters",
+    "VllmEngine": "agents.vllm.engine",
     "load_base": "agents.loading.models",
     "load_skeleton": "agents.loading.skeleton",
 }
@@ -75,6 +77,7 @@ __all__ = [
     "Sample",
     "ScriptedPolicy",
     "StackedLora",
+    "VllmEngine",
     "evaluate",
     "load_base",
     "load_skeleton",

@@ -16,7 +16,7 @@ import numpy as np
 from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
 from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
-from evolution.config_checks import check_together
+from evolution.config_checks import ENGINES, check_server, check_together
 from evolution.errors import ConfigError
 from evolution.operators.crossover import CROSSOVERS, Crossover
 from evolution.operators.mutation_weights import MUTATIONS, Mutation
@@ -317,7 +317,19 @@ class RunConfig(EvolutionConfig):
     top_p: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Share of the probability from which the tokens of training replies are drawn."""
     max_rows: Annotated[int, Range(1)] = 96
-    """Rows decoded at once."""
+    """Rows decoded at once; of a server, requests under way."""
+    engine: Annotated[str, OneOf(ENGINES)] = "local"
+    """What generates: local, or vllm, a server that loads adapters while it runs."""
+    server: str = ""
+    """Address of the vLLM server, such as http://localhost:8000."""
+    adapter_folder: str = ""
+    """Where adapters are written for it: a folder that it sees under the same path."""
+    served_model: str = ""
+    """The base's name on the server; by default found by what the server loaded it from."""
+    server_adapters: Annotated[int | None, Range(1)] = None
+    """Adapters that may be loaded there at once; default as many as it takes."""
+    server_timeout: Annotated[float, Range(0, 86400, above=True)] = 600.0
+    """Seconds within which it answers a request, all tries included."""
     problems: str = "procedural:chain_sum(max_terms=2,max_digits=1)+products(max_digits=1)"
     """Problem spec; see load_problems."""
     held_out_from: str = ""
@@ -340,6 +352,7 @@ class RunConfig(EvolutionConfig):
             ConfigError: On the first value out of range.
         """
         super().check()
+        check_server(self)
         self.resolved(self.size)
 
 

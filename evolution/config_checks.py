@@ -18,7 +18,10 @@ from populora_env.episodes.rewards import RewardWeights
 from populora_env.reading.forms import FORMS
 
 if TYPE_CHECKING:
-    from evolution.config import EvolutionConfig
+    from evolution.config import EvolutionConfig, RunConfig
+
+ENGINES = ("local", "vllm")
+"""What may generate, by name."""
 
 
 def check_together(config: "EvolutionConfig") -> None:
@@ -61,6 +64,22 @@ def check_together(config: "EvolutionConfig") -> None:
             f"judged_problems: got {config.judged_problems}, expected at most "
             f"problems_per_generation = {config.problems_per_generation}"
         )
+
+
+def check_server(config: "RunConfig") -> None:
+    """Check that an engine that is a server has an address and a folder.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    if config.engine != "vllm":
+        return
+    for name, value, expected in (
+        ("server", config.server, "the address of a vLLM server, such as http://localhost:8000"),
+        ("adapter_folder", config.adapter_folder, "a folder that the server sees, too"),
+    ):
+        if not value:
+            raise ConfigError(f"{name}: got none with engine = vllm, expected {expected}")
 
 
 def _check_self_play(config: "EvolutionConfig") -> None:

@@ -25,18 +25,21 @@ from populora_env.reading.forms import FORMS
 from populora_env.records import Phase, Problem
 
 
-def check_fit(base: BaseModel, problems: Iterable[Problem], solve_tokens: int) -> None:
+def check_fit(
+    base: BaseModel, problems: Iterable[Problem], solve_tokens: int, limit: int | None = None
+) -> None:
     """Check that attempts at all problems fit the model's context.
 
     Args:
         base: The model.
         problems: A source that is not a list of problems is not looked at.
         solve_tokens: Length limit of an attempt.
+        limit: The context in tokens; None for the base's own.
 
     Raises:
         ConfigError: If one does not; the message names the first and says how many there are.
     """
-    limit = base.context
+    limit = limit or base.context
     unread = isinstance(problems, ProblemSource) and not isinstance(problems, SequenceSource)
     if limit is None or unread:
         return

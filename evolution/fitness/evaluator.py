@@ -75,7 +75,8 @@ class FitnessEvaluator:
         except EngineError as error:
             raise ConfigError(
                 f"diversity: {self._config.diversity} with fitness: {self._config.fitness} cannot "
-                f"be measured here; {error}"
+                f"be measured here; {error}; measures without it are answers, strategies, "
+                "embeddings and none, behaviours length and strategy"
             ) from None
 
     def evaluate(

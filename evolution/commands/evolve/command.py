@@ -8,8 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from agents.loading.models import BaseModel, load_base
+from agents.engine.jobs import Engine, EngineError
+from agents.loading.models import BaseModel
 from agents.population import LoraPopulation
+from evolution.commands.evolve.engine import connected, introduce, load
 from evolution.commands.evolve.final_table import measure, show_proposals
 from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.memory import memory_words, peak_memory
@@ -41,19 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     held_out = held_out_problems(options)
     folder = _open_folder(options)
     goes_on = bool(folder.generations())
-    base = load_base(
-        options.model,
-        dtype=options.dtype,
-        device=options.device,
-        products=options.products,
-        load_in_4bit=options.load_in_4bit,
-    )
-    console.print(
-        f"base model {options.model}, products in {base.precision}, problems {options.problems}",
-    )
-    population = _newborn(base, options)
+    base = load(options)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
-    with Grader() as grader:
+    with connected(options, base, folder.path) as engine, Grader() as grader:
+        population = _newborn(base, options, engine)
+        introduce(population, options, console)
         manager = EvolutionManager(
             population, train, options, folder=folder.path, grader=grader, exclude=held_out
         )
@@ -61,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             _go_on(manager, options, folder, console)
         else:
             for problems in (train, held_out):
-                check_fit(base, problems, options.solve_tokens)
+                check_fit(base, problems, options.solve_tokens, population.context)
             folder.write("run.toml", run_toml(options))
         manager.loggers += [
             ConsoleLogger(console, generations=options.generations),
@@ -108,12 +102,11 @@ def main(arguments: Sequence[str]) -> int:
             summary["seconds"] = round(time.monotonic() - started, 1)
             folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
         except KeyboardInterrupt:
-            done = folder.generations()
-            console.print(
-                f"\nInterrupted; {len(done) and done[-1] + 1} generations are complete. "
-                + (f"Continue with: {command}" if done else "Nothing was saved yet.")
-            )
+            console.print(f"\nInterrupted; {_done(folder, command)}")
             return 130
+        except EngineError:
+            console.print(f"\nThe engine failed; {_done(folder, command)}")
+            raise
         finally:
             manager.close()
             folder.close()
@@ -124,7 +117,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _newborn(base: BaseModel, options: RunConfig) -> LoraPopulation:
+def _done(folder: RunFolder, command: str) -> str:
+    done = folder.generations()
+    return f"{len(done) and done[-1] + 1} generations are complete. " + (
+        f"Continue with: {command}" if done else "Nothing was saved yet."
+    )
+
+
+def _newborn(base: BaseModel, options: RunConfig, engine: Engine | None = None) -> LoraPopulation:
     """The population that the settings ask for.
 
     Raises:
@@ -141,6 +141,7 @@ def _newborn(base: BaseModel, options: RunConfig) -> LoraPopulation:
             adapter_dtype=options.adapter_dtype,
             max_rows=options.max_rows,
             top_p=options.top_p,
+            engine=engine,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -83,7 +83,7 @@ def test_four_bits_reach_the_loader(monkeypatch, tmp_path):
         seen.append(options["load_in_4bit"])
         raise UsageError("stop here")
 
-    monkeypatch.setattr(evolve, "load_base", load)
+    monkeypatch.setattr("evolution.commands.evolve.engine.load_base", load)
     for flag in ("True", "False"):
         with pytest.raises(UsageError, match="stop here"):
             evolve.main(["--load-in-4bit", flag, "--out", str(tmp_path / flag)])

@@ -120,7 +120,7 @@ KINDS = (
 def test_every_command_names_it_in_one_line(run, whole, tmp_path, capsys, monkeypatch):
     pytest.importorskip("plotly")
     monkeypatch.setattr(
-        "evolution.commands.evolve.command.load_base", lambda *a, **k: make_tiny_base()
+        "evolution.commands.evolve.engine.load_base", lambda *a, **k: make_tiny_base()
     )
     rng = generator("flips", 1)
     for kind in KINDS:

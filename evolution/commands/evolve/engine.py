@@ -1,0 +1,73 @@
+"""The base and the engine of a run, as its settings ask for them."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from agents.engine.jobs import Engine
+from agents.loading.models import BaseModel, load_base
+from agents.loading.skeleton import load_skeleton
+from agents.named_adapters import HeldAdapters
+from agents.population import LoraPopulation
+from agents.vllm.engine import VllmEngine
+from evolution.config import Learner, RunConfig
+
+
+def load(options: RunConfig) -> BaseModel:
+    """The base; without its weights where a server generates and nobody learns."""
+    if options.engine == "vllm" and options.learner == Learner.NONE:
+        return load_skeleton(options.model, dtype=options.dtype, load_in_4bit=options.load_in_4bit)
+    return load_base(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        products=options.products,
+        load_in_4bit=options.load_in_4bit,
+    )
+
+
+@contextmanager
+def connected(
+    options: RunConfig, base: BaseModel, run: Path
+) -> Generator[Engine | None, None, None]:
+    """The engine that the settings ask for; None for the base's own in this process.
+
+    Args:
+        options: Settings of the run.
+        base: Its base.
+        run: Its folder, whose adapters on a server are the run's.
+
+    Raises:
+        EngineError: If the server will not do.
+    """
+    if options.engine != "vllm":
+        yield None
+        return
+    with VllmEngine(
+        base,
+        options.server,
+        options.adapter_folder,
+        model=options.served_model or None,
+        owner=str(run.resolve()),
+        timeout=options.server_timeout,
+        max_rows=options.max_rows,
+        max_loaded=options.server_adapters,
+    ) as engine:
+        yield engine
+
+
+def introduce(population: LoraPopulation, options: RunConfig, console: Console) -> None:
+    """Say what the base and the engine are, and have a server load an adapter to see that it does.
+
+    Raises:
+        EngineError: If it does not.
+    """
+    base, engine = population.base, population.engine
+    precision = "weights on the server" if base.is_skeleton else f"products in {base.precision}"
+    console.print(f"base model {options.model}, {precision}, problems {options.problems}")
+    if isinstance(engine, VllmEngine):
+        console.print(f"engine: {engine}")
+        names = {name: population.agents[i] for i, name in population.lora.hashes([0]).items()}
+        engine.check(HeldAdapters(population, names))
