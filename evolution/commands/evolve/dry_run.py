@@ -57,13 +57,13 @@ def dry_run(
     saved, last = _origin(options)
     console.print("Loading the base and playing for a few seconds; nothing is written ...")
     base = load(options)
-    shapes = BaseShapes.of(base.model.config, options.targets)
     settings = options.resolved(options.size)
     # The probe has the learner, which would else be there twice.
     config = replace(options, learner=Learner.NONE, **asdict(settings))
     place = saved or Path(options.out or new_folder())
     with connected(options, base, place) as engine, Grader() as grader:
         population = newborn(base, options, engine)
+        shapes = BaseShapes.of(base.model.config, options.targets)
         population.check_saving()
         if saved is not None:
             population.load_adapters(folder_of(saved, last) / "adapters")
@@ -94,7 +94,8 @@ def dry_run(
     disk = plan_disk(shapes, options, told.transcripts, first)
     show_forecast(
         console, options, told, seen, memory, disk, first=first, loading=loading,
-        room=_room(base), on_gpu=on_gpu, took=time.monotonic() - started, context=population.context,
+        room=_room(base), on_gpu=on_gpu, took=time.monotonic() - started,
+        context=population.context,
     )  # fmt: skip
     return 0
 
