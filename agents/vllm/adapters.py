@@ -149,10 +149,7 @@ class LoadedAdapters:
         for content_hash in self._idle:
             self._idle[content_hash] += 1
         self._idle |= dict.fromkeys(wanted, 0)
-        over = [content_hash for content_hash, calls in self._idle.items() if calls >= _CALLS]
-        for content_hash in over:
-            del self._idle[content_hash]
-        return over
+        return [content_hash for content_hash, calls in self._idle.items() if calls >= _CALLS]
 
     @asynccontextmanager
     async def held(self, content_hash: str) -> AsyncGenerator[str, None]:
@@ -195,6 +192,7 @@ class LoadedAdapters:
             with suppress(EngineError):
                 await self._unload(content_hash)
             self._folders.delete(content_hash)
+            self._idle.pop(content_hash, None)
 
     async def forget_left(self, names: Iterable[str]) -> None:
         """Unload what a process of the same owner left that was killed."""
@@ -208,7 +206,7 @@ class LoadedAdapters:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS):
                 await self.forget(self.loaded)
-        for content_hash in {*self._entries, *self._idle}:
+        for content_hash in [*self._entries, *self._idle]:
             self._folders.delete(content_hash)
 
     async def _unload(self, content_hash: str) -> None:

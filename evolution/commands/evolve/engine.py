@@ -71,3 +71,9 @@ def introduce(population: LoraPopulation, options: RunConfig, console: Console) 
         console.print(f"engine: {engine}")
         names = {name: population.agents[i] for i, name in population.lora.hashes([0]).items()}
         engine.check(HeldAdapters(population, names))
+
+
+def computed_by(population: LoraPopulation) -> str:
+    """In what precision a population's replies are computed, or by what server."""
+    engine = population.engine
+    return f"vLLM {engine.version}" if isinstance(engine, VllmEngine) else population.base.precision

@@ -15,6 +15,7 @@ from rich.table import Table
 from agents.measuring.evaluate import AgentScore, EvaluationResult, evaluate
 from agents.measuring.statistics import Estimate
 from agents.population import BASE, LoraPopulation
+from evolution.commands.evolve.engine import computed_by
 from evolution.commands.progress import Bars
 from evolution.config import RunConfig
 from evolution.individuals.reevaluation import Champion, hosting
@@ -120,7 +121,7 @@ def _table(
 ) -> Table:
     table = Table(
         title=f"Accuracy on {len(base.problems)} held-out problems, greedy, "
-        f"{manager.population.base.precision} ({manager.generation} generations)"
+        f"{computed_by(manager.population)} ({manager.generation} generations)"
     )
     table.add_column("who")
     apart = len(agents.scores) < len(manager.population.agents)  # some only propose

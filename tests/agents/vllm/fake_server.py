@@ -55,6 +55,7 @@ class FakeVllm:
         self.rows: dict[str, int] = {}
         self.paths: dict[str, str] = {}
         self.calls: list[tuple[str, object]] = []
+        self.keys: set[str] = set()
         self.most_seen = 0
         self.running, self.most_running = 0, 0
         self.delay = 0.0
@@ -185,6 +186,7 @@ class FakeVllm:
                 self._reply(json.loads(self.rfile.read(length)))
 
             def _reply(self, body):
+                server.keys.add(self.headers.get("authorization"))
                 answer = server.respond(re.sub(r"\?.*", "", self.path), body)
                 content = answer.content
                 try:

@@ -124,7 +124,9 @@ def test_no_table_shows_an_error_of_zero(marks):
         generation=1,
         standing=SimpleNamespace(tolist=lambda: [0.25, 0.5]),
         standing_errors=SimpleNamespace(tolist=lambda: [0.0, 0.125]),
-        population=SimpleNamespace(agents=names[1:3], base=SimpleNamespace(precision="int8")),
+        population=SimpleNamespace(
+            agents=names[1:3], base=SimpleNamespace(precision="int8"), engine=None
+        ),
     )
     champion = SimpleNamespace(agent="agent_0", generation=1)
     last = final_table._table(base, agents, champion, agents.scores["agent_0"], made)

@@ -75,6 +75,7 @@ def test_a_run_with_a_server_is_the_run_without_one(model, server, tmp_path, cap
     said = capsys.readouterr().out
     assert f"engine: vLLM 0.11.0 at {server.url}" in said
     assert ("weights on the server" in said) == ("none" in learner)
+    assert "greedy, vLLM 0.11.0 (2" in " ".join(said.split())
     assert told(tmp_path / "there") == told(tmp_path / "here")
     assert server.count(LOAD) > 4
     assert server.rows == {}
