@@ -172,6 +172,15 @@ def resident() -> int:
         return 0
 
 
+def learns_by_tree(shapes: BaseShapes, dtype: str, *, on_gpu: bool) -> bool:
+    """Whether packed rows attend by compiled code (agents.learning.tree_attention).
+
+    An agent's replies then share a row as soon as they begin alike.
+    """
+    there = attention.library() is not None
+    return shapes.known and dtype == "float32" and not on_gpu and there
+
+
 class _Count:
     """Bytes of one thing after the other."""
 
@@ -315,13 +324,7 @@ class _Count:
 
     @property
     def _by_tree(self) -> bool:
-        """Whether places attend by compiled code (agents.learning.tree_attention)."""
-        return (
-            self.shapes.known
-            and self.demand.dtype == "float32"
-            and not self.demand.on_gpu
-            and attention.library() is not None
-        )
+        return learns_by_tree(self.shapes, self.demand.dtype, on_gpu=self.demand.on_gpu)
 
     @property
     def _saved(self) -> int:

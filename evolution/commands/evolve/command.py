@@ -11,6 +11,7 @@ from rich.console import Console
 from agents.engine.jobs import Engine, EngineError
 from agents.loading.models import BaseModel
 from agents.population import LoraPopulation
+from evolution.commands.evolve.dry_run import dry_run
 from evolution.commands.evolve.engine import connected, introduce, load
 from evolution.commands.evolve.final_table import measure, show_proposals
 from evolution.commands.evolve.judging_table import show_judging
@@ -37,6 +38,8 @@ from populora_env.problems import load_problems
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = read_options(arguments)
+    if options.dry_run:
+        return dry_run(options, _newborn)
     console = PlainConsole()
     started = time.monotonic()
     train = load_problems(options.problems, split="train", seed=options.seed)

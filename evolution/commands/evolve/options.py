@@ -38,6 +38,8 @@ class EvolveOptions(RunConfig):
     """RUN@GENERATION: start a new run (--out) from a saved generation of another one."""
     note: str = ""
     """What to record with settings that a continued run changes."""
+    dry_run: bool = False
+    """Whether to say what the run is going to take, after some seconds, and to begin nothing."""
 
 
 def read_options(arguments: Sequence[str]) -> EvolveOptions:

@@ -1,0 +1,82 @@
+"""What a run is going to keep on disk.
+
+Weights are counted to the byte; records of text are scaled from a probe, or are a few hundred bytes
+that were looked up in runs of this version.
+"""
+
+from dataclasses import dataclass
+
+from evolution.config import Learner, RunConfig
+from evolution.planning.replies import measurements
+from evolution.planning.shapes import BaseShapes
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_HEADER = 125  # of a tensor in a file of safetensors, with its name and place
+_SETTINGS = 560  # an adapter's configuration
+_ROW = 560  # of history.jsonl
+_STATE, _PERSON = 3400, 240  # of state.json: settings and the like; an individual's record
+_REPLY = 170  # of held_out.jsonl, without the reply's text
+_CURVES, _AGENT = 9000, 1150  # of TensorBoard, a generation: curves and sample episodes; an agent's
+_ONCE = 12000  # run.toml, summary.json, settings with the outcome
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """Bytes on disk when a run has ended.
+
+    Attributes:
+        generation: One that is saved whole.
+        kept: Generations that stay.
+        best: The champion's adapter.
+        transcripts: Of all episodes.
+        records: History, lineage, curves and the like.
+    """
+
+    generation: int
+    kept: int
+    best: int
+    transcripts: int
+    records: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.generation * self.kept + self.best + self.transcripts + self.records
+
+
+def plan_disk(
+    shapes: BaseShapes, config: RunConfig, transcripts: float, first: int = 0
+) -> DiskPlan:
+    """Predict what a run keeps.
+
+    Args:
+        shapes: Of the base.
+        config: Settings of the run.
+        transcripts: Bytes of those of a generation.
+        first: Generations that were played before; what they keep is there already.
+    """
+    plain = "float32" if config.load_in_4bit else config.dtype
+    held = _BYTES[config.adapter_dtype or plain]
+    tensors = sum(2 * len(outputs) for _, outputs in shapes.groups)
+    adapter = shapes.adapter(config.rank) * held + tensors * _HEADER + _SETTINGS
+    learns = config.learner is not Learner.NONE
+    played = max(config.generations - first, 0)
+    settings = config.resolved(config.size)
+    born = config.size + settings.offspring * ((config.generations - 1) // settings.evolve_every)
+    moments = 8 * config.size * shapes.adapter(config.rank) + tensors * _HEADER * 2
+    state = _STATE + born * _PERSON
+    generation = config.size * adapter + state + adapter + learns * moments
+    kept = min(config.keep_generations, played)
+    if config.keep_every:
+        last = config.generations - kept
+        kept += sum((g + 1) % config.keep_every == 0 for g in range(first, last))
+    asked = measurements(config, first)
+    text = asked.table[0] * (_REPLY + 2 * config.solve_tokens) if config.held_out else 0
+    a_generation = config.size * (_ROW + _AGENT) + _CURVES
+    return DiskPlan(
+        generation,
+        kept,
+        adapter,
+        int(transcripts * played),
+        played * a_generation + text + born * _PERSON + _ONCE,
+    )
