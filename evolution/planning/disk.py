@@ -65,7 +65,8 @@ def plan_disk(
     born = config.size + settings.offspring * ((config.generations - 1) // settings.evolve_every)
     moments = 8 * config.size * shapes.adapter(config.rank) + tensors * _HEADER * 2
     state = _STATE + born * _PERSON
-    generation = config.size * adapter + state + adapter + learns * moments
+    tried = config.generations > settings.evolve_every  # before the first trial there is no best
+    generation = config.size * adapter + state + adapter * tried + learns * moments
     kept = min(config.keep_generations, played)
     if config.keep_every:
         last = config.generations - kept

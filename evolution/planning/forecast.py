@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evolution.config import RunConfig
-from evolution.planning.probe import Probe
+from evolution.config import Learner, RunConfig
+from evolution.planning.probe import Asked, Probe
 from evolution.planning.replies import Measurements, generation_replies, measurements
 from evolution.run_problems import reply_limits
 from populora_env.records import Phase
@@ -21,7 +21,7 @@ class Forecast:
     """What a run is going to take; ranges are least and most.
 
     Attributes:
-        replies: Of a generation, by phase.
+        replies: Of a generation, by phase; fewest and most.
         measured: Replies beside episodes, of the run.
         generations: That are still to be played.
         written: Tokens of a generation's replies.
@@ -32,11 +32,11 @@ class Forecast:
         transcripts: Bytes of a generation's.
     """
 
-    replies: Mapping[Phase, int] = field(hash=False)
+    replies: Mapping[Phase, tuple[int, int]] = field(hash=False)
     measured: Measurements
     generations: int
     written: Range
-    read: float
+    read: Range
     playing: Range
     learning: Range
     measuring: Range
@@ -81,40 +81,41 @@ def forecast(
         held_out: Problems for the table.
     """
     replies = generation_replies(config, config.size, problems=problems, valid=seen.valid)
+    most = generation_replies(config, config.size, problems=problems)  # agents learn to propose
     limits = reply_limits(config)
-    written, playing, read = [0.0, 0.0], [0.0, 0.0], 0.0
+    written, read, playing = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     whole = seen.problems >= problems and seen.cut == 1
     least = 1 - _UNSURE if whole else (1 - _UNSURE) * _FULLER
-    solving = seen.phases.get(Phase.SOLVE)
-    for phase, count in replies.items():
-        asked = seen.phases.get(phase) or solving
-        if asked is None or not asked.replies:  # no proposal was valid
-            written[1] += count * limits[phase]
-            continue
-        times = count / asked.replies
-        written[0] += times * asked.written
-        written[1] += count * limits[phase]
-        read += times * asked.prompt
-        playing[0] += least * times * asked.seconds
-        playing[1] += (1 + _UNSURE) * times * asked.seconds * seen.slower
+    solving = seen.phases.get(Phase.SOLVE) or seen.phases.get(Phase.PROPOSE) or Asked(1)
+    for phase, high in most.items():
+        low, asked = replies.get(phase, 0), seen.phases.get(phase) or solving
+        each = asked.seconds / asked.replies
+        written[0] += low * asked.written / asked.replies
+        written[1] += high * limits[phase]
+        read[0] += low * asked.prompt / asked.replies
+        read[1] += high * asked.prompt / asked.replies
+        playing[0] += least * low * each
+        playing[1] += (1 + _UNSURE) * high * each * seen.slower
     rest = seen.rest * problems / seen.problems
-    count = sum(replies.values())
-    if not config.learn_judging:
-        count = sum(replies.get(phase, 0) for phase in (Phase.SOLVE, Phase.PROPOSE))
-    learned = seen.seconds_per_sample * count
+    own = config.learn_judging or config.learner is Learner.REJECTION
+    learned = [
+        seen.seconds_per_sample
+        * sum(n for phase, n in counts.items() if own or phase in (Phase.SOLVE, Phase.PROPOSE))
+        for counts in (replies, most)
+    ]
     # How many replies earn more than their rivals' changes as agents learn.
     shares = 0.6 * seen.useful, min(1.0, 1.6 * seen.useful) or 0.5
     beside = measurements(config, first, held_out)
     total = beside.total
-    each = solving.seconds / solving.replies if solving and solving.replies else 0.0
+    each = solving.seconds / solving.replies
     return Forecast(
-        replies,
+        {phase: (replies.get(phase, 0), high) for phase, high in most.items()},
         beside,
         max(config.generations - first, 0),
         (written[0], written[1]),
-        read,
+        (read[0], read[1]),
         (playing[0] + least * rest, playing[1] + (1 + _UNSURE) * rest),
-        (learned * shares[0], learned * shares[1] * seen.cut),
+        (learned[0] * shares[0], learned[1] * shares[1] * seen.slower),
         (total[0] * each * least, total[1] * each * (1 + _UNSURE) * seen.slower),
         seen.transcript * problems / seen.problems,
     )

@@ -24,6 +24,7 @@ from evolution.results import EpisodePlan
 from evolution.run_problems import make_arenas, reply_limits
 from populora_env.grading import Grader
 from populora_env.ratings import Ratings
+from populora_env.reading.forms import FORMS
 from populora_env.reading.reply_ids import reply_id
 from populora_env.records import Phase, Transcript
 
@@ -160,7 +161,9 @@ def probe(
     most = int(min(max(_FEW, fitting), longest)) if fitting < longest else longest
     watched, played, took = play(1, most)
     slower = (one + slope * (longest - 1)) / (one + slope * (most - 1))
-    problems = min(len(plan.problems), max(1, int((allowed - took) / took)))
+    judging = sum(a.seconds for p, a in watched.phases.items() if p in FORMS or p is Phase.REVISE)
+    each = took - judging if sum(plan.judged) < 2 else took  # of one problem more
+    problems = min(len(plan.problems), max(1, int((allowed - took - judging) / each)))
     if problems > 1 and most == longest:
         watched, played, took = play(problems, most)
     begin = time.perf_counter()

@@ -68,7 +68,7 @@ def _costs(options: RunConfig, told: Forecast, disk: DiskPlan, first: int, loadi
     table.add_column("the run", justify="right")
     n = told.generations
     for phase, count in told.replies.items():
-        table.add_row(f"replies: {phase.value}", f"{count:,}", f"{count * n:,}")
+        table.add_row(f"replies: {phase.value}", _numbers(count), _numbers(_by(count, n)))
     beside = told.measured
     for name, low, high in (
         ("trials", *beside.trials),
@@ -78,12 +78,8 @@ def _costs(options: RunConfig, told: Forecast, disk: DiskPlan, first: int, loadi
         if high:
             table.add_row(f"replies: {name}", "", _numbers((low, high)))
     table.add_section()
-    table.add_row(
-        "tokens written", _numbers(told.written), _numbers((told.written[0] * n,
-        told.written[1] * n)),
-    )  # fmt: skip
-    table.add_row("tokens of prompts", _numbers((told.read, told.read)),
-                  _numbers((told.read * n, told.read * n)))  # fmt: skip
+    table.add_row("tokens written", _numbers(told.written), _numbers(_by(told.written, n)))
+    table.add_row("tokens of prompts", _numbers(told.read), _numbers(_by(told.read, n)))
     table.add_section()
     table.add_row("playing", _times(told.playing), _times(_by(told.playing, n)))
     if told.learning[1]:
@@ -157,15 +153,14 @@ def warnings(
             "No reply of the probe earned more than its rivals, so there was nothing to learn from."
         )
     if seen.valid < 1:
-        lines.append(f"Proposals: {seen.valid:.0%} were valid; the others are solved by nobody.")
+        lines.append(f"Proposals: {seen.valid:.0%} were valid; where ranges begin, so many are.")
     if seen.overlong:
         lines.append(
             f"Warning: {seen.overlong:.0%} of the prompts do not fit the model's context of "
             f"{context} tokens with their replies, and get empty ones; lower solve_tokens."
         )
     lines.append(f"Memory at most: {size(memory.peak)} ({memory.fullest}).")
-    slack = 0 if on_gpu else int((_GLIBC - 1) * sum(memory.phases.get("learning", {}).values()))
-    likely = max(memory.peak, memory.total("learning") + slack) if slack else memory.peak
+    likely = memory.peak if on_gpu else most_resident(memory)
     if room is not None and memory.peak > room:
         lines.append(
             f"Warning: {size(memory.peak)} will not fit into {size(room)}; lower "
@@ -174,9 +169,9 @@ def warnings(
     elif room is not None and likely > room:
         lines.append(
             f"Warning: with freed blocks that the allocator keeps, up to {size(likely)} may be "
-            f"held, and there are {size(room)}; lower {_remedy('learning')}."
+            f"held, and there are {size(room)}; lower {_remedy(memory.fullest)}."
         )
-    elif slack:
+    elif likely > memory.peak:
         lines.append(f"With freed blocks that the allocator keeps, up to {size(likely)}.")
     place = Path(options.out or ".").absolute()
     free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
@@ -185,6 +180,18 @@ def warnings(
             f"Warning: {size(disk.total)} of disk will not fit into the {size(free)} that are free."
         )
     return lines
+
+
+def most_resident(memory: MemoryPlan) -> int:
+    """Bytes that a process may hold on a CPU, with freed blocks that its allocator keeps.
+
+    Those are of what rounding the base's weights took, and up to half of what learning takes.
+    """
+    packing = sum(memory.phases.get("loading", {}).values())
+    kept = {phase: packing for phase in memory.phases}
+    if learning := memory.phases.get("learning"):
+        kept["learning"] = max(packing, int((_GLIBC - 1) * sum(learning.values())))
+    return max(memory.total(phase) + more for phase, more in kept.items())
 
 
 def _remedy(phase: str) -> str:

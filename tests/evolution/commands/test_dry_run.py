@@ -8,6 +8,7 @@ import re
 import pytest
 
 from evolution.cli import main
+from evolution.commands.evolve.forecast_table import most_resident
 from evolution.planning.memory import MemoryPlan
 
 QUICK = [
@@ -126,3 +127,11 @@ def test_the_fullest_phase_is_the_peak():
     )
     assert (plan.total("loading"), plan.total("decoding")) == (24, 24)
     assert plan.peak == 24
+
+
+def test_what_the_allocator_keeps_is_of_rounding_and_of_learning():
+    always = {"process": 5, "base": 10}
+    plan = MemoryPlan(always, {"loading": {"packing": 9}, "decoding": {"logits": 4}})
+    assert most_resident(plan) == 15 + 9 + 9
+    plan = MemoryPlan(always, {**plan.phases, "learning": {"activations": 40}})
+    assert most_resident(plan) == 15 + 40 + 20

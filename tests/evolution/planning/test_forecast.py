@@ -26,9 +26,9 @@ def told(**changes):
 
 def test_what_was_played_whole_is_taken_as_it_is():
     found = told()
-    assert found.replies == {Phase.SOLVE: 40}
+    assert found.replies == {Phase.SOLVE: (40, 40)}
     assert found.written == (400, 800)
-    assert found.read == 2000
+    assert found.read == (2000, 2000)
     assert found.playing == pytest.approx((8.5, 11.5))
     assert found.learning == pytest.approx((3, 8))
     assert found.run(loading=3) == pytest.approx((3 + 5 * 11.5, 3 + 5 * 19.5))
@@ -62,5 +62,7 @@ def test_where_no_proposal_was_valid_replies_are_still_bounded():
                      elites=1, parents=1)  # fmt: skip
     seen = replace(SEEN, phases={Phase.PROPOSE: Asked(10, 300, 40, 50, 1.0)}, valid=0.0)
     found = forecast(config, seen, problems=10)
-    assert found.replies == {Phase.PROPOSE: 10}
-    assert found.playing[1] < 10
+    assert found.replies == {Phase.PROPOSE: (10, 10), Phase.SOLVE: (0, 20)}
+    assert found.written == (50, 10 * 24 + 20 * 20)
+    # Nobody has solved yet: as long as proposing takes.
+    assert found.playing == pytest.approx((0.85 * 3.0, 1.15 * 5.0))
