@@ -2,14 +2,76 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from agents.engine.jobs import Feature
 from evolution.config import Learner, RunConfig
 from evolution.fitness.evaluator import FitnessEvaluator
-from evolution.planning.memory import Demand
 from evolution.planning.replies import generation_replies
 from evolution.run_problems import reply_limits
 from populora_env.records import Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a run asks of the machine's memory.
+
+    Attributes:
+        dtype: Of the base's weights.
+        products: Precision of its products, on a CPU in float32.
+        four_bits: Whether its linear layers are kept in 4 bits.
+        on_gpu: Whether all this is to lie on a GPU; the process then lies elsewhere.
+        size: Agents, N.
+        rank: Of their adapters.
+        adapter_dtype: Of their weights; empty for the base's.
+        learns: Whether there is a learner.
+        checkpointing: Whether it computes activations again.
+        rows: Most that are decoded at once.
+        replies: That are asked for at once; fewer than rows hold fewer rows.
+        prompts: Different prompts of an agent among them; each is read once.
+        prompt: Tokens of the longest prompt.
+        shared: Tokens that all prompts begin with.
+        reply: Tokens of the longest reply.
+        sampled: Whether tokens are drawn, and not the likeliest.
+        distributions: Whether replies carry their mean token distribution.
+        kept: Replies that are kept until the generation has been learned from.
+        batch: Places of a batch of learning.
+        batches: Of a learning step; from the second on, gradients lie beside activations.
+        learned_rows: Rows of a batch of learning; each reads its agent's factors, copied unless
+            all agents have as many rows.
+        even: Whether they have.
+        predicted: Share of the places that are reply tokens, which alone get logits.
+        champion: Whether a snapshot of the best is held, and another made of a rival.
+        saves: Whether generations are saved.
+        owned: Share of the agents that learn here; the others learn in other processes.
+    """
+
+    dtype: str = "float32"
+    products: str = "float32"
+    four_bits: bool = False
+    on_gpu: bool = False
+    size: int = 8
+    rank: int = 8
+    adapter_dtype: str = ""
+    learns: bool = True
+    checkpointing: bool = False
+    rows: int = 96
+    replies: int = 96
+    prompts: int = 8
+    prompt: int = 64
+    shared: int = 0
+    reply: int = 24
+    sampled: bool = True
+    distributions: bool = False
+    kept: int = 0
+    batch: int = 2048
+    batches: int = 2
+    learned_rows: int = 1
+    even: bool = False
+    predicted: float = 0.5
+    champion: bool = True
+    saves: bool = True
+    owned: float = 1.0
 
 
 def demand_of(

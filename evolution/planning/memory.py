@@ -2,7 +2,7 @@
 
 Each term says in which file it is allocated. Nothing is fitted; what Python and the libraries hold
 is measured where the plan is made (`resident`). A worker holds what a process of its own does, with
-its share of the agents (`Demand.owned`) and of the rows.
+its share of the agents (`evolution.planning.demand.Demand.owned`) and of the rows.
 
 Not covered: blocks that were freed and that the allocator keeps (with glibc, while a model of small
 tensors learns on a CPU, up to half of the activations), CUDA's own context, sentence models.
@@ -17,6 +17,7 @@ from agents.compiled.products import library, multiplies
 from agents.compiled.trees import attention
 from agents.engine.generation import PREFILL_TOKENS
 from agents.learning.likelihood import MOST_LOGITS
+from evolution.planning.demand import Demand
 from evolution.planning.shapes import BaseShapes
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -24,68 +25,6 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight: its half, a scale of 
 _TURNING = 3  # copies of a weight that `agents.loading.int8.turn` holds at once
 _STEP = 5  # float32 copies of one tensor in `agents.learning.optimizer.StackedAdamW.step`
 _LOSS = 4  # arrays of logits: they, their log-softmax, and the gradients of both
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What a run asks of the machine's memory.
-
-    Attributes:
-        dtype: Of the base's weights.
-        products: Precision of its products, on a CPU in float32.
-        four_bits: Whether its linear layers are kept in 4 bits.
-        on_gpu: Whether all this is to lie on a GPU; the process then lies elsewhere.
-        size: Agents, N.
-        rank: Of their adapters.
-        adapter_dtype: Of their weights; empty for the base's.
-        learns: Whether there is a learner.
-        checkpointing: Whether it computes activations again.
-        rows: Most that are decoded at once.
-        replies: That are asked for at once; fewer than rows hold fewer rows.
-        prompts: Different prompts of an agent among them; each is read once.
-        prompt: Tokens of the longest prompt.
-        shared: Tokens that all prompts begin with.
-        reply: Tokens of the longest reply.
-        sampled: Whether tokens are drawn, and not the likeliest.
-        distributions: Whether replies carry their mean token distribution.
-        kept: Replies that are kept until the generation has been learned from.
-        batch: Places of a batch of learning.
-        batches: Of a learning step; from the second on, gradients lie beside activations.
-        learned_rows: Rows of a batch of learning; each reads its agent's factors, copied unless
-            all agents have as many rows.
-        even: Whether they have.
-        predicted: Share of the places that are reply tokens, which alone get logits.
-        champion: Whether a snapshot of the best is held, and another made of a rival.
-        saves: Whether generations are saved.
-        owned: Share of the agents that learn here; the others learn in other processes.
-    """
-
-    dtype: str = "float32"
-    products: str = "float32"
-    four_bits: bool = False
-    on_gpu: bool = False
-    size: int = 8
-    rank: int = 8
-    adapter_dtype: str = ""
-    learns: bool = True
-    checkpointing: bool = False
-    rows: int = 96
-    replies: int = 96
-    prompts: int = 8
-    prompt: int = 64
-    shared: int = 0
-    reply: int = 24
-    sampled: bool = True
-    distributions: bool = False
-    kept: int = 0
-    batch: int = 2048
-    batches: int = 2
-    learned_rows: int = 1
-    even: bool = False
-    predicted: float = 0.5
-    champion: bool = True
-    saves: bool = True
-    owned: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
