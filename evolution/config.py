@@ -157,6 +157,9 @@ class EvolutionConfig:
     """Whether a child forgets AdamW's state, or inherits it where it has a parent's rows A."""
     negative_weight: Annotated[float, Range(0, 1)] = 0.0
     """Factor on negative advantages; 0 learns from better-than-expected replies alone."""
+    shards: Annotated[int, Range(1)] = 1
+    """Parts in which a generation is decoded and learned from, which workers can share out; what
+    the run comes to depends on how many there are, and not on the number of workers."""
     sample_fraction: Annotated[float, Range(0, 1)] = 1.0
     """Share of the replies that the learner uses: those of largest absolute advantage."""
     tokens_per_batch: Annotated[int, Range(1)] = 2048

@@ -11,6 +11,7 @@ from agents.learning.advantages import ADVANTAGES
 from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
 from agents.learning.rejection import RightReply, rejection_samples
 from agents.population import LoraPopulation
+from agents.workers.engine import WorkersEngine
 from evolution.config import EvolutionConfig, Learner, Settings
 from evolution.errors import ConfigError
 from evolution.fitness.task import proposal_reward
@@ -30,7 +31,8 @@ def make_learner(
     """
     if config.learner == Learner.NONE:
         return None
-    if population.base.is_skeleton:
+    elsewhere = isinstance(population.engine, WorkersEngine)
+    if population.base.is_skeleton and not elsewhere:
         raise ConfigError(
             f"learner: got {config.learner.value!r}, but the base's weights are not here; set "
             "learner = 'none', or load the base"
@@ -46,12 +48,17 @@ def make_learner(
         negative_weight=config.negative_weight,
         sample_fraction=config.sample_fraction,
         tokens_per_batch=config.tokens_per_batch,
+        shards=config.shards,
     )
     if config.learner == Learner.REJECTION:
         # Supervised: what is made likely is the reply itself, at no particular temperature.
         learning = replace(learning, temperature=1.0)
-        return RejectionTuning(population.base, population.lora, learning)
-    return PolicyGradient(population.base, population.lora, learning)
+        learner = RejectionTuning(population.base, population.lora, learning)
+    else:
+        learner = PolicyGradient(population.base, population.lora, learning)
+    if isinstance(population.engine, WorkersEngine):
+        learner.elsewhere = population.engine.learn
+    return learner
 
 
 def gather_samples(

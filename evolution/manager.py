@@ -11,7 +11,6 @@ killed and resumed continues as if nothing had happened.
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ import numpy as np
 from agents.population import LoraPopulation
 from agents.progress import Progress
 from agents.rollout import rollout
+from agents.workers.launcher import Workers
+from agents.workers.starting import hire
 from evolution.config import EvolutionConfig
 from evolution.fitness.evaluator import FitnessEvaluator
 from evolution.fitness.proposals import proposal_scores
@@ -67,9 +68,12 @@ class EvolutionManager:
         judge: Decides correctness where no answer is known, or wherever the rewards ask for it.
         grader: Used and left open; None for one of the manager's own.
         exclude: Problems that must never be trained on; meeting one is an error.
+        workers: Processes that decode and learn, on Ray, or how many; started here, ended by
+            `close`. A population whose engine has workers already keeps them.
 
     Raises:
         ConfigError: If the settings do not fit the population.
+        WorkerError: If there cannot be such workers.
         CheckpointError: If the folder cannot be written, or already holds a run.
         AdapterError: If PEFT would misread the adapters that are to be saved.
     """
@@ -85,6 +89,7 @@ class EvolutionManager:
         judge: Judge | None = None,
         grader: Grader | None = None,
         exclude: Collection[Problem] = (),
+        workers: Workers | int = 0,
     ) -> None:
         self.config = config or EvolutionConfig()
         self.settings = self.config.resolved(population.size)
@@ -97,11 +102,10 @@ class EvolutionManager:
         # One for all arenas, so that a judge that hangs holds a generation up only once.
         self._judge = None if judge is None else TimedJudge(judge, JUDGE_TIMEOUT)
         self._drawn = RunProblems(self.problems, self.config.seed, exclude)
-        self._digests = partial(self._drawn.digests, population.base)
         self._keeper: Keeper | None = None
         if folder is not None:
             population.check_saving()
-            self._keeper = Keeper(folder, population, self.config, self._digests)
+            self._keeper = self._keeping(folder)
         self._grader, self._owns_grader = grader or Grader(), grader is None
         homes = self.config.homes(population.size)
         roles = homes if self.config.proposers else None
@@ -115,10 +119,11 @@ class EvolutionManager:
         self._lineage = Lineage()
         self._breeder = Breeder(population.lora, self.config, self.settings, self._lineage)
         population.temperature = self.settings.temperature
-        self._learner = make_learner(population, self.config, self.settings)
         self._meter = make_meter(population, self.problems, self.config, self._grader)
         self._evaluator = FitnessEvaluator(self.config)
+        self._hired = hire(population, workers, self.config.shards)
         self._evaluator.check_engine(population.engine)
+        self._learner = make_learner(population, self.config, self.settings)
 
     @property
     def folder(self) -> RunFolder | None:
@@ -312,7 +317,7 @@ class EvolutionManager:
                 manager, a setting changed that cannot, or the base's weights or the problems are
                 not those that the run was played with.
         """
-        keeper = self._keeper = Keeper(folder, self.population, self.config, self._digests)
+        keeper = self._keeper = self._keeping(folder)
         spec = self.problems.spec
         names = {"base": self.population.base.name, "problems": spec, "excluded": spec}
         self.generation, changes = keeper.resume(self._parts(), names, note)
@@ -338,6 +343,13 @@ class EvolutionManager:
             self.folder.close()
         if self._owns_grader:
             self._grader.close()
+        self._hired.end()
+
+    def _keeping(self, folder: str | Path) -> Keeper:
+        def digests() -> dict[str, str]:
+            return self._drawn.digests(self.population.base, self._hired.digest)
+
+        return Keeper(folder, self.population, self.config, digests)
 
     def _quarantine(self) -> None:
         """Take individuals out of evolution whose weights are not finite."""

@@ -6,11 +6,12 @@ while the run goes on and are not looked at before.
 
 from collections.abc import Collection, Iterable
 
+from agents.loading.digest import base_digest, skeleton_digest
 from agents.loading.models import BaseModel
 from evolution.config import EvolutionConfig, RunConfig
 from evolution.errors import ConfigError
 from evolution.results import EpisodePlan
-from evolution.runs.fingerprints import base_digest, problems_digest, skeleton_digest
+from evolution.runs.fingerprints import problems_digest
 from populora_env.arena import ReasoningArena
 from populora_env.grading import Grader
 from populora_env.judges import Judge
@@ -147,12 +148,17 @@ class RunProblems:
         drawn = self.draw("trial", generation, count)
         return [problem for problem in drawn if problem.answer is not None]
 
-    def digests(self, base: BaseModel) -> dict[str, str]:
-        """Digests of what the run rests on, which is read once."""
+    def digests(self, base: BaseModel, held: str = "") -> dict[str, str]:
+        """Digests of what the run rests on, which is read once.
+
+        Args:
+            base: With or without its weights.
+            held: Digest of the weights, where others hold them; see `agents.loading.digest`.
+        """
         if self._digests is None:
             excluded = sorted(self._excluded.values(), key=lambda problem: problem.id)
             self._digests = {
-                "base": base_digest(base),
+                "base": held or base_digest(base),
                 "skeleton": skeleton_digest(base),
                 "problems": problems_digest(self._source.given()),
                 "excluded": problems_digest(excluded),

@@ -81,6 +81,7 @@ class StackedLora(nn.Module):
         alpha: ``[N]``, float32.
         scale: ``alpha / ranks``, ``[N]``, float32.
         dropout: Rate of each agent, ``[N]``.
+        checkpointed: Whether learning computes activations again; see `gradient_checkpointing`.
 
     Raises:
         ValueError: If an argument is out of range, no layer matches targets, or the model already
@@ -120,7 +121,7 @@ class StackedLora(nn.Module):
             SharedInput([linears[name] for name in names], i, size, self.rank, dtype, self._routing)
             for i, names in enumerate(self._names)
         )
-        self._checkpointed = False
+        self.checkpointed = False
         self._hashes: dict[int, str] = {}  # of agents, at these versions
         self._versions: list[tuple[int, int]] = []
         self.attach()
@@ -225,7 +226,7 @@ class StackedLora(nn.Module):
             service = AdapterDispatch(layout, self.scale, self._dropout(layout, key))
         with (
             self._routing.serving(service),
-            recompute_with(self._routing, self._model[0], self._checkpointed)
+            recompute_with(self._routing, self._model[0], self.checkpointed)
             if torch.is_grad_enabled()
             else nullcontext(),
         ):
@@ -243,7 +244,7 @@ class StackedLora(nn.Module):
             enabled: False to keep activations again.
         """
         set_checkpointing(self._model[0], enabled)
-        self._checkpointed = enabled
+        self.checkpointed = enabled
 
     def attach(self) -> None:
         """Put the adapters into the base's target layers, as the constructor does.
@@ -262,7 +263,7 @@ class StackedLora(nn.Module):
     def detach(self) -> None:
         """Put the base's own layers back; this object's factors stay readable."""
         model = self._model[0]
-        if self._checkpointed:
+        if self.checkpointed:
             self.gradient_checkpointing(False)
         restore_checkpointing(model)
         for group, names in zip(self.groups, self._names, strict=True):

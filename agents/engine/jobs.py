@@ -131,8 +131,13 @@ def check_features(engine: Engine, wanted: Iterable[str]) -> None:
         )
 
 
-def matched(engine: Engine, jobs: Sequence[Job], replies: Iterable[Reply]) -> list[Reply]:
+def matched(engine: object, jobs: Sequence[Job], replies: Iterable[Reply]) -> list[Reply]:
     """An engine's replies in the order of their jobs.
+
+    Args:
+        engine: Whose replies they are; its type is what messages call it.
+        jobs: What was asked.
+        replies: What came.
 
     Raises:
         EngineError: If one is missing, there twice, was not asked for, lacks a feature, or was
@@ -212,6 +217,12 @@ class DecodeStats:
     def tokens_per_second(self) -> float:
         """Useful tokens per second; 0 before anything was generated."""
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def words(self) -> str:
+        """How fast it went, for a progress bar; empty before anything was generated."""
+        rate = self.tokens_per_second
+        return f"{rate:.0f} tokens/s" if rate else ""
 
     @property
     def slot_efficiency(self) -> float:

@@ -9,7 +9,8 @@ Not covered here: where its files are (`agents.loading.files`), a base without w
 """
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,12 +51,15 @@ class BaseModel:
         path: What Transformers loads: a folder or a hub id. Adapter files name it as their base.
         model: The model, in evaluation mode, with no weight that requires a gradient.
         tokenizer: Its tokenizer.
+        loaded: The arguments of `load_base` that load it again elsewhere; None of a model that was
+            made in memory.
     """
 
     name: str
     path: str
     model: Any
     tokenizer: Any
+    loaded: Mapping[str, Any] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +200,8 @@ def load_base(
                 model = model.to(where)
             base = freeze(model, tokenizer, name=name, path=path, products=products)
             check_replies(base)
-            return base
+            how = {"dtype": dtype, "device": device, "products": str(products)}
+            return replace(base, loaded={"name": name, **how, "load_in_4bit": load_in_4bit})
     except ModelError:
         raise
     # Files of strangers fail in any way: readers raise SafetensorError, KeyError, struct.error ...

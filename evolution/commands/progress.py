@@ -26,7 +26,7 @@ class Bars:
 
     Args:
         console: Where they are drawn.
-        stats: Whose tokens per second are shown; None to show none.
+        stats: Whose words on speed are shown; None to show none.
     """
 
     def __init__(self, console: Console, stats: "DecodeStats | None" = None) -> None:
@@ -60,8 +60,7 @@ class Bars:
                 self._shown.remove_task(self._stage)
             self._stage = self._shown.add_task(label[:_CLIP], total=1.0, said="")
             self._label = label
-        rate = self._stats.tokens_per_second if self._stats else 0.0
-        said = f"{rate:.0f} tokens/s" if rate else ""
+        said = self._stats.words if self._stats else ""
         self._shown.update(self._stage, completed=fraction, said=said)
 
     def count(self, label: str, done: int, total: int) -> None:

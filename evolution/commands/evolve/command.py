@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from evolution.commands.evolve.final_table import measure, show_proposals
 from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.memory import memory_words, peak_memory
 from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
+from evolution.commands.evolve.workers import show_workers, with_workers
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
 from evolution.config import Learner, RunConfig
@@ -48,8 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     goes_on = bool(folder.generations())
     base = load(options)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
-    with connected(options, base, folder.path) as engine, Grader() as grader:
+    with ExitStack() as stack:
+        grader = stack.enter_context(Grader())
+        engine = stack.enter_context(connected(options, base, folder.path))
         population = _newborn(base, options, engine)
+        stack.enter_context(with_workers(population, options, console))
         introduce(population, options, console)
         manager = EvolutionManager(
             population, train, options, folder=folder.path, grader=grader, exclude=held_out
@@ -98,6 +103,8 @@ def main(arguments: Sequence[str]) -> int:
                 console.print(
                     f"{overlong} prompts did not fit the model's context and got empty replies"
                 )
+            if done := show_workers(population, console):
+                summary["workers"] = done
             peaks = peak_memory(base.device)
             summary["peak_memory_mib"] = peaks
             if said := memory_words(peaks):

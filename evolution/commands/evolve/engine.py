@@ -12,11 +12,16 @@ from agents.loading.skeleton import load_skeleton
 from agents.named_adapters import HeldAdapters
 from agents.population import LoraPopulation
 from agents.vllm.engine import VllmEngine
+from agents.workers.engine import AwaitedEngine, WorkersEngine
+from evolution.commands.evolve.options import EvolveOptions
+from evolution.commands.evolve.workers import skeleton_for_workers
 from evolution.config import Learner, RunConfig
 
 
-def load(options: RunConfig) -> BaseModel:
-    """The base; without its weights where a server generates and nobody learns."""
+def load(options: EvolveOptions) -> BaseModel:
+    """The base; without its weights where workers have them, or a server and nobody learns."""
+    if options.workers:
+        return skeleton_for_workers(options)
     if options.engine == "vllm" and options.learner == Learner.NONE:
         return load_skeleton(options.model, dtype=options.dtype, load_in_4bit=options.load_in_4bit)
     return load_base(
@@ -30,7 +35,7 @@ def load(options: RunConfig) -> BaseModel:
 
 @contextmanager
 def connected(
-    options: RunConfig, base: BaseModel, run: Path
+    options: EvolveOptions, base: BaseModel, run: Path
 ) -> Generator[Engine | None, None, None]:
     """The engine that the settings ask for; None for the base's own in this process.
 
@@ -43,7 +48,7 @@ def connected(
         EngineError: If the server will not do.
     """
     if options.engine != "vllm":
-        yield None
+        yield AwaitedEngine(options.max_rows) if options.workers else None
         return
     with VllmEngine(
         base,
@@ -65,8 +70,12 @@ def introduce(population: LoraPopulation, options: RunConfig, console: Console) 
         EngineError: If it does not.
     """
     base, engine = population.base, population.engine
-    precision = "weights on the server" if base.is_skeleton else f"products in {base.precision}"
-    console.print(f"base model {options.model}, {precision}, problems {options.problems}")
+    where = f"products in {base.precision}"
+    if isinstance(engine, WorkersEngine):
+        where = f"products in {engine.pool.precision} by {len(engine.pool.counts)} workers"
+    elif base.is_skeleton:
+        where = "weights on the server"
+    console.print(f"base model {options.model}, {where}, problems {options.problems}")
     if isinstance(engine, VllmEngine):
         console.print(f"engine: {engine}")
         names = {name: population.agents[i] for i, name in population.lora.hashes([0]).items()}
@@ -76,4 +85,6 @@ def introduce(population: LoraPopulation, options: RunConfig, console: Console) 
 def computed_by(population: LoraPopulation) -> str:
     """In what precision a population's replies are computed, or by what server."""
     engine = population.engine
+    if isinstance(engine, WorkersEngine):
+        return engine.pool.precision
     return f"vLLM {engine.version}" if isinstance(engine, VllmEngine) else population.base.precision

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import tomli_w
 
@@ -16,6 +17,7 @@ from evolution.runs.changes import find_changes, plain_settings
 from evolution.runs.integrity import check_resumable
 from evolution.runs.saved_run import SavedRun
 from evolution.runs.settings_files import presets, read_preset, read_toml
+from populora_env.settings import Range
 
 _PACKAGES = ("populora-env", "torch", "transformers", "numpy", "reasoning-gym")
 _SOURCES = ("preset", "config", "resume", "branch")
@@ -40,6 +42,16 @@ class EvolveOptions(RunConfig):
     """What to record with settings that a continued run changes."""
     dry_run: bool = False
     """Whether to say what the run is going to take, after some seconds, and to begin nothing."""
+    workers: Annotated[int, Range(0)] = 0
+    """Processes that decode and learn, on Ray; 0 does all in this one."""
+    worker_cpus: Annotated[int, Range(0)] = 0
+    """CPU threads of each worker; 0 for an equal share of this machine's."""
+    worker_gpus: Annotated[float, Range(0)] = 0.0
+    """GPUs of each worker."""
+    worker_deadline: Annotated[float, Range(0, above=True)] = 600.0
+    """Seconds that a worker may take over one shard before another one gets it."""
+    ray_address: str = ""
+    """Ray cluster to join, auto for one on this machine; default: Ray is started for the run."""
 
 
 def read_options(arguments: Sequence[str]) -> EvolveOptions:
@@ -72,6 +84,13 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
     # So that the run says what auto is here, and keeps to it elsewhere.
     products = resolve(options.products, dtype=options.dtype, device=options.device)
     options = replace(options, products=products)
+    if options.workers and options.engine != "local":
+        raise UsageError(
+            f"--workers: got {options.workers} with --engine {options.engine}, expected 0: the "
+            "server generates, and learning is done here"
+        )
+    if saved is None and options.workers > 1 and not _value_of(arguments, "--shards"):
+        options = replace(options, shards=max(options.shards, options.workers))
     if saved is not None:
         find_changes(plain_settings(saved), options, 0)  # refuses before a model is loaded
     if options.resume and options.out != settings.out:

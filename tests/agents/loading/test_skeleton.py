@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
+from agents.loading.digest import base_digest, skeleton_digest
 from agents.loading.models import ModelError, load_base
 from agents.loading.skeleton import load_skeleton
 from agents.population import LoraPopulation
-from evolution.runs.fingerprints import base_digest, skeleton_digest
 from tests.agents.helpers import randomise
 from tests.agents.table_engine import TableEngine
 
