@@ -7,6 +7,7 @@ nothing and repeats no call: whose answer counts is the pool's to say.
 import contextlib
 import importlib.util
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from agents.workers.launcher import Failed, Handle, Lost, Ticket, WorkerError, W
 from agents.workers.messages import WorkerSpec
 
 INSTALL = "pip install 'populora-env[ray]'"
+_REACH = 10.0  # seconds in which a cluster has to be reached
 _STORE = 1 << 28  # bytes of shared memory at least
 
 
@@ -45,6 +47,7 @@ class RayLauncher:
             if not self._own:
                 pass
             elif workers.address:
+                _reach(workers.address)
                 ray.init(address=workers.address, **quiet)
             else:
                 ray.init(
@@ -103,9 +106,6 @@ class RayLauncher:
         try:
             return self._ray.get(ticket, timeout=60)
         except errors.RayActorError as error:
-            cause = getattr(error, "cause", None)
-            if getattr(error, "actor_init_failed", False) or cause is not None:
-                raise Failed(_first(cause or error)) from None
             raise Lost(f"its process is gone ({_reason(error)})") from None
         except errors.RayTaskError as error:
             raise Failed(_first(error.cause)) from None
@@ -150,15 +150,16 @@ class RayLauncher:
 
 
 class _Actor:
-    """A `Worker` that says which machine it is on."""
+    """A `Worker`, which is made when it is asked who it is: then it can say why it cannot be."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+
+    def hello(self) -> Any:
         from agents.workers.worker import Worker  # not on the driver's side
 
         ray: Any = importlib.import_module("ray")
-        self._worker = Worker(spec, ray.get_runtime_context().get_node_id())
-
-    def hello(self) -> Any:
+        self._worker = Worker(self._spec, ray.get_runtime_context().get_node_id())
         return self._worker.hello()
 
     def decode(self, call: Any, given: Any) -> Any:
@@ -166,6 +167,18 @@ class _Actor:
 
     def learn(self, call: Any, given: Any) -> Any:
         return self._worker.learn(call, given)
+
+
+def _reach(address: str) -> None:
+    """See that somebody listens there: Ray itself would try for minutes.
+
+    Raises:
+        OSError: If not.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        with socket.create_connection((host, int(port)), timeout=_REACH):
+            pass
 
 
 def _first(error: BaseException) -> str:
