@@ -5,12 +5,10 @@ valid proposals are solved.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evolution.config import EvolutionConfig, RunConfig
 from evolution.individuals.progress import PROBLEMS
-from evolution.run_problems import reply_limits
 from populora_env.episodes.arguments import read_rules
 from populora_env.episodes.rewards import RewardWeights
 from populora_env.episodes.roles import read_roles
@@ -105,9 +103,3 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
         curve,
         (table * (solvers + 1), table * (solvers + 2)),
     )
-
-
-def limits(config: EvolutionConfig, replies: Mapping[Phase, int]) -> int:
-    """Most tokens of these replies together."""
-    most = reply_limits(config)
-    return sum(count * most[phase] for phase, count in replies.items())

@@ -10,7 +10,7 @@ import pytest
 from agents.population import LoraPopulation
 from evolution.config import RunConfig
 from evolution.manager import EvolutionManager
-from evolution.planning.replies import generation_replies, limits, measurements
+from evolution.planning.replies import generation_replies, measurements
 from populora_env.records import Phase
 from tests.conftest import make_tiny_base
 
@@ -109,7 +109,3 @@ def test_held_out_replies_are_those_of_solvers_and_base():
     assert said.curve == 5 * (4 * 3 + 1)
     assert measurements(config, first=4).curve == 5 * 4
     assert measurements(replace(config, generations=4), first=4).trials == (0, 0)
-
-
-def test_limits_are_those_of_each_phase():
-    assert limits(SMALL, {Phase.SOLVE: 12, Phase.COMPARE: 16}) == 12 * 3 + 16 * 2
