@@ -43,7 +43,6 @@ class Demand:
         predicted: Share of the places that are reply tokens, which alone get logits.
         champion: Whether a snapshot of the best is held, and another made of a rival.
         saves: Whether generations are saved.
-        owned: Share of the agents that learn here; the others learn in other processes.
     """
 
     dtype: str = "float32"
@@ -71,7 +70,6 @@ class Demand:
     predicted: float = 0.5
     champion: bool = True
     saves: bool = True
-    owned: float = 1.0
 
 
 def demand_of(

@@ -2,7 +2,7 @@
 
 Each term says in which file it is allocated. Nothing is fitted; what Python and the libraries hold
 is measured where the plan is made (`resident`). A worker holds what a process of its own does, with
-its share of the agents (`evolution.planning.demand.Demand.owned`) and of the rows.
+its share of the replies.
 
 Not covered: blocks that were freed and that the allocator keeps (with glibc, while a model of small
 tensors learns on a CPU, up to half of the activations), CUDA's own context, sentence models.
@@ -83,7 +83,7 @@ def plan_memory(shapes: BaseShapes, demand: Demand, process: int = 0) -> MemoryP
         "process": 0 if demand.on_gpu else process,
         "base": count.base,
         "adapters": demand.size * count.adapter * count.held,
-        "optimiser": int(8 * demand.size * demand.owned * count.adapter) * demand.learns,
+        "optimiser": 8 * demand.size * count.adapter * demand.learns,
         "champion": count.adapter * count.held * demand.champion,
         "replies' features": demand.kept * count.feature,
     }

@@ -73,7 +73,8 @@ def test_learning_without_the_bases_weights_is_refused():
 def test_evolution_generates_through_a_population_alone():
     room = Path(evolution.__file__).parent
     decoding = ("agents.engine.generation", "agents.engine.local")
-    files = [f for f in room.rglob("*.py") if f.parent.name != "engine_benchmark"]
+    beside = ("engine_benchmark", "planning")  # what measures the engine, and what plans for it
+    files = [f for f in room.rglob("*.py") if f.parent.name not in beside]
     assert len(files) > 50
     assert [f.name for f in files if any(name in f.read_text("utf-8") for name in decoding)] == []
 

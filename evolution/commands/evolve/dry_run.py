@@ -6,7 +6,9 @@ is written.
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from math import ceil
 from pathlib import Path
 
 from agents.engine.jobs import Engine
@@ -16,6 +18,7 @@ from agents.population import LoraPopulation
 from evolution.commands.evolve.engine import connected, load
 from evolution.commands.evolve.forecast_table import show_forecast
 from evolution.commands.evolve.options import EvolveOptions, new_folder
+from evolution.commands.evolve.workers import with_workers
 from evolution.config import Learner, RunConfig
 from evolution.errors import CheckpointError
 from evolution.learning import make_learner
@@ -61,8 +64,10 @@ def dry_run(
     # The probe has the learner, which would else be there twice.
     config = replace(options, learner=Learner.NONE, **asdict(settings))
     place = saved or Path(options.out or new_folder())
-    with connected(options, base, place) as engine, Grader() as grader:
-        population = newborn(base, options, engine)
+    with ExitStack() as stack:
+        grader = stack.enter_context(Grader())
+        population = newborn(base, options, stack.enter_context(connected(options, base, place)))
+        stack.enter_context(with_workers(population, options, console))
         shapes = BaseShapes.of(base.model.config, options.targets)
         population.check_saving()
         if saved is not None:
@@ -79,8 +84,12 @@ def dry_run(
     told = forecast(options, seen, problems=episodes, first=first, held_out=len(held_out))
     on_gpu = base.device.type == "cuda"
     by_tree = learns_by_tree(shapes, options.dtype, on_gpu=on_gpu)
+    # A worker has a shard at a time, the replies of a part of the problems.
+    parts = options.shards if options.workers else 1
+    share = ceil(max(episodes, options.judged_problems) / parts)
+    judged = min(options.judged_problems, share)
     demand = demand_of(
-        replace(options, problems_per_generation=max(episodes, options.judged_problems)),
+        replace(options, problems_per_generation=share, judged_problems=judged),
         _longest(options, seen),
         on_gpu=on_gpu,
         shared=seen.shared,
@@ -94,7 +103,7 @@ def dry_run(
     disk = plan_disk(shapes, options, told.transcripts, first)
     show_forecast(
         console, options, told, seen, memory, disk, first=first, loading=loading,
-        room=_room(base), on_gpu=on_gpu, took=time.monotonic() - started,
+        room=_room(base, options), on_gpu=on_gpu, took=time.monotonic() - started,
         context=population.context,
     )  # fmt: skip
     return 0
@@ -159,9 +168,13 @@ def _filled(options: RunConfig, seen: Probe) -> float:
     return min(1.0, 1.5 * asked.written / (asked.replies * options.solve_tokens))
 
 
-def _room(base: BaseModel) -> int | None:
-    """Bytes that this process could hold where the base is; None if it cannot be told."""
+def _room(base: BaseModel, options: EvolveOptions) -> int | None:
+    """Bytes that whoever has the base could hold where it is; None if it cannot be told."""
+    if options.workers and (options.ray_address or options.worker_gpus):
+        return None  # elsewhere
     free = free_memory(base.device)
+    if free is not None and options.workers:
+        return free // options.workers
     if free is None:
         return None
     if base.device.type == "cuda":

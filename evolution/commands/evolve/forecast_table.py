@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from evolution.commands.evolve.options import EvolveOptions
 from evolution.config import RunConfig
 from evolution.planning.disk import DiskPlan
 from evolution.planning.forecast import Forecast, Range
@@ -17,7 +18,7 @@ _GLIBC = 1.5  # of what learning holds beside the base: freed blocks that the al
 
 def show_forecast(
     console: Console,
-    options: RunConfig,
+    options: EvolveOptions,
     told: Forecast,
     seen: Probe,
     memory: MemoryPlan,
@@ -47,7 +48,7 @@ def show_forecast(
         context: Most tokens of a prompt and its reply; None for no limit.
     """
     console.print(_costs(options, told, disk, first, loading))
-    console.print(_memory(memory, room, on_gpu))
+    console.print(_memory(memory, room, on_gpu, options.workers))
     share = "all" if seen.cut == 1 and seen.problems else "part"
     replies = sum(seen.replies.values())
     console.print(
@@ -96,9 +97,10 @@ def _costs(options: RunConfig, told: Forecast, disk: DiskPlan, first: int, loadi
     return table
 
 
-def _memory(memory: MemoryPlan, room: int | None, on_gpu: bool) -> Table:
+def _memory(memory: MemoryPlan, room: int | None, on_gpu: bool, workers: int) -> Table:
+    whose = f" of each of {workers} workers" * bool(workers)
     has = "" if room is None else f"; there is room for {size(room)}"
-    table = Table(title=f"Memory{' on the GPU' * on_gpu}{has}")
+    table = Table(title=f"Memory{whose}{' on the GPU' * on_gpu}{has}")
     table.add_column("when")
     table.add_column("beside")
     table.add_column("bytes", justify="right")

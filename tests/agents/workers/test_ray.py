@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ from agents.workers.engine import WorkersEngine
 from agents.workers.launcher import WorkerError, Workers
 from agents.workers.starting import start_workers
 from evolution import EvolutionConfig, EvolutionManager
+from evolution.cli import main
 from tests.conftest import make_tiny_base
 
 GENERATIONS = 3
@@ -132,6 +134,23 @@ def test_workers_that_are_killed_lose_nothing(pool, base, alone, tmp_path, monke
     assert len(killed) >= 2
     assert pool.lost - lost == len(said) > 0
     assert all("is replaced, and shard" in line for line in said)
+
+
+@pytest.mark.slow
+def test_the_command_with_workers_writes_what_it_does_without(cluster, base, tmp_path, capsys):
+    words = [
+        "evolve", "--model", base, "--device", "cpu", "--size", "2", "--problems-per-generation",
+        "4", "--generations", "1", "--held-out", "4", "--shards", "2", "--solve-tokens", "8",
+        "--judge-tokens", "4", "--offspring", "0", "--elites", "1", "--problems", PROBLEMS,
+    ]  # fmt: skip
+    for count in ("0", "1"):
+        assert main([*words, "--workers", count, "--out", str(tmp_path / count)]) == 0
+    assert "by 1 workers" in (said := capsys.readouterr().out)
+    assert "; 2 shards; lost 0, done again 0" in said
+    assert bytes_of(tmp_path / "0") == bytes_of(tmp_path / "1")
+    summary = json.loads((tmp_path / "1" / "summary.json").read_text())
+    assert summary["workers"]["shards"] == 2
+    assert summary["workers"]["each"][0]["tokens"] > 0
 
 
 def test_what_a_cluster_lacks_is_said(cluster, base):

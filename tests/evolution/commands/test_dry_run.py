@@ -108,7 +108,7 @@ def test_what_a_run_refuses_is_refused(words, message, model_folder, tmp_path, c
 
 
 def test_what_will_not_fit_is_said_in_a_line(model_folder, monkeypatch, capsys):
-    monkeypatch.setattr("evolution.commands.evolve.dry_run._room", lambda base: 2**20)
+    monkeypatch.setattr("evolution.commands.evolve.dry_run._room", lambda *_: 2**20)
     text = said(capsys, "--model", model_folder, *QUICK)
     assert re.search(r"Warning: \d+ MiB will not fit into 1.0 MiB; lower \w+", text)
 
