@@ -160,6 +160,9 @@ class EvolutionConfig:
     shards: Annotated[int, Range(1)] = 1
     """Parts in which a generation is decoded and learned from, which workers can share out; what
     the run comes to depends on how many there are, and not on the number of workers."""
+    worker_cpus: Annotated[int, Range(0)] = 0
+    """CPU threads for a shard, of each worker or of this process, on which the last digit of sums
+    depends; 0 for an equal share of this machine's for each shard."""
     sample_fraction: Annotated[float, Range(0, 1)] = 1.0
     """Share of the replies that the learner uses: those of largest absolute advantage."""
     tokens_per_batch: Annotated[int, Range(1)] = 2048

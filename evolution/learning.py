@@ -12,6 +12,7 @@ from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTun
 from agents.learning.rejection import RightReply, rejection_samples
 from agents.population import LoraPopulation
 from agents.workers.engine import WorkersEngine
+from agents.workers.shards import shard_threads
 from evolution.config import EvolutionConfig, Learner, Settings
 from evolution.errors import ConfigError
 from evolution.fitness.task import proposal_reward
@@ -19,6 +20,13 @@ from populora_env.episodes.rewards import RewardPart
 from populora_env.records import Phase, Transcript, Turn
 
 AnyLearner = PolicyGradient | RejectionTuning
+
+
+def threads_of(config: EvolutionConfig) -> int:
+    """CPU threads that a shard gets in this process; 0 to leave them as they are."""
+    if config.shards == 1:
+        return config.worker_cpus
+    return shard_threads(config.worker_cpus, config.shards)
 
 
 def make_learner(
@@ -49,6 +57,7 @@ def make_learner(
         sample_fraction=config.sample_fraction,
         tokens_per_batch=config.tokens_per_batch,
         shards=config.shards,
+        threads=threads_of(config),
     )
     if config.learner == Learner.REJECTION:
         # Supervised: what is made likely is the reply itself, at no particular temperature.

@@ -36,7 +36,7 @@ from evolution.individuals.non_finite import broken_slots, set_aside
 from evolution.individuals.progress import make_meter
 from evolution.individuals.reevaluation import Champion, Reevaluation, Reevaluations
 from evolution.individuals.standing import Standing
-from evolution.learning import gather_samples, make_learner
+from evolution.learning import gather_samples, make_learner, threads_of
 from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_all
 from evolution.operators import selection
 from evolution.results import EpisodePlan, GenerationResult
@@ -121,7 +121,7 @@ class EvolutionManager:
         population.temperature = self.settings.temperature
         self._meter = make_meter(population, self.problems, self.config, self._grader)
         self._evaluator = FitnessEvaluator(self.config)
-        self._hired = hire(population, workers, self.config.shards)
+        self._hired = hire(population, workers, self.config.shards, threads_of(self.config))
         self._evaluator.check_engine(population.engine)
         self._learner = make_learner(population, self.config, self.settings)
 

@@ -8,7 +8,7 @@ from agents.engine.generation import generate
 from agents.engine.jobs import BASE, Decoded, DecodeStats, Feature, Job, Reply
 from agents.loading.models import BaseModel
 from agents.peft_io import PeftAdapter
-from agents.workers.shards import split_jobs
+from agents.workers.shards import limited, split_jobs
 
 
 class LocalEngine:
@@ -19,12 +19,18 @@ class LocalEngine:
         lora: Its adapters, which are used as they are at any time.
         max_rows: Rows decoded at once; see `agents.engine.generation.generate`.
         shards: Parts of the jobs that are decoded one after another; see `agents.workers.shards`.
+        threads: CPU threads that decode them; 0 for PyTorch's.
     """
 
     def __init__(
-        self, base: BaseModel, lora: StackedLora, max_rows: int = 64, shards: int = 1
+        self,
+        base: BaseModel,
+        lora: StackedLora,
+        max_rows: int = 64,
+        shards: int = 1,
+        threads: int = 0,
     ) -> None:
-        self.shards = shards
+        self.shards, self.threads = shards, threads
         self.features: frozenset[str] = frozenset(Feature)
         self.max_rows, self.stats = max_rows, DecodeStats()
         self._base, self._lora = base, lora
@@ -51,7 +57,9 @@ class LocalEngine:
         replies: dict[int, Reply] = {}
         for places in split_jobs(prompts, limits, self.shards):
             own = [jobs[place] for place in places]
-            replies.update(zip(places, self._decode(own, temperature, top_p, done), strict=True))
+            with limited(self.threads):
+                made = self._decode(own, temperature, top_p, done)
+            replies.update(zip(places, made, strict=True))
         return [replies[place] for place in range(len(jobs))]
 
     def _decode(

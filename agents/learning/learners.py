@@ -26,7 +26,7 @@ from agents.learning.steps import LearnerConfig, LearnerStats, Sample
 from agents.learning.tree_attention import attends_by_tree
 from agents.loading.models import BaseModel
 from agents.progress import Progress
-from agents.workers.shards import split_agents
+from agents.workers.shards import limited, split_agents
 from populora_env.keys import Key
 
 __all__ = [
@@ -106,10 +106,13 @@ class StackedLearner:
         self, samples: Sequence[Sample], progress: Progress | None, key: Sequence[Key] | None
     ) -> LearnerStats:
         """Take the updates of one step, shard by shard; see `learn`."""
-        dealt: dict[tuple[int, ...], list[Sample]] = {}
-        for agents in split_agents(self.lora.size, self.config.shards):
-            if own := [sample for sample in samples if sample.agent in agents]:
-                dealt[agents] = own
+        loads = [0] * self.lora.size
+        for sample in samples:
+            loads[sample.agent] += len(sample.prompt_ids) + len(sample.reply_ids)
+        dealt = {
+            agents: [sample for sample in samples if sample.agent in agents]
+            for agents in split_agents(loads, self.config.shards)
+        }
         if self.elsewhere is not None and dealt:
             return LearnerStats.together(self.elsewhere(self, dealt, progress, key))
         if len(dealt) < 2:
@@ -138,6 +141,12 @@ class StackedLearner:
             progress: Told of every batch that is done.
             key: Of the dropout masks.
         """
+        with limited(self.config.threads):
+            return self._learn(samples, progress, key)
+
+    def _learn(
+        self, samples: Sequence[Sample], progress: Progress | None, key: Sequence[Key] | None
+    ) -> LearnerStats:
         config, agents, by_ratio = self.config, [sample.agent for sample in samples], self.by_ratio
         tokens = Tokens([s.prompt_ids for s in samples], [s.reply_ids for s in samples])
         parts = _parts(agents, config.minibatches)

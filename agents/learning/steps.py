@@ -56,6 +56,7 @@ class LearnerConfig:
         tokens_per_batch: Padded tokens in one forward and backward pass; bounds memory.
         shards: Parts of the agents that learn one after another, or elsewhere at once; see
             `agents.workers.shards`.
+        threads: CPU threads that learn; 0 for PyTorch's.
 
     Raises:
         ValueError: If a value is out of range.
@@ -76,6 +77,7 @@ class LearnerConfig:
     sample_fraction: Annotated[float, Range(0.0, 1.0)] = 1.0
     tokens_per_batch: Annotated[int, Range(1)] = 2048
     shards: Annotated[int, Range(1)] = 1
+    threads: Annotated[int, Range(0)] = 0
 
     def __post_init__(self) -> None:
         for name, rule in field_rules(LearnerConfig).items():

@@ -31,7 +31,8 @@ class Workers:
 
     Attributes:
         count: How many; 0 for none, all being done in this process.
-        cpus: CPU threads of each; 0 for an equal share of this machine's.
+        cpus: CPU threads of each; 0 for as many as a shard of the run gets, or for an equal share
+            of this machine's.
         gpus: GPUs of each; a part of one where several share it.
         address: Of the Ray cluster to join, ``auto`` for one that runs here; empty to start Ray on
             this machine for as long as the run takes.

@@ -1,11 +1,15 @@
 """How a generation's work is split: into parts that depend on nothing but what there is to do.
 
 A shard is decoded, or learned from, by itself, in a fixed order. So who does it, and when, makes no
-difference to a byte, and neither does how many there are to do it. Only the number of shards does:
-in floating point, a reply depends on its neighbours in the batch.
+difference to a byte, and neither does how many there are to do it. Only the number of shards does,
+and the number of threads: in floating point, a reply depends on its neighbours in the batch, and a
+sum on who adds up what.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import torch
 
 from populora_env.errors import PopuloraError
 
@@ -14,17 +18,24 @@ class ShardError(PopuloraError, ValueError):
     """A number of shards that there cannot be."""
 
 
-def split_agents(size: int, shards: int) -> list[tuple[int, ...]]:
-    """Deal agents out in turn: those of one role, which stand together, go to different shards.
+def split_agents(loads: Sequence[int], shards: int) -> list[tuple[int, ...]]:
+    """Split agents into parts of about the same load, the heaviest first to the lightest part.
 
     Args:
-        size: Number of agents, N.
+        loads: What each agent has to do, such as tokens to learn from, ``[N]``; 0 for nothing.
         shards: Most parts.
 
     Returns:
-        Agents of each part, in order; no part is empty.
+        Agents of each part, in order; those without a load are in none, and no part is empty.
     """
-    return [tuple(range(first, size, shards)) for first in range(min(_least(shards), size))]
+    busy = [agent for agent in range(len(loads)) if loads[agent]]
+    parts: list[list[int]] = [[] for _ in range(min(_least(shards), len(busy)))]
+    held = [0] * len(parts)
+    for agent in sorted(busy, key=lambda agent: -loads[agent]):
+        least = held.index(min(held))
+        parts[least].append(agent)
+        held[least] += loads[agent]
+    return [tuple(sorted(part)) for part in parts]
 
 
 def split_jobs(
@@ -61,3 +72,26 @@ def _least(shards: int) -> int:
     if shards < 1:
         raise ShardError(f"shards: got {shards}, expected at least 1")
     return shards
+
+
+def shard_threads(threads: int, shards: int) -> int:
+    """CPU threads for a shard: so many, or an equal share of those that PyTorch takes here.
+
+    Args:
+        threads: How many; 0 for a share.
+        shards: Number of shards.
+    """
+    return threads or max(torch.get_num_threads() // _least(shards), 1)
+
+
+@contextmanager
+def limited(threads: int) -> Generator[None, None, None]:
+    """Have PyTorch take so many threads inside the block; 0 leaves them as they are."""
+    before = torch.get_num_threads()
+    if threads and threads != before:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)

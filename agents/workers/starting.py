@@ -1,8 +1,8 @@
 """Workers for a population: what each of them loads, and how a population is given to them."""
 
-import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 from agents.engine.local import LocalEngine
 from agents.population import LoraPopulation
@@ -11,6 +11,7 @@ from agents.workers.launcher import WorkerError, Workers
 from agents.workers.messages import WorkerSpec, packed_bytes
 from agents.workers.pool import WorkerPool
 from agents.workers.ray_launcher import RayLauncher
+from agents.workers.shards import shard_threads
 
 _COPIES = 6  # of a generation's adapters that are under way at once: values, moments, both ways
 
@@ -39,7 +40,7 @@ def worker_spec(population: LoraPopulation, workers: Workers) -> WorkerSpec:
         targets=lora.targets,
         dtype=str(next(lora.parameters()).dtype).removeprefix("torch."),
         checkpointing=lora.checkpointed,
-        threads=workers.cpus or max((os.cpu_count() or 1) // max(workers.count, 1), 1),
+        threads=workers.cpus or shard_threads(0, max(workers.count, 1)),
     )
 
 
@@ -95,8 +96,16 @@ class Hired:
             self._population.engine, self.engine = self._before, None
 
 
-def hire(population: LoraPopulation, workers: Workers | int, shards: int) -> Hired:
+def hire(
+    population: LoraPopulation, workers: Workers | int, shards: int, threads: int = 0
+) -> Hired:
     """Give a population workers, if there are to be any, and say in how many parts they work.
+
+    Args:
+        population: Which.
+        workers: How many, and what each gets.
+        shards: Parts of a generation.
+        threads: CPU threads for each, if workers do not say; 0 for those that there are.
 
     Raises:
         WorkerError: If there cannot be such workers, or the population's engine knows no shards.
@@ -105,10 +114,13 @@ def hire(population: LoraPopulation, workers: Workers | int, shards: int) -> Hir
         workers = Workers(workers)
     if isinstance(population.engine, WorkersEngine):
         workers = Workers()
+    workers = replace(workers, cpus=workers.cpus or threads)
     hired = Hired(population, workers, lambda line: warnings.warn(line, RuntimeWarning, 2))
     engine = population.engine
-    if isinstance(engine, WorkersEngine | LocalEngine):
+    if isinstance(engine, WorkersEngine):
         engine.shards = shards
+    elif isinstance(engine, LocalEngine):
+        engine.shards, engine.threads = shards, threads
     elif shards > 1:
         raise WorkerError(
             f"shards: got {shards}, but {type(engine).__name__} decodes by itself; set shards = 1"

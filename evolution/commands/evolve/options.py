@@ -12,6 +12,7 @@ from agents.loading.linear import resolve
 from evolution.commands.usage import installed, parse
 from evolution.config import RunConfig
 from evolution.errors import CheckpointError, UsageError
+from evolution.learning import threads_of
 from evolution.runs.branching import split_branch
 from evolution.runs.changes import find_changes, plain_settings
 from evolution.runs.integrity import check_resumable
@@ -44,8 +45,6 @@ class EvolveOptions(RunConfig):
     """Whether to say what the run is going to take, after some seconds, and to begin nothing."""
     workers: Annotated[int, Range(0)] = 0
     """Processes that decode and learn, on Ray; 0 does all in this one."""
-    worker_cpus: Annotated[int, Range(0)] = 0
-    """CPU threads of each worker; 0 for an equal share of this machine's."""
     worker_gpus: Annotated[float, Range(0)] = 0.0
     """GPUs of each worker."""
     worker_deadline: Annotated[float, Range(0, above=True)] = 600.0
@@ -91,6 +90,8 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         )
     if saved is None and options.workers > 1 and not _value_of(arguments, "--shards"):
         options = replace(options, shards=max(options.shards, options.workers))
+    if saved is None and options.shards > 1:  # so that the run keeps to it elsewhere
+        options = replace(options, worker_cpus=threads_of(options))
     if saved is not None:
         find_changes(plain_settings(saved), options, 0)  # refuses before a model is loaded
     if options.resume and options.out != settings.out:

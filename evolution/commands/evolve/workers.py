@@ -1,5 +1,6 @@
 """The workers of a run: what they load, and what they did."""
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from agents.workers.engine import WorkersEngine
 from agents.workers.launcher import Workers
 from agents.workers.starting import start_workers
 from evolution.commands.evolve.options import EvolveOptions
+from evolution.learning import threads_of
 
 
 def skeleton_for_workers(options: EvolveOptions) -> BaseModel:
@@ -38,7 +40,7 @@ def with_workers(
         return
     workers = Workers(
         options.workers,
-        cpus=options.worker_cpus,
+        cpus=options.worker_cpus or threads_of(options),
         gpus=options.worker_gpus,
         address=options.ray_address,
         deadline=options.worker_deadline,
@@ -47,6 +49,12 @@ def with_workers(
         console.print(
             f"{options.workers} workers, but {options.shards} shards: the others have nothing to "
             f"do; for a new run say --shards {options.workers}"
+        )
+    threads = options.workers * (options.worker_cpus or 1)
+    if not options.ray_address and threads > (cores := os.cpu_count() or 1):
+        console.print(
+            f"{options.workers} workers with {options.worker_cpus} threads each share {cores} "
+            "processors; --worker-cpus 1 is quicker, but the last digit of sums depends on it"
         )
     with console.status(f"starting {options.workers} workers"):
         engine = population.engine = start_workers(population, workers, console.print)

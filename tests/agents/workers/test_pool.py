@@ -216,10 +216,6 @@ def through(folder, faults=(), count=2):
     return elsewhere, benches
 
 
-def changed_hash(answer):
-    return replace(answer, after={**answer.after, 0: "0" * 16})
-
-
 def changed_factors(answer):
     row = min(answer.adapters)
     packed = answer.adapters[row]
@@ -230,7 +226,9 @@ def changed_factors(answer):
 
 NO_LEARNING = {
     "nothing": lambda _: None,
-    "another adapter learned": lambda answer: replace(answer, before={0: "x", 2: "y"}),
+    "another adapter learned": lambda answer: replace(
+        answer, before=dict.fromkeys(answer.before, "x")
+    ),
     "another adapter came back": changed_factors,
     "cut off": lambda answer: replace(
         answer,
@@ -239,7 +237,7 @@ NO_LEARNING = {
     "none came back": lambda answer: replace(answer, adapters={}),
     "no hashes": lambda answer: replace(answer, after={}),
     "a state cut off": lambda answer: replace(
-        answer, optimizer={name: array[:1] for name, array in answer.optimizer.items()}
+        answer, optimizer={name: array[:0] for name, array in answer.optimizer.items()}
     ),
     "another learning rate": lambda answer: replace(
         answer,

@@ -17,12 +17,15 @@ from tests.agents.learning.test_joint_step import samples_of
 from tests.conftest import make_tiny_base
 
 
-@given(st.integers(1, 40), st.integers(1, 12))
-def test_agents_are_dealt_out_whole_and_evenly(size, shards):
-    parts = split_agents(size, shards)
-    assert sorted(agent for part in parts for agent in part) == list(range(size))
-    assert len(parts) == min(size, shards)
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+@given(st.lists(st.integers(0, 500), max_size=40), st.integers(1, 12))
+def test_agents_that_have_something_to_do_are_split_evenly(loads, shards):
+    parts = split_agents(loads, shards)
+    busy = [agent for agent, load in enumerate(loads) if load]
+    assert sorted(agent for part in parts for agent in part) == busy
+    assert len(parts) == min(len(busy), shards)
+    assert all(part == tuple(sorted(part)) and part for part in parts)
+    held = [sum(loads[agent] for agent in part) for part in parts]
+    assert max(held, default=0) - min(held, default=0) <= max(loads, default=0)
 
 
 @given(
@@ -52,7 +55,9 @@ def test_shards_hold_about_as_much():
     assert max(loads) - min(loads) <= 50
 
 
-@pytest.mark.parametrize("split", [lambda: split_agents(3, 0), lambda: split_jobs([(1,)], [1], 0)])
+@pytest.mark.parametrize(
+    "split", [lambda: split_agents([3], 0), lambda: split_jobs([(1,)], [1], 0)]
+)
 def test_no_shards_are_refused(split):
     with pytest.raises(ShardError, match="shards: got 0, expected at least 1"):
         split()
