@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from agents.loading.skeleton import load_skeleton
     from agents.population import AdapterError, LoraPopulation
     from agents.vllm.engine import VllmEngine
+    from agents.workers.launcher import Workers
 
 _LAZY = {
     "ADVANTAGES": "agents.learning.advantages",
@@ -49,6 +50,7 @@ _LAZY = {
     "Sample": "agents.learning.learners",
     "StackedLora": "agents.engine.adapters",
     "VllmEngine": "agents.vllm.engine",
+    "Workers": "agents.workers.launcher",
     "load_base": "agents.loading.models",
     "load_skeleton": "agents.loading.skeleton",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "ScriptedPolicy",
     "StackedLora",
     "VllmEngine",
+    "Workers",
     "evaluate",
     "load_base",
     "load_skeleton",
