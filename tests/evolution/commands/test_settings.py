@@ -68,12 +68,12 @@ def test_the_population_is_the_one_that_was_asked_for():
     assert {layer.name.rpartition(".")[2] for layer in lora.layers()} == {"q_proj", "v_proj"}
     assert next(lora.layers()).A.dtype == torch.bfloat16
     assert (lora.alpha.tolist(), lora.dropout) == ([5.0] * 4, (0.1,) * 4)
-    assert (population.top_p, lora._checkpointed) == (0.5, True)
+    assert (population.top_p, lora.checkpointed) == (0.5, True)
     learner = learning.make_learner(population, options, options.resolved(4))
     assert learner.config.tokens_per_batch == 64
     plain = evolve._newborn(make_tiny_base(), RunConfig(size=4))
     assert (plain.lora.alpha.tolist(), plain.top_p) == ([16.0] * 4, 1.0)
-    assert not plain.lora._checkpointed
+    assert not plain.lora.checkpointed
 
 
 def test_four_bits_reach_the_loader(monkeypatch, tmp_path):

@@ -51,8 +51,11 @@ def new_files():
 
 
 def with_settings_of(found, wanted):
-    """A state without the settings that came later, which the old one cannot have."""
-    return {**found, "config": {name: found["config"][name] for name in wanted["config"]}}
+    """A state without the settings and digests that came later, which the old one cannot have."""
+    later = {
+        part: {name: found[part][name] for name in wanted[part]} for part in ("config", "rests_on")
+    }
+    return {**found, **later}
 
 
 def alike(found, wanted):
