@@ -244,15 +244,7 @@ class NamedAdapters:
         return f" (the adapter names {shown(adapter.base)}, this is {self.base.name!r})"
 
     def _write(self, i: int, adapter: PeftAdapter) -> None:
-        self.lora.set_rank(i, adapter.rank)
-        self.lora.set_alpha(i, adapter.alpha)
-        for layer in self.lora.layers():
-            layer.A[i].zero_()
-            layer.B[i].zero_()
-            if layer.name in adapter.factors:
-                A, B = adapter.factors[layer.name]
-                layer.A[i, : A.shape[0]] = A
-                layer.B[i, :, : B.shape[1]] = B
+        self.lora.put(i, adapter.rank, adapter.alpha, adapter.factors)
 
 
 class HeldAdapters(Mapping[str, PeftAdapter]):

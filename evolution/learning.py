@@ -39,8 +39,8 @@ def make_learner(
     """
     if config.learner == Learner.NONE:
         return None
-    elsewhere = isinstance(population.engine, WorkersEngine)
-    if population.base.is_skeleton and not elsewhere:
+    workers = population.engine if isinstance(population.engine, WorkersEngine) else None
+    if population.base.is_skeleton and workers is None:
         raise ConfigError(
             f"learner: got {config.learner.value!r}, but the base's weights are not here; set "
             "learner = 'none', or load the base"
@@ -65,8 +65,7 @@ def make_learner(
         learner = RejectionTuning(population.base, population.lora, learning)
     else:
         learner = PolicyGradient(population.base, population.lora, learning)
-    if isinstance(population.engine, WorkersEngine):
-        learner.elsewhere = population.engine.learn
+    learner.elsewhere = None if workers is None else workers.learn
     return learner
 
 

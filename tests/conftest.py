@@ -155,6 +155,13 @@ def make_tiny_base(products="float32", **overrides):
     return freeze(model, fast, name="tiny", products=products)
 
 
+def save_base(base, folder):
+    """A base made in memory as a folder that a user may name."""
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def tiny_base():
     return make_tiny_base()

@@ -13,7 +13,7 @@ Not covered here: adapters on embeddings or on the output layer, DoRA.
 """
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
@@ -184,6 +184,32 @@ class StackedLora(nn.Module):
         self.ranks[agent] = rank
         self.set_alpha(agent, float(self.alpha[agent]))
         self.enforce_ranks()
+
+    def put(
+        self,
+        agent: int,
+        rank: int,
+        alpha: float,
+        factors: Mapping[str, tuple[Tensor, Tensor]],
+    ) -> None:
+        """Replace one agent's adapter by another of at most the largest rank.
+
+        Args:
+            agent: Whose.
+            rank: Its rank from now on.
+            alpha: Numerator of its scale.
+            factors: ``A [r, in]`` and ``B [out, r]`` by layer, r at most the rank, of this stack's
+                shapes; layers that are missing become zero.
+        """
+        self.set_rank(agent, rank)
+        self.set_alpha(agent, alpha)
+        for layer in self.layers():
+            layer.A[agent].zero_()
+            layer.B[agent].zero_()
+            if layer.name in factors:
+                A, B = factors[layer.name]
+                layer.A[agent, : A.shape[0]] = A.to(layer.A.device)
+                layer.B[agent, :, : B.shape[1]] = B.to(layer.B.device)
 
     def set_dropout(self, agent: int, rate: float) -> None:
         """Set the dropout of one agent."""

@@ -7,6 +7,7 @@ reads them without a copy.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,6 +132,15 @@ def free_memory(device: torch.device) -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def resident() -> int:
+    """Bytes that this process holds now; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -180,11 +180,11 @@ def packed_bytes(lora: StackedLora, rank: int) -> int:
     return wide * rank * next(lora.parameters()).element_size()
 
 
-def read_factors(lora: StackedLora, adapter: PackedAdapter) -> list[tuple[Tensor, Tensor]]:
-    """The factors of an adapter, layer by layer; it must be as long as `packed_bytes` says."""
+def read_factors(lora: StackedLora, adapter: PackedAdapter) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors of an adapter by layer; it must be as long as `packed_bytes` says."""
     dtype = next(lora.parameters()).dtype
     flat = torch.frombuffer(bytearray(adapter.factors), dtype=dtype)
-    found: list[tuple[Tensor, Tensor]] = []
+    found: dict[str, tuple[Tensor, Tensor]] = {}
     at = 0
     for layer in lora.layers():
         pair: list[Tensor] = []
@@ -192,7 +192,7 @@ def read_factors(lora: StackedLora, adapter: PackedAdapter) -> list[tuple[Tensor
             count = shape[0] * shape[1]
             pair.append(flat[at : at + count].view(shape))
             at += count
-        found.append((pair[0], pair[1]))
+        found[layer.name] = pair[0], pair[1]
     return found
 
 
@@ -201,18 +201,12 @@ def packed_hash(lora: StackedLora, adapter: Any) -> str:
     whole = isinstance(adapter, PackedAdapter) and 1 <= adapter.rank <= lora.rank
     if not whole or len(adapter.factors) != packed_bytes(lora, adapter.rank):
         return ""
-    return factors_hash(adapter.alpha, read_factors(lora, adapter))
+    return factors_hash(adapter.alpha, read_factors(lora, adapter).values())
 
 
 def unpack(lora: StackedLora, row: int, adapter: PackedAdapter) -> None:
     """Write an adapter into a row of a stack."""
-    lora.set_rank(row, adapter.rank)
-    lora.set_alpha(row, adapter.alpha)
-    for layer, (A, B) in zip(lora.layers(), read_factors(lora, adapter), strict=True):
-        layer.A[row].zero_()
-        layer.B[row].zero_()
-        layer.A[row, : adapter.rank] = A.to(layer.A.device)
-        layer.B[row, :, : adapter.rank] = B.to(layer.B.device)
+    lora.put(row, adapter.rank, adapter.alpha, read_factors(lora, adapter))
 
 
 def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

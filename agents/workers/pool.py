@@ -95,7 +95,7 @@ class _Place:
     ticket: Ticket | None = None  # of its hello, or of its task
     since: float = 0.0
     hello: Hello | None = None
-    task: int | None = None
+    task: PoolTask[Any] | None = None
     held: dict[int, str] = field(default_factory=dict[int, str])
 
 
@@ -157,17 +157,16 @@ class WorkerPool:
             if place.task is not None:  # of a call that was broken off
                 self._launcher.kill(place.worker)
                 self._start(place)
+        numbers = {id(task): number for number, task in enumerate(tasks)}
         results: dict[int, Result] = {}
-        waiting = deque(sorted(range(len(tasks)), key=lambda number: -tasks[number].size))
-        wrong = [Counter[type[Exception]]() for _ in tasks]
+        waiting = deque(sorted(tasks, key=lambda task: -task.size))
+        wrong = Counter[tuple[int, type[Exception]]]()
         while len(results) < len(tasks):
             for place in self._places:
                 if place.hello is not None and place.task is None and waiting:
-                    self._give(place, waiting.popleft(), tasks)
-            for place, error in self._wait(tasks):
-                number, ticket = place.task, place.ticket
-                assert number is not None
-                task, took = tasks[number], _now() - place.since
+                    self._give(place, waiting.popleft())
+            for place, task, error in self._wait():
+                number, ticket, took = numbers[id(task)], place.ticket, _now() - place.since
                 place.task = place.ticket = None
                 try:
                     if error is not None:
@@ -175,9 +174,9 @@ class WorkerPool:
                     answer = self._launcher.result(ticket)
                     results[number], held = task.check(answer)
                 except (Lost, Nonsense, Failed) as why:
-                    wrong[number][type(why)] += 1
-                    self._lose(place, task, why, wrong[number][type(why)])
-                    waiting.appendleft(number)
+                    wrong[number, type(why)] += 1
+                    self._lose(place, task, why, wrong[number, type(why)])
+                    waiting.appendleft(task)
                 else:
                     place.held.update(held)
                     place.counts.add(answer, took)
@@ -194,13 +193,12 @@ class WorkerPool:
         place.worker, place.ticket = self._launcher.start()
         place.since, place.hello, place.task, place.held = _now(), None, None, {}
 
-    def _give(self, place: _Place, number: int, tasks: Sequence[PoolTask[Any]]) -> None:
-        task = tasks[number]
-        place.task, place.since = number, _now()
+    def _give(self, place: _Place, task: PoolTask[Any]) -> None:
+        place.task, place.since = task, _now()
         place.ticket = self._launcher.call(place.worker, task.method, *task.arguments(place.held))
 
-    def _wait(self, tasks: Sequence[PoolTask[Any]] = ()) -> list[tuple[_Place, Exception | None]]:
-        """Wait a moment; return the places whose task is over, or whose worker must be given up.
+    def _wait(self) -> list[tuple[_Place, PoolTask[Any], Exception | None]]:
+        """Wait a moment; return whose task is over, or why its worker must be given up.
 
         Places that have started meanwhile are ready afterwards.
 
@@ -214,14 +212,13 @@ class WorkerPool:
                 "mend the machines and resume the run"
             )
         over = self._launcher.ready([place.ticket for place in busy], _LOOK)
-        ended: list[tuple[_Place, Exception | None]] = []
+        ended: list[tuple[_Place, PoolTask[Any], Exception | None]] = []
         now = _now()
         look = now - self._looked > _LOOK_AT_NODES
         self._looked = now if look else self._looked
         for place in busy:
-            starting, took = place.task is None, now - place.since
-            factor = 1.0 if starting else tasks[place.task or 0].deadline
-            most = self._settings.start_deadline if starting else self._settings.deadline * factor
+            task, took, settings = place.task, now - place.since, self._settings
+            most = settings.deadline * task.deadline if task else settings.start_deadline
             error: Exception | None = None
             if place.ticket in over:
                 pass
@@ -231,10 +228,10 @@ class WorkerPool:
                 error = Lost(f"it has not answered for {took:.0f} s (at most {most:.0f})")
             else:
                 continue
-            if starting:
+            if task is None:
                 self._welcome(place, error)
             else:
-                ended.append((place, error))
+                ended.append((place, task, error))
         return ended
 
     def _welcome(self, place: _Place, error: Exception | None) -> None:

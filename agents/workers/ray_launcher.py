@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from agents.loading.files import first_line
 from agents.workers.launcher import Failed, Handle, Lost, Ticket, WorkerError, Workers
 from agents.workers.messages import WorkerSpec
 
@@ -64,8 +65,8 @@ class RayLauncher:
             self.close()
             where = workers.address or "this machine"
             raise WorkerError(
-                f"workers: Ray could not be started on {where} ({_first(error)}); see that it runs "
-                "there: ray status"
+                f"workers: Ray could not be started on {where} ({first_line(error)}); see that it "
+                "runs there: ray status"
             ) from error
         self._actor: Any = ray.remote(max_restarts=0, max_task_retries=0)(_Actor)
         self._workers: list[Any] = []
@@ -108,9 +109,9 @@ class RayLauncher:
         except errors.RayActorError as error:
             raise Lost(f"its process is gone ({_reason(error)})") from None
         except errors.RayTaskError as error:
-            raise Failed(_first(error.cause)) from None
+            raise Failed(first_line(error.cause)) from None
         except errors.RayError as error:  # what it answered is lost, or cannot be had
-            raise Lost(f"its answer could not be had ({_first(error)})") from None
+            raise Lost(f"its answer could not be had ({first_line(error)})") from None
 
     def gone(self, node: str) -> bool:
         """Whether the machine of this id is known to be gone."""
@@ -181,16 +182,10 @@ def _reach(address: str) -> None:
             pass
 
 
-def _first(error: BaseException) -> str:
-    """The first line of what an error says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:500]
-
-
 def _reason(error: BaseException) -> str:
     """Why Ray says that an actor died, in one line."""
     said = " ".join(str(error).split())
     for mark in ("Worker exit detail: ", "The actor is dead because ", "error_message: "):
         if mark in said:
             return said.partition(mark)[2][:160]
-    return _first(error)[:160]
+    return first_line(error)[:160]

@@ -29,13 +29,8 @@ def split_agents(loads: Sequence[int], shards: int) -> list[tuple[int, ...]]:
         Agents of each part, in order; those without a load are in none, and no part is empty.
     """
     busy = [agent for agent in range(len(loads)) if loads[agent]]
-    parts: list[list[int]] = [[] for _ in range(min(_least(shards), len(busy)))]
-    held = [0] * len(parts)
-    for agent in sorted(busy, key=lambda agent: -loads[agent]):
-        least = held.index(min(held))
-        parts[least].append(agent)
-        held[least] += loads[agent]
-    return [tuple(sorted(part)) for part in parts]
+    busy.sort(key=lambda agent: -loads[agent])
+    return _dealt([([agent], loads[agent]) for agent in busy], _least(shards))
 
 
 def split_jobs(
@@ -59,12 +54,23 @@ def split_jobs(
         groups.setdefault(tuple(prompt), []).append(place)
     if len(groups) < _least(shards):
         groups = {place: [place] for place in range(len(prompts))}
+    tokens = [(places, sum(limits[place] for place in places)) for places in groups.values()]
+    return _dealt(tokens, shards)
+
+
+def _dealt(groups: Sequence[tuple[Sequence[int], int]], shards: int) -> list[tuple[int, ...]]:
+    """Give each group, in turn, to the part that holds least.
+
+    Args:
+        groups: What stays together, and its load.
+        shards: Most parts; no part is empty.
+    """
     parts: list[list[int]] = [[] for _ in range(min(shards, len(groups)))]
-    loads = [0] * len(parts)
-    for places in groups.values():
-        least = loads.index(min(loads))
-        parts[least] += places
-        loads[least] += sum(limits[place] for place in places)
+    held = [0] * len(parts)
+    for members, load in groups:
+        least = held.index(min(held))
+        parts[least] += members
+        held[least] += load
     return [tuple(sorted(part)) for part in parts]
 
 

@@ -8,12 +8,12 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from agents.engine.adapters import StackedLora
 from agents.engine.jobs import EngineError
+from agents.engine.kv_cache import resident
 from agents.engine.local import LocalEngine
 from agents.learning.learners import PolicyGradient, RejectionTuning, StackedLearner
 from agents.learning.steps import LearnerConfig
@@ -140,12 +140,3 @@ class Worker:
         if known is None or type(known).__name__ != name or known.config != config:
             known = self._learner = LEARNERS[name](self._base, self._lora, config)
         return known
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -6,11 +6,11 @@ that were looked up in runs of this version.
 
 from dataclasses import dataclass
 
+from agents.loading.models import DTYPES
 from evolution.config import Learner, RunConfig
 from evolution.planning.replies import measurements
 from evolution.planning.shapes import BaseShapes
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _HEADER = 125  # of a tensor in a file of safetensors, with its name and place
 _SETTINGS = 560  # an adapter's configuration
 _ROW = 560  # of history.jsonl
@@ -56,7 +56,7 @@ def plan_disk(
         first: Generations that were played before; what they keep is there already.
     """
     plain = "float32" if config.load_in_4bit else config.dtype
-    held = _BYTES[config.adapter_dtype or plain]
+    held = DTYPES[config.adapter_dtype or plain].itemsize
     tensors = sum(2 * len(outputs) for _, outputs in shapes.groups)
     adapter = shapes.adapter(config.rank) * held + tensors * _HEADER + _SETTINGS
     learns = config.learner is not Learner.NONE

@@ -1,8 +1,8 @@
 """The most memory that a run is going to hold, worked out from what the code allocates.
 
 Each term says in which file it is allocated. Nothing is fitted; what Python and the libraries hold
-is measured where the plan is made (`resident`). A worker holds what a process of its own does, with
-its share of the replies.
+is measured where the plan is made (`agents.engine.kv_cache.resident`). A worker holds what a
+process of its own does, with its share of the replies.
 
 Not covered: blocks that were freed and that the allocator keeps (with glibc, while a model of small
 tensors learns on a CPU, up to half of the activations), CUDA's own context, sentence models.
@@ -11,16 +11,15 @@ tensors learns on a CPU, up to half of the activations), CUDA's own context, sen
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from agents.compiled.products import library, multiplies
 from agents.compiled.trees import attention
 from agents.engine.generation import PREFILL_TOKENS
 from agents.learning.likelihood import MOST_LOGITS
+from agents.loading.models import DTYPES
 from evolution.planning.demand import Demand
 from evolution.planning.shapes import BaseShapes
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight: its half, a scale of 64, one of 256 such
 _TURNING = 3  # copies of a weight that `agents.loading.int8.turn` holds at once
 _STEP = 5  # float32 copies of one tensor in `agents.learning.optimizer.StackedAdamW.step`
@@ -69,15 +68,15 @@ def plan_memory(shapes: BaseShapes, demand: Demand, process: int = 0) -> MemoryP
     Args:
         shapes: Of the base.
         demand: What is asked of it.
-        process: Bytes that the process holds before the base is loaded; see `resident`. Of no
+        process: Bytes that the process holds before the base is loaded; see there. Of no
             account on a GPU.
 
     Raises:
         ValueError: If a type of weights is unknown.
     """
     for name in (demand.dtype, demand.adapter_dtype or demand.dtype):
-        if name not in _BYTES:
-            raise ValueError(f"dtype: got {name!r}, expected one of {', '.join(_BYTES)}")
+        if name not in DTYPES:
+            raise ValueError(f"dtype: got {name!r}, expected one of {', '.join(DTYPES)}")
     count = _Count(shapes, demand)
     always = {
         "process": 0 if demand.on_gpu else process,
@@ -102,15 +101,6 @@ def plan_memory(shapes: BaseShapes, demand: Demand, process: int = 0) -> MemoryP
     return MemoryPlan(always, phases)
 
 
-def resident() -> int:
-    """Bytes that this process holds now; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return 0
-
-
 def learns_by_tree(shapes: BaseShapes, dtype: str, *, on_gpu: bool) -> bool:
     """Whether packed rows attend by compiled code (agents.learning.tree_attention).
 
@@ -126,9 +116,9 @@ class _Count:
     def __init__(self, shapes: BaseShapes, demand: Demand) -> None:
         self.shapes, self.demand = shapes, demand
         self.adapter = shapes.adapter(demand.rank)
-        self.unit = _BYTES[demand.dtype]  # of weights and activations
+        self.unit = DTYPES[demand.dtype].itemsize  # of weights and activations
         plain = "float32" if demand.four_bits else demand.dtype
-        self.held = _BYTES[demand.adapter_dtype or plain]  # of factors
+        self.held = DTYPES[demand.adapter_dtype or plain].itemsize  # of factors
         self.packs = demand.dtype == "float32" and not (demand.on_gpu or demand.four_bits)
         made = library()
         self.compiled = (  # agents.engine.compiled_pass._parts

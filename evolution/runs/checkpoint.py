@@ -36,6 +36,7 @@ from evolution.runs.files import (
     hash_prefix,
     manifest_of,
     refuse_inside,
+    refuse_taken,
     saved_generations,
     sealed_text,
     size_of,
@@ -114,11 +115,7 @@ class RunFolder:
             CheckpointError: If it holds a run, or the history of one, or is part of another.
         """
         refuse_inside(self.path)
-        if self.generations():
-            raise CheckpointError(
-                f"out: {self.path} already holds a run; continue it with --resume {self.path} or "
-                "choose another folder"
-            )
+        refuse_taken(self.path)
         history = self.path / GROWING[0]
         if history.exists() and b'{"generation": 1,' in history.read_bytes():
             raise CheckpointError(

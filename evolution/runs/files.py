@@ -55,6 +55,19 @@ def refuse_inside(path: Path) -> None:
             )
 
 
+def refuse_taken(path: Path) -> None:
+    """Refuse a folder for a new run that holds one.
+
+    Raises:
+        CheckpointError: If it does.
+    """
+    if saved_generations(path):
+        raise CheckpointError(
+            f"out: {path} already holds a run; continue it with --resume {path} or choose another "
+            "folder"
+        )
+
+
 def folder_of(path: Path, generation: int) -> Path:
     """Where a run folder keeps a generation."""
     return path / f"generation_{generation:04d}"

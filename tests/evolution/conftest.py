@@ -25,10 +25,6 @@ def _own_operators_are_forgotten(monkeypatch):
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     """A tiny model on disk, as a user names it."""
-    from tests.conftest import make_tiny_base
+    from tests.conftest import make_tiny_base, save_base
 
-    folder = tmp_path_factory.mktemp("model")
-    base = make_tiny_base()
-    base.model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_base(make_tiny_base(), tmp_path_factory.mktemp("model"))

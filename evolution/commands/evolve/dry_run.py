@@ -12,26 +12,25 @@ from math import ceil
 from pathlib import Path
 
 from agents.engine.jobs import Engine
-from agents.engine.kv_cache import free_memory
+from agents.engine.kv_cache import free_memory, resident
 from agents.loading.models import BaseModel
 from agents.population import LoraPopulation
 from evolution.commands.evolve.engine import connected, load
-from evolution.commands.evolve.forecast_table import show_forecast
+from evolution.commands.evolve.forecast_table import Outlook, show_forecast
 from evolution.commands.evolve.options import EvolveOptions, new_folder
 from evolution.commands.evolve.workers import with_workers
 from evolution.config import Learner, RunConfig
-from evolution.errors import CheckpointError
 from evolution.learning import make_learner
 from evolution.manager import EvolutionManager
 from evolution.planning.demand import demand_of
 from evolution.planning.disk import plan_disk
 from evolution.planning.forecast import forecast
-from evolution.planning.memory import MemoryPlan, learns_by_tree, plan_memory, resident
+from evolution.planning.memory import MemoryPlan, learns_by_tree, plan_memory
 from evolution.planning.probe import Probe, probe
 from evolution.planning.shapes import BaseShapes
 from evolution.run_problems import check_fit, held_out_problems, reply_limits
 from evolution.runs.branching import split_branch
-from evolution.runs.files import folder_of, refuse_inside, saved_generations
+from evolution.runs.files import folder_of, refuse_inside, refuse_taken, saved_generations
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
@@ -101,11 +100,11 @@ def dry_run(
     if options.engine != "local":  # a server decodes, and its memory is its own
         memory = _elsewhere(memory, weights=not base.is_skeleton)
     disk = plan_disk(shapes, options, told.transcripts, first)
-    show_forecast(
-        console, options, told, seen, memory, disk, first=first, loading=loading,
-        room=_room(base, options), on_gpu=on_gpu, took=time.monotonic() - started,
-        context=population.context,
+    run = Outlook(
+        options=options, told=told, seen=seen, memory=memory, disk=disk, first=first,
+        loading=loading, room=_room(base, options), on_gpu=on_gpu, context=population.context,
     )  # fmt: skip
+    show_forecast(console, run, time.monotonic() - started)
     return 0
 
 
@@ -137,11 +136,7 @@ def _origin(options: EvolveOptions) -> tuple[Path | None, int]:
         return (Path(options.resume), numbers[-1]) if numbers else (None, -1)
     if options.out:
         refuse_inside(Path(options.out))
-        if saved_generations(Path(options.out)):
-            raise CheckpointError(
-                f"out: {options.out} already holds a run; continue it with --resume {options.out} "
-                "or choose another folder"
-            )
+        refuse_taken(Path(options.out))
     return None, -1
 
 
@@ -173,10 +168,10 @@ def _room(base: BaseModel, options: EvolveOptions) -> int | None:
     if options.workers and (options.ray_address or options.worker_gpus):
         return None  # elsewhere
     free = free_memory(base.device)
-    if free is not None and options.workers:
-        return free // options.workers
     if free is None:
         return None
+    if options.workers:
+        return free // options.workers
     if base.device.type == "cuda":
         import torch
 

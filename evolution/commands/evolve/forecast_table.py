@@ -1,13 +1,13 @@
 """What a run is going to take, as a table, and in lines what will end or hinder it."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from evolution.commands.evolve.options import EvolveOptions
-from evolution.config import RunConfig
 from evolution.planning.disk import DiskPlan
 from evolution.planning.forecast import Forecast, Range
 from evolution.planning.memory import MemoryPlan
@@ -16,25 +16,11 @@ from evolution.planning.probe import Probe
 _GLIBC = 1.5  # of what learning holds beside the base: freed blocks that the allocator keeps
 
 
-def show_forecast(
-    console: Console,
-    options: EvolveOptions,
-    told: Forecast,
-    seen: Probe,
-    memory: MemoryPlan,
-    disk: DiskPlan,
-    *,
-    first: int,
-    loading: float,
-    room: int | None,
-    on_gpu: bool,
-    took: float,
-    context: int | None,
-) -> None:
-    """Print it all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """All there is to say of a run that has not begun.
 
-    Args:
-        console: Where to.
+    Attributes:
         options: Settings of the run.
         told: Replies, tokens and seconds.
         seen: What they were worked out from.
@@ -44,11 +30,32 @@ def show_forecast(
         loading: Seconds until the first generation.
         room: Bytes of memory that there are for the run; None if not known.
         on_gpu: Whether on a GPU.
-        took: Seconds that all this took.
         context: Most tokens of a prompt and its reply; None for no limit.
     """
-    console.print(_costs(options, told, disk, first, loading))
-    console.print(_memory(memory, room, on_gpu, options.workers))
+
+    options: EvolveOptions
+    told: Forecast
+    seen: Probe
+    memory: MemoryPlan
+    disk: DiskPlan
+    first: int
+    loading: float
+    room: int | None
+    on_gpu: bool
+    context: int | None
+
+
+def show_forecast(console: Console, run: Outlook, took: float) -> None:
+    """Print it all.
+
+    Args:
+        console: Where to.
+        run: What to say.
+        took: Seconds that all this took.
+    """
+    seen = run.seen
+    console.print(_costs(run))
+    console.print(_memory(run))
     share = "all" if seen.cut == 1 and seen.problems else "part"
     replies = sum(seen.replies.values())
     console.print(
@@ -57,12 +64,13 @@ def show_forecast(
         + f" ({share} of their length, {took:.0f} s with loading). Not counted: evolution steps, "
         "writing to disk."
     )
-    for line in warnings(options, told, seen, memory, disk, first, loading, room, on_gpu, context):
+    for line in warnings(run):
         console.print(line)
 
 
-def _costs(options: RunConfig, told: Forecast, disk: DiskPlan, first: int, loading: float) -> Table:
-    left = "" if not first else f" that are left of {options.generations}"
+def _costs(run: Outlook) -> Table:
+    options, told, disk = run.options, run.told, run.disk
+    left = "" if not run.first else f" that are left of {options.generations}"
     table = Table(title=f"{told.generations} generations{left}, {options.size} agents")
     table.add_column("what")
     table.add_column("a generation", justify="right")
@@ -87,7 +95,7 @@ def _costs(options: RunConfig, told: Forecast, disk: DiskPlan, first: int, loadi
         table.add_row("learning", _times(told.learning), _times(_by(told.learning, n)))
     if told.measuring[1]:
         table.add_row("trials, held-out problems", "", _times(told.measuring))
-    table.add_row("together", _times(told.generation), _times(told.run(loading)))
+    table.add_row("together", _times(told.generation), _times(told.run(run.loading)))
     table.add_section()
     table.add_row("disk: a saved generation", size(disk.generation),
                   f"{disk.kept} kept: {size(disk.kept * disk.generation)}")  # fmt: skip
@@ -97,10 +105,11 @@ def _costs(options: RunConfig, told: Forecast, disk: DiskPlan, first: int, loadi
     return table
 
 
-def _memory(memory: MemoryPlan, room: int | None, on_gpu: bool, workers: int) -> Table:
+def _memory(run: Outlook) -> Table:
+    memory, workers = run.memory, run.options.workers
     whose = f" of each of {workers} workers" * bool(workers)
-    has = "" if room is None else f"; there is room for {size(room)}"
-    table = Table(title=f"Memory{whose}{' on the GPU' * on_gpu}{has}")
+    has = "" if run.room is None else f"; there is room for {size(run.room)}"
+    table = Table(title=f"Memory{whose}{' on the GPU' * run.on_gpu}{has}")
     table.add_column("when")
     table.add_column("beside")
     table.add_column("bytes", justify="right")
@@ -121,26 +130,17 @@ def _memory(memory: MemoryPlan, room: int | None, on_gpu: bool, workers: int) ->
     return table
 
 
-def warnings(
-    options: RunConfig,
-    told: Forecast,
-    seen: Probe,
-    memory: MemoryPlan,
-    disk: DiskPlan,
-    first: int,
-    loading: float,
-    room: int | None,
-    on_gpu: bool,
-    context: int | None,
-) -> list[str]:
+def warnings(run: Outlook) -> list[str]:
     """What will end the run early, or hinder it; a line each."""
+    options, told, seen, first = run.options, run.told, run.seen, run.first
+    memory, disk, room = run.memory, run.disk, run.room
     lines: list[str] = []
     if not told.generations:
         lines.append(
             f"Nothing is left: {first} generations were played; set generations above {first}."
         )
     if options.max_minutes:
-        few, many = told.reached(options.max_minutes, loading)
+        few, many = told.reached(options.max_minutes, run.loading)
         least, most = first + few, first + many
         which = f"{least}" if least == most else f"{least} to {most}"
         if few < told.generations:
@@ -159,10 +159,10 @@ def warnings(
     if seen.overlong:
         lines.append(
             f"Warning: {seen.overlong:.0%} of the prompts do not fit the model's context of "
-            f"{context} tokens with their replies, and get empty ones; lower solve_tokens."
+            f"{run.context} tokens with their replies, and get empty ones; lower solve_tokens."
         )
     lines.append(f"Memory at most: {size(memory.peak)} ({memory.fullest}).")
-    likely = memory.peak if on_gpu else most_resident(memory)
+    likely = memory.peak if run.on_gpu else most_resident(memory)
     if room is not None and memory.peak > room:
         lines.append(
             f"Warning: {size(memory.peak)} will not fit into {size(room)}; lower "

@@ -40,7 +40,7 @@ def with_workers(
         return
     workers = Workers(
         options.workers,
-        cpus=options.worker_cpus or threads_of(options),
+        cpus=threads_of(options),
         gpus=options.worker_gpus,
         address=options.ray_address,
         deadline=options.worker_deadline,

@@ -26,16 +26,13 @@ from agents.population import LoraPopulation
 from agents.workers.launcher import Workers
 from agents.workers.starting import start_workers
 from tests.agents.workers.test_ray import bytes_of, play
-from tests.conftest import make_tiny_base
+from tests.conftest import make_tiny_base, save_base
 
 
 def main(kills: int, count: int = 2) -> int:
     """Kill so many; returns how many runs differed."""
     home = Path(tempfile.mkdtemp())
-    tiny = make_tiny_base()
-    tiny.model.save_pretrained(home / "base")
-    tiny.tokenizer.save_pretrained(home / "base")
-    base = str(home / "base")
+    base = save_base(make_tiny_base(), home / "base")
     alone = play(base, home / "alone"), bytes_of(home / "alone")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

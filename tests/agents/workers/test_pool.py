@@ -21,7 +21,7 @@ from populora_env.records import Phase
 from tests.agents.helpers import randomise
 from tests.agents.learning.test_joint_step import samples_of
 from tests.agents.workers.fake import FakeLauncher, failed, lost, worker_of
-from tests.conftest import make_tiny_base
+from tests.conftest import make_tiny_base, save_base
 
 AGENTS = ("agent_0", "agent_1", "agent_2", "base")
 REQUESTS = [Request(AGENTS[i % 4], Phase.SOLVE, f"what is {i // 2}?", 6, i) for i in range(12)]
@@ -34,11 +34,7 @@ def clock(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    base = make_tiny_base()
-    path = tmp_path_factory.mktemp("base")
-    base.model.save_pretrained(path)
-    base.tokenizer.save_pretrained(path)
-    return str(path)
+    return save_base(make_tiny_base(), tmp_path_factory.mktemp("base"))
 
 
 def population_of(folder):

@@ -27,7 +27,7 @@ from agents.workers.launcher import WorkerError, Workers
 from agents.workers.starting import start_workers
 from evolution import EvolutionConfig, EvolutionManager
 from evolution.cli import main
-from tests.conftest import make_tiny_base
+from tests.conftest import make_tiny_base, save_base
 
 GENERATIONS = 3
 PROBLEMS = "procedural:chain_sum(max_terms=2,max_digits=1)"
@@ -35,11 +35,7 @@ PROBLEMS = "procedural:chain_sum(max_terms=2,max_digits=1)"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    tiny = make_tiny_base()
-    folder = tmp_path_factory.mktemp("base")
-    tiny.model.save_pretrained(folder)
-    tiny.tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_base(make_tiny_base(), tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
