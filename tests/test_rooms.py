@@ -68,7 +68,6 @@ ORDER = [
     "evolution.lowrank",
     "evolution.operators",
     "evolution.fitness",
-    "evolution.config_checks",
     "evolution.config",
     "evolution.individuals",
     "evolution.learning",

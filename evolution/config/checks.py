@@ -2,8 +2,8 @@
 
 The first that cannot be is named, with what came, what was expected and a way out. Operators by
 name say themselves what they take; see `evolution.registry`. Not covered here: what a setting may
-be by itself, which stands at its field (`evolution.config`), and what only a population's size
-tells (`evolution.config.EvolutionConfig.resolved`).
+be by itself, which stands at its field (`evolution.config.evolving`), and what only a
+population's size tells (`EvolutionConfig.resolved`).
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from populora_env.episodes.rewards import RewardWeights
 from populora_env.reading.forms import FORMS
 
 if TYPE_CHECKING:
-    from evolution.config import EvolutionConfig, RunConfig
+    from evolution.config.evolving import EvolutionConfig
+    from evolution.config.run import RunConfig
 
 ENGINES = ("local", "vllm")
 """What may generate, by name."""
