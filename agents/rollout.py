@@ -1,7 +1,7 @@
 """Play many arenas in lockstep, every pending prompt in one batch.
 
 One arena is played per problem. At each step the prompts of all arenas go to the policy together,
-which is what makes a population of adapters cheap to decode.
+which is what makes a population of adapters cheap to decode; so do all tries at a given problem.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,8 +77,9 @@ def _play(
     done = 0
     while pending:
         asked = [
-            (i, agent, observation)
+            (i, later, agent, observation)
             for i, observations in pending.items()
+            for later in range(1 + arenas[i].repeats)
             for agent, observation in observations.items()
             if observation["has_task"]
         ]
@@ -90,16 +91,19 @@ def _play(
                 max_new_tokens=limits[Phase(observation["phase"])],
                 seed=derive_seed(
                     "reply", *key, i, problems[i].id, agent, observation["phase"],
-                    int(observation["round"]),
+                    int(observation["round"]) + later,
                 ),
             )
-            for i, agent, observation in asked
+            for i, later, agent, observation in asked
         ]  # fmt: skip
-        actions = {i: dict.fromkeys(arenas[i].agents, "") for i in pending}
-        for (i, agent, _), reply in zip(asked, ask(policy, requests), strict=True):
-            actions[i][agent] = reply
+        actions = {
+            i: [dict.fromkeys(arenas[i].agents, "") for _ in range(1 + arenas[i].repeats)]
+            for i in pending
+        }
+        for (i, later, agent, _), reply in zip(asked, ask(policy, requests), strict=True):
+            actions[i][later][agent] = reply
         done += len(requests)
-        stepped = {i: arenas[i].step(actions[i])[0] for i in pending}
+        stepped = {i: [arenas[i].step(each)[0] for each in actions[i]][-1] for i in pending}
         pending = {i: observations for i, observations in stepped.items() if arenas[i].agents}
         if progress is not None:
             progress("playing", done / (done + sum(len(arenas[i].agents) for i in pending)))

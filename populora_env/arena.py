@@ -29,6 +29,7 @@ from populora_env.episodes.proposing import ProposingEpisode
 from populora_env.episodes.rendering import print_news, render_episode
 from populora_env.episodes.rewards import RewardWeights
 from populora_env.episodes.roles import read_roles, role_games
+from populora_env.episodes.tries import RepeatedEpisode
 from populora_env.errors import PopuloraError, at_least_one, check_is_a
 from populora_env.grading import Grader
 from populora_env.judges import Judge
@@ -84,7 +85,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             solve them; ``"all"`` for agents that do both; 0 where problems are given. Proposals
             take ``problems="self-play:..."``.
         solvers: How many solve a proposal, matched with its author by ratings; None for all.
-        tries: How often each solver answers a proposed problem, at least 1.
+        tries: How often each agent answers the problem (of a proposal, each solver), at least 1;
+            the last try is what is judged.
 
     Raises:
         ProblemSpecError: If ``problems`` is a spec that cannot be met.
@@ -130,6 +132,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         self.possible_agents = [f"agent_{number}" for number in range(num_agents)]
         self.agents: list[str] = []
         self._roles = read_roles(self.possible_agents, proposers, solvers, tries)
+        self._tries = at_least_one("tries", tries)
         self._owns_grader = grader is None
         self._rules = read_rules(
             self.possible_agents,
@@ -155,7 +158,7 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             )
         self._by_rating = matchmaking == Matchmaking.RATING
         self._ratings, self._owns_ratings = ratings or Ratings(), ratings is None
-        rounds = len(self._rules.schedule()) + (0 if self._roles is None else self._roles.tries)
+        rounds = len(self._rules.schedule()) + self._tries - (self._roles is None)
         self._observation_spaces = {
             agent: observation_space(rounds) for agent in self.possible_agents
         }
@@ -183,6 +186,15 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         if self._episode is None or self._episode.transcript is None:
             raise ArenaError("transcript is available once the episode has ended: step until then")
         return self._episode.transcript
+
+    @property
+    def repeats(self) -> int:
+        """How many more rounds ask just what this one asks, whatever is answered.
+
+        These are further tries at a given problem: whoever plays may answer them all at once, and
+        step through them after.
+        """
+        return self._episode.repeats if isinstance(self._episode, RepeatedEpisode) else 0
 
     @property
     def judge_failures(self) -> int:
@@ -285,6 +297,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
     def _begin(self, problem: Problem, seed: int) -> AnyEpisode:
         chance = self._ratings.win_probability if self._by_rating else None
         if self._roles is None:
+            if self._tries > 1:
+                return RepeatedEpisode(self._rules, problem, seed, self._tries, chance)
             return Episode(self._rules, problem, seed, chance)
         assert isinstance(self._source, SelfPlaySource)
         if not self._source.is_request(problem):

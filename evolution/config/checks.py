@@ -90,12 +90,11 @@ def _check_self_play(config: "EvolutionConfig") -> None:
     if not whole and proposers != "all":
         raise ConfigError(f"proposers: got {proposers!r}, expected an integer >= 0, or all")
     if not proposers:
-        for name, value, usual in (("solvers", config.solvers, None), ("tries", config.tries, 1)):
-            if value != usual:
-                raise ConfigError(
-                    f"{name}: got {value}, expected none without proposers; set proposers = 4, or "
-                    "leave it out"
-                )
+        if config.solvers is not None:
+            raise ConfigError(
+                f"solvers: got {config.solvers}, expected none without proposers; set proposers = "
+                "4, or leave it out"
+            )
         return
     if config.islands > 1:
         raise ConfigError(

@@ -53,7 +53,8 @@ class EvolutionConfig:
     solvers: Annotated[int | None, Range(1)] = None
     """Agents that solve a proposal, matched with its author by ratings; default all there are."""
     tries: Annotated[int, Range(1)] = 1
-    """How often each of them answers it."""
+    """How often each agent answers a problem; of a proposal, each of its solvers. The last try is
+    what is judged."""
     judged_problems: Annotated[int, Range(0)] = 2
     """How many of these problems the agents also judge each other's attempts of."""
     evaluation: str = "compare"

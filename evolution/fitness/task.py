@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from populora_env.episodes.rewards import RewardPart
-from populora_env.records import Transcript, Turn
+from populora_env.records import Phase, Transcript, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,18 @@ def _rewards(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What agents earned by solving and by proposing, ``[episodes, N]`` each.
 
-    NaN where an agent had no such part, or what it earned is not known.
+    NaN where an agent had no such part, or what it earned is not known. Several tries at a given
+    problem are worth their mean.
     """
     solved, proposed = np.full((2, len(transcripts), len(agents)), np.nan)
     for row, transcript in enumerate(transcripts):
         proposal = transcript.proposal
         for column, agent in enumerate(agents):
             earned = transcript.rewards.get(agent, np.nan)
-            if proposal is None or agent != proposal.agent:
+            if proposal is None:
+                solved[row, column] = earned - _further_tries(transcript, agent)
+                continue
+            if agent != proposal.agent:
                 solved[row, column] = earned
                 continue
             turn = transcript.turns[0]
@@ -107,6 +111,16 @@ def _rewards(
             if any(attempt.agent == agent for attempt in transcript.attempts):  # it is alone
                 solved[row, column] = earned - turn.reward
     return solved, proposed
+
+
+def _further_tries(transcript: Transcript, agent: str) -> float:
+    """By how much what an agent's tries earned exceeds their mean."""
+    earned = [
+        turn.reward
+        for turn in transcript.turns
+        if turn.phase is Phase.SOLVE and turn.agent == agent
+    ]
+    return sum(earned) - sum(earned) / len(earned) if len(earned) > 1 else 0.0
 
 
 def proposal_reward(turn: Turn) -> float:

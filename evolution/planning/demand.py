@@ -96,6 +96,7 @@ def demand_of(
     limits, replies = reply_limits(config), generation_replies(config, config.size)
     rows = {phase: min(config.max_rows, count) for phase, count in replies.items()}
     longest = max(replies, key=lambda phase: rows[phase] * (prompts[phase] + limits[phase]))
+    tries = config.tries if longest is Phase.SOLVE else 1
     learns = config.learner is not Learner.NONE
     whole = prompts[Phase.SOLVE] + limits[Phase.SOLVE]
     own = config.learn_judging or config.learner is Learner.REJECTION
@@ -118,7 +119,7 @@ def demand_of(
         checkpointing=config.gradient_checkpointing,
         rows=config.max_rows,
         replies=replies[longest],
-        prompts=-(-replies[longest] // config.size),
+        prompts=-(-replies[longest] // (config.size * tries)),
         prompt=prompts[longest],
         shared=shared,
         reply=limits[longest],

@@ -40,11 +40,10 @@ def generation_replies(
             max_reply_chars=1,
         )  # fmt: skip
     found: Counter[Phase] = Counter()
-    tries = 1
     if roles is not None:
-        found[Phase.PROPOSE], tries = episodes, roles.tries
+        found[Phase.PROPOSE] = episodes
         episodes, judged = round(valid * episodes), round(valid * judged)
-    found[Phase.SOLVE] = episodes * tries * playing
+    found[Phase.SOLVE] = episodes * config.tries * playing
     for phase, _ in rules.schedule():
         found[phase] += judged * playing
     return {phase: count for phase, count in found.items() if count}

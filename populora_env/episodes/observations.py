@@ -7,10 +7,11 @@ from gymnasium import spaces
 
 from populora_env.episodes.episode import Episode
 from populora_env.episodes.proposing import ProposingEpisode
+from populora_env.episodes.tries import RepeatedEpisode
 from populora_env.spaces import UnicodeText
 
 Observation = dict[str, Any]
-AnyEpisode = Episode | ProposingEpisode
+AnyEpisode = Episode | RepeatedEpisode | ProposingEpisode
 
 
 def observation_space(rounds: int) -> spaces.Dict:

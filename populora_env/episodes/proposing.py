@@ -1,18 +1,19 @@
 """An episode that begins with a proposal: one agent writes the problem, others solve it.
 
 The proposer alone has a task at first. What it wrote ends the episode if it is not valid; if it
-is, the solvers that are matched with it play episodes of that problem: one without judgements for
-each further try, and one as the arena's rules say. Nothing in `episode` knows of proposals.
+is, the solvers that are matched with it try that problem, see `tries`. Nothing in `episode` knows
+of proposals.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from populora_env.episodes.episode import Episode, Outcome, Rules
+from populora_env.episodes.episode import Outcome, Rules
 from populora_env.episodes.matchmaking import WinProbability
 from populora_env.episodes.rewards import Parts, RewardPart, length_part, proposal_parts
 from populora_env.episodes.roles import Roles
-from populora_env.keys import derive_seed, generator
+from populora_env.episodes.tries import RepeatedEpisode
+from populora_env.keys import generator
 from populora_env.proposals.record import Proposal, ProposalStatus
 from populora_env.proposals.source import SelfPlaySource
 from populora_env.ratings import Ratings
@@ -78,26 +79,25 @@ class ProposingEpisode:
         self.transcript: Transcript | None = None
         self.request = source.request(request, self.proposer)
         self.solvers: tuple[str, ...] = ()
-        self._played: list[Episode] = []
-        self._coming: list[Episode] = []
+        self._solving: RepeatedEpisode | None = None
         self._turn: Turn | None = None
 
     @property
     def problem(self) -> Problem:
         """The problem that was proposed; the request, before there is one."""
-        return self._episode.problem if self._played else self._request
+        return self._request if self._solving is None else self._solving.problem
 
     @property
     def phase(self) -> Phase:
         """What is asked for now."""
         if self.transcript is not None:
             return Phase.DONE
-        return self._episode.phase if self._played else Phase.PROPOSE
+        return Phase.PROPOSE if self._solving is None else self._solving.phase
 
     @property
     def round(self) -> int:
         """0 for the proposal, then 1, 2, ..."""
-        return len(self._played) + self._episode.round if self._played else 0
+        return 0 if self._solving is None else 1 + self._solving.round
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -105,39 +105,39 @@ class ProposingEpisode:
         waiting = dict.fromkeys(self._rules.agents, "")
         if self.phase is Phase.PROPOSE:
             return {**waiting, self.proposer: self.request}
-        return {**waiting, **self._episode.prompts} if self._played else waiting
+        return waiting if self._solving is None else {**waiting, **self._solving.prompts}
 
     @property
     def asked(self) -> frozenset[str]:
         """Who has a task now."""
         if self.phase is Phase.PROPOSE:
             return frozenset((self.proposer,))
-        return self._episode.asked if self._played else frozenset()
+        return frozenset() if self._solving is None else self._solving.asked
 
     @property
     def attempts(self) -> dict[str, Attempt]:
         """Attempts of the try that is judged, or of the last one so far, by agent."""
-        return self._episode.attempts if self._played else {}
+        return {} if self._solving is None else self._solving.attempts
 
     @property
     def revisions(self) -> dict[str, Attempt]:
         """Revised attempts, by agent."""
-        return self._episode.revisions if self._played else {}
+        return {} if self._solving is None else self._solving.revisions
 
     @property
     def evaluations(self) -> list[Evaluation]:
         """Judged pairs so far."""
-        return self._episode.evaluations if self._played else []
+        return [] if self._solving is None else self._solving.evaluations
 
     @property
     def assessments(self) -> list[Assessment]:
         """Scores and critiques so far."""
-        return self._episode.assessments if self._played else []
+        return [] if self._solving is None else self._solving.assessments
 
     @property
     def judge_failures(self) -> int:
         """Number of verdicts that the outside judge failed to give so far."""
-        return sum(episode.judge_failures for episode in self._played)
+        return 0 if self._solving is None else self._solving.judge_failures
 
     def advance(self, replies: Mapping[str, str]) -> dict[str, Outcome]:
         """Take one reply from each agent; those of agents that have no task are not looked at.
@@ -149,24 +149,18 @@ class ProposingEpisode:
         if self.phase is Phase.PROPOSE:
             outcomes[self.proposer] = self._propose(replies[self.proposer])
             return outcomes
-        solved = self.phase is Phase.SOLVE and not self._coming
-        asked = self._episode.asked
-        outcomes |= self._episode.advance({agent: replies[agent] for agent in asked})
+        solving = self._solving
+        assert solving is not None
+        solved = self.phase is Phase.SOLVE and not solving.repeats
+        outcomes |= solving.advance({agent: replies[agent] for agent in solving.asked})
         if solved:
-            own, paid = outcomes[self.proposer], self._pay_proposer()
+            own, paid = outcomes[self.proposer], self._pay_proposer(solving.tried)
             outcomes[self.proposer] = Outcome(
                 own.status, own.reward + paid.reward, {**own.parts, **paid.parts}
             )
-        if self._episode.transcript is not None:
-            if self._coming:
-                self._played.append(self._coming.pop(0))
-            else:
-                self._finish()
+        if solving.transcript is not None:
+            self._finish()
         return outcomes
-
-    @property
-    def _episode(self) -> Episode:
-        return self._played[-1]
 
     def _propose(self, reply: str) -> Outcome:
         """Verify a proposal, and begin what follows."""
@@ -198,20 +192,15 @@ class ProposingEpisode:
     def _begin(self, problem: Problem) -> None:
         rng = generator("solvers", self.seed, self._request.id)
         self.solvers = self._roles.match(self.proposer, self._ratings, rng)
-        judged = replace(self._rules, agents=self.solvers)
-        bare = replace(judged, load={}, revise=False)
-        tries = [
-            Episode(bare, problem, derive_seed("try", self.seed, number))
-            for number in range(self._roles.tries - 1)
-        ]
-        episodes = [*tries, Episode(judged, problem, self.seed, self._win_probability)]
-        self._played, self._coming = episodes[:1], episodes[1:]
+        rules = replace(self._rules, agents=self.solvers)
+        self._solving = RepeatedEpisode(
+            rules, problem, self.seed, self._roles.tries, self._win_probability
+        )
 
-    def _pay_proposer(self) -> Outcome:
+    def _pay_proposer(self, attempts: Sequence[Attempt]) -> Outcome:
         """Pay what the solvers' attempts say about the proposal, once all are made."""
         assert self.proposal is not None
         assert self._turn is not None
-        attempts = [a for episode in self._played for a in episode.attempts.values()]
         known = [attempt.correct for attempt in attempts if attempt.correct is not None]
         rate = sum(known) / len(known) if known else None
         self.proposal = replace(self.proposal, solve_rate=rate)
@@ -225,26 +214,19 @@ class ProposingEpisode:
         return Outcome(None, reward, late)
 
     def _finish(self) -> None:
-        """Write the transcript: those of all tries as one."""
+        """Write the transcript: the proposal, and all tries at it."""
         assert self._turn is not None
-        played = [episode.transcript for episode in self._played if episode.transcript]
-        turns = [self._turn]
-        rewards = {self.proposer: self._turn.reward}
-        for number, transcript in enumerate(played, 1):
-            turns += [replace(turn, round=turn.round + number) for turn in transcript.turns]
-            for agent, reward in transcript.rewards.items():
-                rewards[agent] = rewards.get(agent, 0.0) + reward
-        self.transcript = Transcript(
-            problem=self.problem,
-            agents=self._rules.agents,
-            attempts=tuple(attempt for entry in played for attempt in entry.attempts),
-            evaluations=tuple(entry for one in played for entry in one.evaluations),
-            turns=tuple(turns),
-            rewards={agent: rewards[agent] for agent in self._rules.agents if agent in rewards},
-            seed=self.seed,
-            assessments=tuple(entry for one in played for entry in one.assessments),
-            revisions=played[-1].revisions if played else (),
-            judge_failures=sum(entry.judge_failures for entry in played),
-            judge_error=next((entry.judge_error for entry in played if entry.judge_error), None),
+        agents, own = self._rules.agents, self._turn
+        if self._solving is None:
+            self.transcript = Transcript(
+                self._request, agents, (), (), (own,), {own.agent: own.reward}, self.seed,
+                proposal=self.proposal,
+            )  # fmt: skip
+            return
+        tried = self._solving.record(own)
+        self.transcript = replace(
+            tried,
+            agents=agents,
+            rewards={agent: tried.rewards[agent] for agent in agents if agent in tried.rewards},
             proposal=self.proposal,
         )

@@ -75,9 +75,10 @@ def read_roles(
             )
         chosen, rest = tuple(agents[:proposers]), tuple(agents[proposers:])
     if not chosen:
-        if tries != 1 or solvers is not None:
-            name, value = ("tries", tries) if tries != 1 else ("solvers", solvers)
-            raise ValueError(f"{name} is for proposals: got {value!r} with proposers={proposers!r}")
+        if solvers is not None:
+            raise ValueError(
+                f"solvers is for proposals: got {solvers!r} with proposers={proposers!r}"
+            )
         return None
     most = max(len(rest) - (proposers == "all"), 1)
     matched = most if solvers is None else at_least_one("solvers", solvers)

@@ -236,7 +236,7 @@ def test_solvers_who_gain_pay_their_proposers():
     [
         ({"proposers": "some"}, "proposers: got 'some', expected an integer >= 0, or all"),
         ({"proposers": -1}, "proposers: got -1"),
-        ({"proposers": 0, "tries": 2}, "tries: got 2, expected none without proposers"),
+        ({"proposers": 0, "solvers": 2}, "solvers: got 2, expected none without proposers"),
         ({"islands": 2}, "islands: got 2 with proposers = 2"),
         ({"fitness_scale": "rank"}, "fitness_scale: got 'rank' with proposers = 2"),
     ],

@@ -62,7 +62,8 @@ class PlayOptions:
     solvers: Annotated[int | None, Range(1)] = None
     """Agents that solve a proposal; default all there are."""
     tries: Annotated[int, Range(1)] = 1
-    """How often each of them answers it."""
+    """How often each agent answers a problem; of a proposal, each of its solvers. The last try is
+    what is judged."""
     judge_load: Annotated[int, Range(1)] = 1
     """Attempts (for compare: pairs) that each agent judges in each form of evaluation."""
     rewards: str = "default"

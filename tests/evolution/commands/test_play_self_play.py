@@ -109,7 +109,7 @@ def test_a_person_solves_what_another_wrote_without_its_answer(capsys, monkeypat
         ([*SUMS, "--proposers", "3"], "proposers must be 'all' or an integer from 0 to"),
         ([*SUMS, "--proposers", "some"], "proposers must be 'all' or an integer"),
         ([*SUMS, "--proposers", "1", "--solvers", "3"], "solvers must be at most 2"),
-        (["--tries", "2"], "tries is for proposals"),
+        (["--solvers", "2"], "solvers is for proposals"),
         ([*SUMS, "--proposers", "1", "--propose-tokens", "0"], "propose_tokens: got 0"),
     ],
 )

@@ -65,6 +65,8 @@ def played(config):
         {"evaluation": "compare", "judged_problems": 0},
         {"evaluation": "critique", "revise": True, "size": 2, "parents": 1},
         {"learner": "none", "elites": 1},
+        {"evaluation": "score", "tries": 3},
+        {"size": 1, "tries": 4, "parents": 1, "elites": 0, "offspring": 0},
         {"evaluation": "none", "tries": 3, **SELF_PLAY},
         {"evaluation": "none", **SELF_PLAY, "size": 6, "proposers": 2, "solvers": 2},
         {"evaluation": "score", **SELF_PLAY, "proposers": "all", "solvers": 2},
