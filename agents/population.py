@@ -283,6 +283,7 @@ class LoraPopulation(NamedAdapters):
                 done=None if done is None else lambda reply: done(places[reply.id], reply.text),
             )
             replies = {reply.id: reply for reply in seam.matched(self.engine, asked, given)}
+        self.stats.replies += len(jobs)
         results: list[Generated] = []
         for job in jobs:
             reply = replies.get(job.id) or Reply(job.id, job.adapter, "", ())

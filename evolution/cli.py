@@ -39,6 +39,7 @@ COMMANDS = {
     "report": (
         "write a run's report as one HTML page", "evolution.commands.report", "ReportOptions",
     ),
+    "study": ("play arms over seeds and compare them", "evolution.commands.study", "StudyOptions"),
     "validate": (
         "grade every known answer against itself",
         "evolution.commands.validate", "ValidateOptions",

@@ -88,7 +88,7 @@ class Engine(Protocol):
     Attributes:
         features: Names of what its replies can carry; see `Feature`.
         max_rows: Jobs that are best asked for at once.
-        stats: Counts of all it did; the caller counts ``overlong``.
+        stats: Counts of all it did; the caller counts ``overlong`` and ``replies``.
     """
 
     features: frozenset[str]
@@ -203,6 +203,7 @@ class DecodeStats:
         seconds: Time all this took, where an engine counts.
         overlong: Requests that did not fit the model's context and got an empty reply, where a
             `LoraPopulation` counts.
+        replies: Requests that were answered, these included, where it counts.
     """
 
     tokens: int = 0
@@ -212,6 +213,7 @@ class DecodeStats:
     prompt_tokens_read: int = 0
     seconds: float = 0.0
     overlong: int = 0
+    replies: int = 0
 
     @property
     def tokens_per_second(self) -> float:

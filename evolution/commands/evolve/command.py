@@ -9,9 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from agents.engine.jobs import Engine, EngineError
-from agents.loading.models import BaseModel
-from agents.population import LoraPopulation
+from agents.engine.jobs import EngineError
 from evolution.commands.evolve.dry_run import dry_run
 from evolution.commands.evolve.engine import connected, introduce, load
 from evolution.commands.evolve.final_table import measure, show_proposals
@@ -21,13 +19,13 @@ from evolution.commands.evolve.options import EvolveOptions, new_folder, read_op
 from evolution.commands.evolve.workers import show_workers, with_workers
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
-from evolution.config import Learner, RunConfig
-from evolution.errors import UsageError
+from evolution.config import RunConfig
 from evolution.loggers.base import ConsoleLogger
 from evolution.loggers.held_out import HeldOutLogger
 from evolution.loggers.tensorboard import TensorBoardLogger
 from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
+from evolution.run_population import newborn
 from evolution.run_problems import check_fit, held_out_problems
 from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import plain_settings, read_changes
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = read_options(arguments)
     if options.dry_run:
-        return dry_run(options, _newborn)
+        return dry_run(options, newborn)
     console = PlainConsole()
     started = time.monotonic()
     train = load_problems(options.problems, split="train", seed=options.seed)
@@ -53,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     with ExitStack() as stack:
         grader = stack.enter_context(Grader())
         engine = stack.enter_context(connected(options, base, folder.path))
-        population = _newborn(base, options, engine)
+        population = newborn(base, options, engine)
         stack.enter_context(with_workers(population, options, console))
         introduce(population, options, console)
         manager = EvolutionManager(
@@ -132,32 +130,6 @@ def _done(folder: RunFolder, command: str) -> str:
     return f"{len(done) and done[-1] + 1} generations are complete. " + (
         f"Continue with: {command}" if done else "Nothing was saved yet."
     )
-
-
-def _newborn(base: BaseModel, options: RunConfig, engine: Engine | None = None) -> LoraPopulation:
-    """The population that the settings ask for.
-
-    Raises:
-        UsageError: If its targets match nothing.
-    """
-    try:
-        population = LoraPopulation(
-            base,
-            options.size,
-            options.rank,
-            alpha=options.alpha,
-            targets=options.targets,
-            dropout=options.dropout,
-            adapter_dtype=options.adapter_dtype,
-            max_rows=options.max_rows,
-            top_p=options.top_p,
-            engine=engine,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if options.gradient_checkpointing and options.learner != Learner.NONE:
-        population.lora.gradient_checkpointing()
-    return population
 
 
 def _open_folder(options: EvolveOptions) -> RunFolder:

@@ -23,6 +23,7 @@ from evolution.commands.evolve import command as evolve
 from evolution.commands.evolve.options import read_options
 from evolution.config import EvolutionConfig, RunConfig
 from evolution.errors import ConfigError, UsageError
+from evolution.run_population import newborn
 from evolution.runs.changes import find_changes, plain_settings
 from evolution.runs.settings_files import from_mapping, read_toml
 from tests.conftest import make_tiny_base
@@ -63,7 +64,7 @@ def test_the_population_is_the_one_that_was_asked_for():
         alpha=5.0, targets="q_proj+v_proj", dropout=0.1, adapter_dtype="bfloat16", rank=3, size=4,
         gradient_checkpointing=True, top_p=0.5, tokens_per_batch=64,
     )  # fmt: skip
-    population = evolve._newborn(make_tiny_base(), options)
+    population = newborn(make_tiny_base(), options)
     lora = population.lora
     assert {layer.name.rpartition(".")[2] for layer in lora.layers()} == {"q_proj", "v_proj"}
     assert next(lora.layers()).A.dtype == torch.bfloat16
@@ -71,7 +72,7 @@ def test_the_population_is_the_one_that_was_asked_for():
     assert (population.top_p, lora.checkpointed) == (0.5, True)
     learner = learning.make_learner(population, options, options.resolved(4))
     assert learner.config.tokens_per_batch == 64
-    plain = evolve._newborn(make_tiny_base(), RunConfig(size=4))
+    plain = newborn(make_tiny_base(), RunConfig(size=4))
     assert (plain.lora.alpha.tolist(), plain.top_p) == ([16.0] * 4, 1.0)
     assert not plain.lora.checkpointed
 
@@ -145,7 +146,7 @@ def test_a_manager_alone_knows_switches_and_texts_as_well():
 )
 def test_targets_that_match_nothing_are_said(targets, said):
     with pytest.raises(UsageError, match=said):
-        evolve._newborn(make_tiny_base(), RunConfig(targets=targets))
+        newborn(make_tiny_base(), RunConfig(targets=targets))
 
 
 def test_a_model_by_number_is_a_name_on_the_command_line(capsys, tmp_path, monkeypatch):

@@ -1,0 +1,149 @@
+"""What is kept of a cell, an arm with one seed, and the figures that it holds.
+
+Kept is which held-out problem who got right, not a mean: every figure, and every comparison by
+problem, is worked out from that again, without playing anything.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+BASE = "base"
+"""Name of the arm that is the bare base model; every study has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a run was worth on the held-out problems when it had used up a budget.
+
+    What is right or wrong stands as a text of a ``1`` or ``0`` for each problem.
+
+    Attributes:
+        budget: Replies that it was measured at.
+        replies: Those it had given by then, trials included: as many, or a generation and a trial
+            more; less, if the time was up before.
+        generations: It had played by then.
+        seconds: It had taken, without measuring.
+        champion: What the adapter got right that one would deploy.
+        members: What each agent that solves got right.
+        vote: What their vote got right; a tie that holds a right answer is a ``0`` here.
+        ties: Place of a problem to the share of tied answers that are right, where it is not 0 or
+            1; see `populora_env.judges.votes.vote_share`.
+        average: What the mean of the members' updates got right, at the population's rank.
+        vendi: How many different replies there are in effect, by hidden states, mean over problems.
+        vendi_answers: How many different answers, likewise.
+    """
+
+    budget: int
+    replies: int
+    generations: int
+    seconds: float
+    champion: str
+    members: tuple[str, ...]
+    vote: str
+    ties: Mapping[str, float]
+    average: str
+    vendi: float | None = None
+    vendi_answers: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What came of an arm with one seed.
+
+    Attributes:
+        arm: Its name.
+        seed: Of the run, its problems and the held-out ones.
+        settings: Those of the run that are not the defaults.
+        budgets: Replies that it was to be measured at.
+        seconds_limit: Seconds after which no generation was to begin; None for no limit.
+        cut_off: Whether they were up before the last budget was.
+        problems: Digest of the held-out problems.
+        measured: What came of it, one for each budget that was reached, or the time allowed.
+        seconds: Of training, trials included.
+        measuring_seconds: Of measuring.
+        tokens: Tokens of all replies, those that were measured included.
+        curves: Of training, by generation: replies so far, mean return, mean accuracy.
+        notes: What else the run has to say.
+        versions: Of packages.
+    """
+
+    arm: str
+    seed: int
+    settings: Mapping[str, Any]
+    budgets: tuple[int, ...]
+    seconds_limit: float | None
+    cut_off: bool
+    problems: str
+    measured: tuple[Measured, ...]
+    seconds: float
+    measuring_seconds: float
+    tokens: int
+    curves: Mapping[str, tuple[float | None, ...]]
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def at(self, budget: int | None = None) -> Measured | None:
+        """What was measured at a budget; None if it was not reached, or for the last one."""
+        if budget is None:
+            return self.measured[-1]
+        return next((entry for entry in self.measured if entry.budget == budget), None)
+
+
+def marks(text: str) -> np.ndarray:
+    """Rights and wrongs as numbers, ``[problems]``."""
+    return np.array([float(mark) for mark in text])
+
+
+def text_of(right: Sequence[bool]) -> str:
+    """Rights and wrongs as a text."""
+    return "".join("1" if mark else "0" for mark in right)
+
+
+def _members(found: Measured) -> np.ndarray:
+    return np.array([marks(own) for own in found.members])
+
+
+def _vote(found: Measured) -> np.ndarray:
+    values = marks(found.vote)
+    for place, share in found.ties.items():
+        values[int(place)] = share
+    return values
+
+
+def _known(value: float | None) -> np.ndarray:
+    return np.array([np.nan if value is None else value])
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of what was measured.
+
+    Attributes:
+        words: What it is, as a table's heading and an axis say it.
+        values: Its value at each held-out problem, ``[problems]``, or for all of them, ``[1]``.
+        share: Whether it is a share of the problems.
+    """
+
+    words: str
+    values: Callable[[Measured], np.ndarray]
+    share: bool = True
+
+
+FIGURES: Mapping[str, Figure] = {
+    "accuracy": Figure("accuracy of the champion", lambda found: marks(found.champion)),
+    "members": Figure("mean accuracy of the members", lambda found: _members(found).mean(axis=0)),
+    "vote": Figure("accuracy of the vote", _vote),
+    "any": Figure("any member right (pass@N)", lambda found: _members(found).max(axis=0)),
+    "average": Figure("accuracy of the average adapter", lambda found: marks(found.average)),
+    "vote_gain": Figure(
+        "vote less mean of the members", lambda found: _vote(found) - _members(found).mean(axis=0)
+    ),
+    "vendi": Figure("Vendi score of replies", lambda found: _known(found.vendi), share=False),
+    "vendi_answers": Figure(
+        "Vendi score of answers", lambda found: _known(found.vendi_answers), share=False
+    ),
+}
+"""What a study can show, by name."""

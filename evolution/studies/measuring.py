@@ -1,0 +1,143 @@
+"""What a population is worth on held-out problems, and how different its members are.
+
+All answer greedily, each problem once. Nothing that is measured has an influence on the run.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from agents.engine.jobs import Feature
+from agents.measuring.evaluate import AgentScore, EvaluationResult, evaluate
+from agents.population import LoraPopulation
+from agents.progress import Progress
+from evolution.fitness.diversity import cosine_kernel, same, vendi
+from evolution.fitness.task import mean_of
+from evolution.individuals.reevaluation import hosting
+from evolution.lowrank.genomes import content_hash, read_genome
+from evolution.lowrank.layers import recombine
+from evolution.manager import EvolutionManager
+from evolution.studies.measured import text_of
+from populora_env.grading import Grader
+from populora_env.reading.reply_ids import reply_id
+from populora_env.records import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was right; see `evolution.studies.measured.Measured`."""
+
+    champion: str
+    members: tuple[str, ...]
+    vote: str
+    ties: dict[str, float]
+    average: str
+    vendi: float | None
+    vendi_answers: float | None
+
+
+def measure(
+    manager: EvolutionManager,
+    problems: Sequence[Problem],
+    grader: Grader,
+    progress: Progress | None = None,
+) -> Found:
+    """Measure all who solve, the champion, and the mean of all.
+
+    Args:
+        manager: Of a run that has played, and confirmed its champion.
+        problems: Held out.
+        grader: Used and left open.
+        progress: Told how far it is.
+    """
+    population = manager.population
+    ask = partial(
+        evaluate,
+        population.greedy(),
+        problems,
+        grader=grader,
+        max_new_tokens=manager.config.solve_tokens,
+    )
+    population.forget()
+    agents = ask(agents=manager.solvers, progress=progress)
+    by_states = _vendi(cosine_kernel(_features(population, list(agents.scores.values()))))
+    population.forget()
+    answers = [[score.grades[i].extracted for score in agents.scores.values()]
+               for i in range(len(problems))]  # fmt: skip
+    members = tuple(_right(score) for score in agents.scores.values())
+    average = members[0]
+    if manager.champion is None:  # nobody's weights are finite
+        champion = _right(agents.scores[manager.best])
+    else:
+        slot = population.agents.index(manager.champion.agent)
+        if content_hash(population.lora, slot) == manager.champion.content_hash:
+            champion = _right(agents.scores[manager.champion.agent])
+        else:
+            with hosting(population.lora, slot, manager.champion.genome):
+                champion = _alone(ask, population.agents[slot])
+    if len(manager.solvers) > 1:
+        slots = [population.agents.index(agent) for agent in manager.solvers]
+        with averaged(population, slots) as agent:
+            average = _alone(ask, agent)
+    population.forget()
+    votes, ties = _votes(agents)
+    return Found(champion, members, votes, ties, average, by_states, _vendi(same(answers)))
+
+
+@contextmanager
+def averaged(population: LoraPopulation, slots: Sequence[int]) -> Generator[str, None, None]:
+    """Put the mean of some members' updates into the first one's slot inside the block.
+
+    At that member's rank; those whose weights are not finite are left out.
+
+    Args:
+        population: Theirs.
+        slots: At least one.
+
+    Yields:
+        The agent whose slot it is.
+    """
+    lora = population.lora
+    finite = lora.finite().cpu().numpy()
+    some = [slot for slot in slots if finite[slot]] or [slots[0]]
+    with hosting(lora, slots[0], read_genome(lora, slots[0])):
+        recombine(lora, [slots[0]], [some], [[1 / len(some)] * len(some)])
+        yield population.agents[slots[0]]
+
+
+def _alone(ask: Any, agent: str) -> str:
+    return _right(ask(agents=(agent,)).scores[agent])
+
+
+def _right(score: AgentScore) -> str:
+    return text_of([bool(grade.correct) for grade in score.grades])
+
+
+def _votes(agents: EvaluationResult) -> tuple[str, dict[str, float]]:
+    """What the vote got right, and ties; a single member's vote is its own."""
+    if not agents.votes:
+        return _right(next(iter(agents.scores.values()))), {}
+    ties = {str(i): share for i, share in enumerate(agents.votes) if share not in (0.0, 1.0)}
+    return text_of([share == 1.0 for share in agents.votes]), ties
+
+
+def _features(population: LoraPopulation, scores: Sequence[AgentScore]) -> np.ndarray:
+    """Mean last hidden states of replies ``[problems, agents, width]``; NaN where not known."""
+    width = population.base.model.get_input_embeddings().weight.shape[1]
+    features = np.full((len(scores[0].replies), len(scores), width), np.nan)
+    for column, score in enumerate(scores):
+        for row, reply in enumerate(score.replies):
+            known = population.recall(reply_id(reply))
+            if known is not None and len(known.reply_ids) > 1:
+                features[row, column] = known.features[Feature.HIDDEN_STATES].numpy()
+    return features
+
+
+def _vendi(kernel: np.ndarray) -> float | None:
+    """Vendi score, mean over the problems of which something is known."""
+    value = mean_of(vendi(kernel))
+    return round(value, 6) if np.isfinite(value) else None
