@@ -6,7 +6,7 @@ EXAMPLES := $(wildcard examples/*.py)
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
-.PHONY: run self-play test test-all check examples docs clean $(EXAMPLES:%=run-%)
+.PHONY: run self-play test test-all check examples run-study docs clean $(EXAMPLES:%=run-%)
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
@@ -26,10 +26,14 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-examples: $(EXAMPLES:%=run-%)
+examples: $(EXAMPLES:%=run-%) run-study
 $(EXAMPLES:%=run-%): run-%: .venv/.installed
 	@echo "== $*"
 	$(BIN)/python $*
+
+run-study: .venv/.installed
+	@echo "== examples/studies/smoke.toml"
+	$(BIN)/populora study examples/studies/smoke.toml --out "$$(mktemp -d)"
 
 # All pages and the reference, to docs/_build/index.html; a broken link or name fails.
 docs: .venv/.docs

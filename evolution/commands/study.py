@@ -12,14 +12,19 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts, installed, parse
 from evolution.errors import UsageError
-from evolution.studies.file import Arm, Study, read_study
+from evolution.studies.comparing import answers, finished
+from evolution.studies.design import Arm, Study
+from evolution.studies.file import read_study
 from evolution.studies.measured import FIGURES, Cell
+from evolution.studies.page import write_page
 from evolution.studies.results import Results, cells_left
 from evolution.studies.run import Bases, check_arms, play
+from evolution.studies.tables import Grid, differences, explained, means
 from evolution.terminal import PlainConsole
 from populora_env.settings import did_you_mean
 
@@ -142,30 +147,34 @@ def _plan(study: Study, results: Results, left: Sequence[tuple[Arm, int]], total
 
 
 def _show(study: Study, results: Results, console: Console) -> None:
-    """Means over seeds of every arm."""
-    table = Table(title=f"{study.name}, {study.held_out} held-out problems a seed")
-    for name in ("arm", "seeds", *_SHOWN, "replies", "seconds"):
-        table.add_column(name, justify="left" if name == "arm" else "right")
-    for arm in study.arms.values():
-        cells = [results.cell(study, arm, seed) for seed in study.seeds]
-        found = [cell.measured[-1] for cell in cells if cell is not None]
-        if not found:
-            continue
+    """Print the tables, and write them and the figures beside the results."""
+    cells = finished(study, results)
+    found = answers(study, cells)
+    if not any(cells.values()):
+        console.print(f"nothing was played yet: {results.file} holds no run of this study")
+        return
+    for answer in found:
+        console.print(Text(f"\n{answer.question.title}", style="bold"))
+        for grid in (means(answer), differences(answer)):
+            if grid is not None and grid.rows:
+                console.print(_table(grid))
+        for note in (answer.question.note, *answer.notes):
+            if note:
+                console.print(note)
+    console.print()
+    for sentence in explained(study, found):
+        console.print(sentence)
+    files = write_page(results.folder, study, cells, found)
+    console.print(f"Tables and figures: {', '.join(str(file) for file in files)}")
 
-        def mean(values: Sequence[float]) -> float:
-            return sum(values) / len(values)
 
-        table.add_row(
-            arm.label,
-            str(len(found)),
-            *(
-                f"{mean([float(FIGURES[name].values(one).mean()) for one in found]):.3f}"
-                for name in _SHOWN
-            ),
-            f"{mean([one.replies for one in found]):.0f}",
-            f"{mean([one.seconds for one in found]):.0f}",
-        )
-    console.print(table)
+def _table(grid: Grid) -> Table:
+    table = Table()
+    for i, name in enumerate(grid.head):
+        table.add_column(name, justify="right" if i else "left")
+    for row in grid.rows:
+        table.add_row(*row)
+    return table
 
 
 def _split(words: Sequence[str]) -> list[str]:

@@ -27,11 +27,10 @@ may be drawn anew for each seed: ``learning_rate = {log_uniform = [3e-5, 3e-3]}`
 the same field alike draw the same value.
 """
 
-import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -39,129 +38,22 @@ from typing import Any, TypeVar, cast
 from agents.loading.linear import resolve
 from evolution.config import RunConfig
 from evolution.errors import ConfigError
-from evolution.runs.settings_files import from_mapping
+from evolution.studies.design import (
+    DRAWS,
+    UNSETTABLE,
+    Arm,
+    Draw,
+    Entry,
+    Question,
+    Study,
+)
 from evolution.studies.measured import BASE, FIGURES
-from populora_env.keys import generator
 from populora_env.problems.sources.spec import SELF_PLAY
 from populora_env.settings import did_you_mean
 
 T = TypeVar("T")
 
-UNSETTABLE: Mapping[str, str] = {
-    "seed": "each run has one of the study's seeds",
-    "generations": "a run ends when its replies are used up",
-    "max_minutes": "say seconds at the top of the file",
-    "held_out": "say it at the top of the file",
-    "held_out_every": "runs are measured at the study's replies: give several",
-    "out": "runs of a study keep no folder",
-    "keep_generations": "runs of a study keep no folder",
-    "keep_every": "runs of a study keep no folder",
-}
-"""Settings of a run that no study may set, and why."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-DRAWS: Mapping[str, Callable[[Any, Sequence[Any]], Any]] = {
-    "uniform": lambda rng, of: float(rng.uniform(*of)),
-    "log_uniform": lambda rng, of: float(math.exp(rng.uniform(*map(math.log, of)))),
-    "choice": lambda rng, of: of[int(rng.integers(len(of)))],
-}
-"""How a setting is drawn for a seed, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """A setting that each seed draws anew."""
-
-    how: str
-    of: tuple[Any, ...]
-
-    def value(self, setting: str, seed: int) -> Any:
-        """What a seed draws."""
-        return DRAWS[self.how](generator("study", setting, seed), self.of)
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One way to play.
-
-    Attributes:
-        name: In the file.
-        label: As tables and figures call it.
-        settings: Fields of `RunConfig`, values or draws.
-        replies: Budgets, ascending.
-    """
-
-    name: str
-    label: str
-    settings: Mapping[str, Any]
-    replies: tuple[int, ...]
-
-    def config(self, seed: int) -> RunConfig:
-        """The settings of a run.
-
-        Raises:
-            ConfigError: If they cannot be.
-        """
-        values = {
-            name: value.value(name, seed) if isinstance(value, Draw) else value
-            for name, value in self.settings.items()
-        }
-        where = f"arms.{self.name}"
-        try:
-            return from_mapping({**values, "seed": seed}, where)
-        except ConfigError as error:
-            said = str(error)
-            raise ConfigError(said if said.startswith(where) else f"{where}: {said}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A figure of an arm, as a question shows it."""
-
-    arm: str
-    figure: str
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is compared.
-
-    Attributes:
-        title: Of the table and the figure.
-        figure: The one it asks for.
-        entries: What it shows, in order.
-        against: What the others are compared with; None for no comparison.
-        over_replies: Whether it asks at every budget.
-        note: Said below.
-    """
-
-    title: str
-    figure: str
-    entries: tuple[Entry, ...]
-    against: Entry | None = None
-    over_replies: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """A study.
-
-    Attributes:
-        name: Of its folder.
-        seeds: One run each of every arm.
-        seconds: After so many of a run no generation begins; None for no limit.
-        held_out: Problems that a run is measured on and never trained on.
-        arms: By name; the first is `BASE`.
-        questions: What is shown.
-    """
-
-    name: str
-    seeds: tuple[int, ...]
-    seconds: float | None
-    held_out: int
-    arms: Mapping[str, Arm]
-    questions: tuple[Question, ...]
 
 
 def read_study(path: str | Path) -> Study:
@@ -222,10 +114,7 @@ def study_of(data: Mapping[str, Any]) -> Study:
         _number(data, "seconds", None, 0.0),
         _whole(data, "held_out", 128),
         arms,
-        tuple(
-            _question(entry, f"questions[{i}]", arms)
-            for i, entry in enumerate(_list(data.get("questions", []), "questions"))
-        ),
+        _questions(data.get("questions", []), arms),
     )
 
 
@@ -303,11 +192,28 @@ def _draw(value: Mapping[str, Any], where: str) -> Draw:
     return Draw(how, tuple(cast(list[Any], of)))
 
 
+def _questions(given: Any, arms: Mapping[str, Arm]) -> tuple[Question, ...]:
+    """The questions of a file; of one without any, what all arms come to."""
+    found: list[Question] = []
+    for i, entry in enumerate(_list(given, "questions")):
+        where = f"questions[{i}]"
+        question = _question(entry, where, arms)
+        if not question.slug or question.slug in [other.slug for other in found]:
+            raise ConfigError(
+                f"{where}.title: got {question.title!r}, expected letters or digits, and another "
+                "title than the questions before"
+            )
+        found.append(question)
+    whole = Question("All arms", "accuracy", tuple(Entry(arm, "accuracy") for arm in arms))
+    return tuple(found) or (whole,)
+
+
 def _question(entry: Any, where: str, arms: Mapping[str, Arm]) -> Question:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: got {entry!r}, expected a table [[questions]]")
     table = cast(dict[str, Any], entry)
-    _known(table, ("title", "figure", "arms", "against", "x", "note"), where, ("title", "arms"))
+    fields = ("title", "figure", "arms", "against", "beside", "x", "note")
+    _known(table, fields, where, ("title", "arms"))
     figure = _figure(_text(table, "figure", "accuracy", f"{where}."), f"{where}.figure")
 
     def read(name: Any, at: str) -> Entry:
@@ -320,8 +226,14 @@ def _question(entry: Any, where: str, arms: Mapping[str, Arm]) -> Question:
         return Entry(arm, _figure(own, f"{where}.{at}") if own else figure)
 
     entries = tuple(read(name, "arms") for name in _list(table["arms"], f"{where}.arms"))
-    if len(set(entries)) < len(entries) or not entries:
-        raise ConfigError(f"{where}.arms: got {table['arms']!r}, expected each arm once")
+    beside = tuple(
+        read(name, "beside") for name in _list(table.get("beside", []), f"{where}.beside")
+    )
+    if len(set(entries + beside)) < len(entries + beside) or not entries:
+        raise ConfigError(
+            f"{where}.arms and beside: got {[*table['arms'], *table.get('beside', [])]!r}, "
+            "expected each arm once"
+        )
     against = read(table["against"], "against") if "against" in table else None
     if against is not None and against not in entries:
         raise ConfigError(
@@ -334,6 +246,7 @@ def _question(entry: Any, where: str, arms: Mapping[str, Arm]) -> Question:
         _text(table, "title", None, f"{where}."),
         figure,
         entries,
+        beside,
         against,
         x == "replies",
         _text(table, "note", "", f"{where}."),

@@ -123,27 +123,37 @@ class Figure:
 
     Attributes:
         words: What it is, as a table's heading and an axis say it.
-        values: Its value at each held-out problem, ``[problems]``, or for all of them, ``[1]``.
-        share: Whether it is a share of the problems.
+        short: What it is of, behind an arm's name.
+        values: Its value at each held-out problem, ``[problems]``, or for all of them, ``[1]``;
+            NaN where not known.
+        share: Whether it is a share of the problems, from 0 to 1.
     """
 
     words: str
+    short: str
     values: Callable[[Measured], np.ndarray]
     share: bool = True
 
 
 FIGURES: Mapping[str, Figure] = {
-    "accuracy": Figure("accuracy of the champion", lambda found: marks(found.champion)),
-    "members": Figure("mean accuracy of the members", lambda found: _members(found).mean(axis=0)),
-    "vote": Figure("accuracy of the vote", _vote),
-    "any": Figure("any member right (pass@N)", lambda found: _members(found).max(axis=0)),
-    "average": Figure("accuracy of the average adapter", lambda found: marks(found.average)),
+    "accuracy": Figure("accuracy of the champion", "champion", lambda m: marks(m.champion)),
+    "members": Figure(
+        "mean accuracy of the members", "mean of members", lambda m: _members(m).mean(axis=0)
+    ),
+    "vote": Figure("accuracy of the members' vote", "vote", _vote),
+    "any": Figure(
+        "share that any member gets right", "any member", lambda m: _members(m).max(axis=0)
+    ),
+    "average": Figure(
+        "accuracy of the members' average", "average of members", lambda m: marks(m.average)
+    ),
     "vote_gain": Figure(
-        "vote less mean of the members", lambda found: _vote(found) - _members(found).mean(axis=0)
+        "vote less mean of the members", "vote less mean",
+        lambda m: _vote(m) - _members(m).mean(axis=0), share=False,
     ),
-    "vendi": Figure("Vendi score of replies", lambda found: _known(found.vendi), share=False),
+    "vendi": Figure("Vendi score of replies", "Vendi, replies", lambda m: _known(m.vendi), False),
     "vendi_answers": Figure(
-        "Vendi score of answers", lambda found: _known(found.vendi_answers), share=False
+        "Vendi score of answers", "Vendi, answers", lambda m: _known(m.vendi_answers), False
     ),
-}
+}  # fmt: skip
 """What a study can show, by name."""

@@ -18,7 +18,7 @@ from evolution.config import RunConfig
 from evolution.errors import UsageError
 from evolution.runs.changes import plain_settings
 from evolution.runs.lock import RunInUse, RunLock
-from evolution.studies.file import UNSETTABLE, Arm, Study
+from evolution.studies.design import UNSETTABLE, Arm, Study
 from evolution.studies.measured import Cell
 from populora_env.storage import plain, read_record
 

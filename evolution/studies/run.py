@@ -23,7 +23,7 @@ from evolution.results import GenerationResult
 from evolution.run_population import newborn
 from evolution.run_problems import check_fit, check_roles, held_out_problems
 from evolution.runs.fingerprints import problems_digest
-from evolution.studies.file import Arm, Study
+from evolution.studies.design import Arm, Study
 from evolution.studies.measured import BASE, Cell, Measured, text_of
 from evolution.studies.measuring import measure
 from evolution.studies.results import changed, settings_of

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from evolution.errors import ConfigError
-from evolution.studies.file import Entry, read_study, study_of
+from evolution.studies.design import Entry
+from evolution.studies.file import read_study, study_of
 from tests.evolution.studies.conftest import STUDY
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples/studies"
 
 
 def study(*changes):
@@ -75,10 +81,20 @@ def test_what_seeds_draw_is_the_same_for_all_arms():
         ("[arms.three]", "[arms.base]", "arms.base: expected a name of"),
         ('"one", "three",', '"one", "tree",', "unknown arm 'tree'; did you mean three"),
         ("three:vote", "three:votes", "unknown figure 'votes'; did you mean vote"),
-        ("three:vote", "three", "arms: got .*, expected each arm once"),
+        ("three:vote", "three", "arms and beside: got .*, expected each arm once"),
         ('against = "one"', 'against = "base"', "expected one of the question's arms"),
         ('against = "one"', 'x = "seconds"', "x: got 'seconds', expected arms or replies"),
         ('against = "one"', "against = 3", "unknown arm '3'"),
+        (
+            'against = "one"',
+            'beside = ["three"]',
+            "arms and beside: got .*, expected each arm once",
+        ),
+        (
+            'title = "Are three better than one?"',
+            'title = "??"',
+            "title: got '..', expected letters",
+        ),
         ("title = ", "tilte = ", "unknown field 'tilte'; did you mean title"),
         ("[[questions]]", "[questions]", "questions: got .*, expected a list"),
     ],
@@ -96,6 +112,30 @@ def test_a_file_that_is_none(tmp_path, text, said):
         file.write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_study(file)
+
+
+def test_questions_need_titles_that_make_different_files():
+    again = '[[questions]]\ntitle = "are three better, than one"\narms = ["one"]\n[[questions]]'
+    with pytest.raises(ConfigError, match=r"questions.1..title: got 'Are three .* and another"):
+        study(("[[questions]]", again))
+
+
+def test_without_questions_all_arms_are_shown():
+    text = STUDY.replace("{model}", "embedded").partition("[[questions]]")[0]
+    (question,) = study_of(tomllib.loads(text)).questions
+    assert [entry.arm for entry in question.entries] == ["base", "one", "three"]
+    assert question.against is None
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.toml")), ids=lambda file: file.stem)
+def test_the_examples_can_be_read(file):
+    assert read_study(file).name == file.stem
+
+
+def test_the_page_shows_a_file_that_can_be_read():
+    text = (ROOT / "docs/studies.md").read_text()
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(study_of(tomllib.loads(shown)).arms) == 4
 
 
 def test_self_play_needs_ordinary_held_out_problems():

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
+from agents.population import LoraPopulation
 from evolution.cli import main
+from evolution.errors import UsageError
 from evolution.studies import run as playing
 from evolution.studies.file import read_study
+from evolution.studies.measuring import averaged
 from evolution.studies.results import Results
 from evolution.studies.run import Bases, play
+from tests.agents.helpers import randomise
+from tests.conftest import make_tiny_base
+from tests.evolution.genetics import distance, updates
 from tests.evolution.test_cli import one_line_error
 
 TIMES = ("seconds", "measuring_seconds")
@@ -116,6 +126,75 @@ def test_a_default_that_changes_makes_no_two_runs_alike(study_file, tmp_path):
     assert Results(file.parent).cell(study, study.arms["one"], 0) is None
     file.write_text(text.replace('"learning_rate": 0.0003, ', ""))  # one that came later
     assert Results(file.parent).cell(study, study.arms["one"], 0)
+
+
+def test_the_table_is_made_of_results_alone(study_file, tmp_path, capsys, monkeypatch):
+    words = ["study", str(study_file), "--out", "out"]
+    assert main([*words, "--table"]) == 0
+    assert "nothing was played yet" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    main(words)
+    table = (tmp_path / "out/table.md").read_bytes()
+    said = capsys.readouterr().out
+    assert "6/6 three learners, seed 1: accuracy" in said
+    assert "Are three better than one?" in said
+    assert "over all 2^2 ways to choose them, so at least 0.5" in said
+    (tmp_path / "out/table.md").unlink()
+    monkeypatch.setattr("evolution.commands.study.play", None)
+    assert main([*words, "--table"]) == 0
+    assert (tmp_path / "out/table.md").read_bytes() == table
+    assert (tmp_path / "out/are-three-better-than-one.svg").read_bytes().startswith(b"<svg")
+
+
+def test_only_one_process_writes(study_file, tmp_path, capsys):
+    results = Results(tmp_path / "out")
+    code = (
+        "import sys; from evolution.studies.results import Results; r = Results(sys.argv[1]);"
+        "r.open(); print('open', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(UsageError, match=f"is being written by process {other.pid}"):
+            results.open()
+    finally:
+        other.communicate()
+    results.open()
+    results.close()
+
+
+def test_what_is_measured_changes_nothing(study_file):
+    """Of a run that holds trials in every generation anyway."""
+    whole = read_study(study_file)
+    text = study_file.read_text().replace("replies = 18", "replies = [9, 18]")
+    study_file.write_text(text)
+    parts = read_study(study_file)
+    bases = Bases()
+    once, twice = (play(study, study.arms["three"], 1, bases) for study in (whole, parts))
+    assert once.curves == twice.curves
+    assert once.measured[-1].vendi > 1
+    assert replace(once.measured[-1], seconds=0.0) == replace(twice.measured[-1], seconds=0.0)
+
+
+def test_the_average_is_of_updates_and_leaves_all_as_they_were():
+    lora = LoraPopulation(make_tiny_base(), 3, 2)
+    randomise(lora.lora)
+    before = [updates(lora.lora, i) for i in range(3)]
+    hashes = lora.lora.hashes([0, 1, 2])
+    with averaged(lora, [1, 2]) as agent:
+        assert agent == "agent_1"
+        made = updates(lora.lora, 1)
+        assert distance(updates(lora.lora, 2), before[2]) == 0
+    mean = [(a + b) / 2 for a, b in zip(before[1], before[2], strict=True)]
+    best = [_at_rank(whole, 2) for whole in mean]
+    assert distance(made, best) < 1e-3
+    assert lora.lora.hashes([0, 1, 2]) == hashes
+
+
+def _at_rank(matrix, rank):
+    U, S, V = torch.linalg.svd(matrix)
+    return U[:, :rank] * S[:rank] @ V[:rank]
 
 
 def test_a_damaged_line_is_named(study_file, tmp_path, capsys):
