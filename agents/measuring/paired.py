@@ -6,7 +6,7 @@ Problems of one seed are not taken as independent runs. Not covered here: which 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -49,6 +49,12 @@ class Interval:
         spread = 0.0 if array.min() == array.max() else float(array.std(ddof=1))
         half = t_quantile((1 + confidence) / 2, count - 1) * spread / math.sqrt(count)
         return cls(mean, mean - half, mean + half, count)
+
+    def within(self, least: float, most: float) -> "Interval":
+        """The same without what no value can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, least), high=min(self.high, most))
 
 
 def t_cdf(t: float, freedom: int) -> float:

@@ -187,7 +187,7 @@ def _ticks(low: float, high: float, figure: str) -> list[float]:
     step = next(n * unit for n in (1, 2, 2.5, 5, 10) if n * unit >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [round(n * step, 10) for n in range(first, last + 1)]
-    if FIGURES[figure].share:  # intervals may pass the ends
+    if FIGURES[figure].share:
         ticks = [tick for tick in ticks if -1e-9 <= tick <= 1 + 1e-9] or [0.0, 1.0]
     return ticks if len(ticks) > 1 else [ticks[0], ticks[0] + step]
 

@@ -133,7 +133,7 @@ def _answer(study: Study, question: Question, cells: Mapping[str, Mapping[int, C
                 label_of(study, question, entry),
                 budget,
                 {seed: float(value.mean()) for seed, value in values.items()},
-                Interval.of([float(value.mean()) for value in values.values()]),
+                _interval([float(value.mean()) for value in values.values()], entry.figure),
                 float(np.mean([own[seed].replies for seed in values])),
                 float(np.mean([own[seed].seconds for seed in values])),
                 sum(own[seed].replies < own[seed].budget for seed in values),
@@ -194,6 +194,12 @@ def _values(found: Mapping[int, Measured], figure: str) -> dict[int, np.ndarray]
     """Seed to a figure at each problem, where it is known."""
     values = {seed: FIGURES[figure].values(own) for seed, own in found.items()}
     return {seed: own for seed, own in values.items() if np.isfinite(own).all()}
+
+
+def _interval(values: Sequence[float], figure: str) -> Interval:
+    """Of a figure's values; that of a share holds no more than shares."""
+    found = Interval.of(values)
+    return found.within(0.0, 1.0) if FIGURES[figure].share else found
 
 
 def _compare(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> Comparison | None:

@@ -234,6 +234,12 @@ def _question(entry: Any, where: str, arms: Mapping[str, Arm]) -> Question:
             f"{where}.arms and beside: got {[*table['arms'], *table.get('beside', [])]!r}, "
             "expected each arm once"
         )
+    kinds = {entry.figure: FIGURES[entry.figure].share for entry in entries + beside}
+    if len(kinds) > 1 and not all(kinds.values()):
+        raise ConfigError(
+            f"{where}.arms: got figures {', '.join(sorted(kinds))}, expected one of them, or "
+            "shares of problems alone, which can be compared"
+        )
     against = read(table["against"], "against") if "against" in table else None
     if against is not None and against not in entries:
         raise ConfigError(

@@ -37,7 +37,7 @@ def means(answer: Answer) -> Grid:
                 *([_budget(row)] if curve else []),
                 str(row.interval.seeds),
                 f"{row.interval.mean:.3f}",
-                _ends(row.interval, ".3f", FIGURES[row.entry.figure].share),
+                _ends(row.interval, ".3f"),
                 f"{row.replies:.0f}" + (f" ({row.cut_off} cut off)" if row.cut_off else ""),
                 f"{row.seconds:.0f}",
             )
@@ -138,11 +138,7 @@ def _budget(row: Row) -> str:
     return "" if row.budget is None else f"{row.budget}"
 
 
-def _ends(interval: Interval, form: str, share: bool = False) -> str:
-    """Both ends; those of a share, which lies from 0 to 1, do not leave that."""
-    low, high = interval.low, interval.high
-    if low is None or high is None:
+def _ends(interval: Interval, form: str) -> str:
+    if interval.low is None or interval.high is None:
         return "one seed"
-    if share:
-        low, high = max(low, 0.0), min(high, 1.0)
-    return f"{low:{form}} to {high:{form}}"
+    return f"{interval.low:{form}} to {interval.high:{form}}"

@@ -80,14 +80,18 @@ def test_figures_are_whole_and_say_what_they_show():
     assert len(list(ElementTree.fromstring(chart(curve, 40)).iter(f"{SVG}polyline"))) == 2
 
 
-def test_all_that_is_drawn_is_inside():
-    _, _, found = page_of()
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_all_that_is_drawn_is_inside(seeds):
+    _, _, found = page_of(STUDY.replace("seeds = 5", f"seeds = {seeds}"))
     for answer in found:
         svg = ElementTree.fromstring(chart(answer, 40))
         width, height = float(svg.get("width")), float(svg.get("height"))
         for dot in svg.iter(f"{SVG}circle"):
             assert 0 <= float(dot.get("cx")) <= width
             assert 0 <= float(dot.get("cy")) <= height
+        for line in svg.iter(f"{SVG}line"):
+            assert all(0 <= float(line.get(end)) <= width for end in ("x1", "x2"))
+            assert all(0 <= float(line.get(end)) <= height for end in ("y1", "y2"))
 
 
 @pytest.mark.parametrize(
