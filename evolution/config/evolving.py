@@ -113,8 +113,8 @@ class EvolutionConfig:
     crossover: str = "weighted_average"
     """What children take from parents' updates: weighted_average, average, clone,
     fitness_weighted(temperature=1), extrapolation(least=1,most=1.5), layer_wise(run=1,share=0.5),
-    subspace_interpolation(share=0.5), subspace_split(share=0.5), dare(drop=0.7,exact=false) or
-    ties(density=0.2,exact=false)."""
+    subspace_interpolation(share=0.5), subspace_split(share=0.5), dare(drop=0.7,exact=false),
+    ties(density=0.2,exact=false), or nothing: from_scratch(strength=0.04), random search."""
     mutations: str = "gaussian"
     """What children undergo, joined by +, chances in front as in gaussian+0.3*dropout(rate=0.2):
     gaussian(strength), relative_gaussian(strength=0.15,floor=0.01), svd(strength=0.1),

@@ -18,6 +18,7 @@ import numpy as np
 from agents.engine.adapters import StackedLora
 from evolution.lowrank.genomes import factors_hash, read_genome, write_genome
 from evolution.lowrank.layers import recombine
+from evolution.lowrank.noise import Noise
 from evolution.operators.crossover_entries import dare, ties
 from evolution.operators.crossover_step import (
     CROSSOVERS,
@@ -38,6 +39,7 @@ __all__ = [
     "dare",
     "extrapolation",
     "fitness_weighted",
+    "from_scratch",
     "layer_wise",
     "mix",
     "subspace_interpolation",
@@ -141,3 +143,25 @@ def clone(lora: StackedLora, step: CrossoverStep) -> list[dict[str, Any]]:
         }
         for slot, parent in zip(step.slots.tolist(), best, strict=True)
     ]
+
+
+@CROSSOVERS.add("from_scratch", strength=(0, 10))
+def from_scratch(
+    lora: StackedLora, step: CrossoverStep, *, strength: float = 0.04
+) -> list[dict[str, Any]]:
+    """Nothing of the parents: random factors; random search, a control.
+
+    Args:
+        lora: The population.
+        step: Children and parents.
+        strength: Entries of ``B`` deviate by ``strength / sqrt(r)``, those of ``A`` by the root of
+            one over its inputs, as in a first population of this spread.
+    """
+    for i, slot in enumerate(step.slots.tolist()):
+        draws = Noise(step.generator(i))
+        for layer in lora.layers():
+            A, B = layer.A[slot], layer.B[slot]
+            A.copy_(draws.normal(*A.shape) * A.shape[1] ** -0.5)
+            B.copy_(draws.normal(*B.shape) * (strength * lora.rank**-0.5))
+    lora.enforce_ranks()
+    return [{} for _ in step.slots]

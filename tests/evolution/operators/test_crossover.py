@@ -36,7 +36,7 @@ def test_child_of_one_parent_twice_is_that_parent(setting):
     assert notes[0]["recompression_error"] == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("setting", [*EXACT, "dare", "ties"])
+@pytest.mark.parametrize("setting", [*EXACT, "dare", "ties", "from_scratch"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_shapes_ranks_and_the_others_stay_and_children_are_finite(setting, dtype):
     lora = random_lora(dtype=dtype)
@@ -71,6 +71,20 @@ def test_sums_are_the_best_of_their_rank(setting, weights):
     assert distance(updates(lora, 2), best) < 1e-4
     assert note["recompression_error"] == pytest.approx(distance(best, whole), abs=1e-4)
     assert note["recompression_error"] > 0.1  # something is lost, so this means something
+
+
+def test_from_scratch_takes_nothing_from_parents_and_draws_by_key():
+    lora, other = random_lora(), random_lora(seed=1)
+    for own in (lora, other):
+        cross(own, "from_scratch(strength=0.3)", [0, 1], [[2, 3], [3, 2]])
+    for a, b in zip(updates(lora, 0), updates(other, 0), strict=True):
+        assert torch.equal(a, b)
+    assert distance(updates(lora, 0), updates(lora, 1)) > 0.5
+    for layer in lora.layers():
+        assert float(layer.B[0].std()) == pytest.approx(0.3 / 4**0.5, rel=0.3)
+    before = updates(lora, 0)
+    cross(lora, "from_scratch(strength=0.3)", [0], [[2, 3]], key=(0, 2))
+    assert distance(updates(lora, 0), before) > 0.5
 
 
 def test_fitness_weighs_by_differences_alone_and_nan_weighs_nothing():
