@@ -34,6 +34,8 @@ class Measured:
         average: What the mean of the members' updates got right, at the population's rank.
         vendi: How many different replies there are in effect, by hidden states, mean over problems.
         vendi_answers: How many different answers, likewise.
+        training: Names of `Cell.curves` to their means over the last fifth of the generations, two
+            at least; without those of which nothing is known.
     """
 
     budget: int
@@ -47,6 +49,7 @@ class Measured:
     average: str
     vendi: float | None = None
     vendi_answers: float | None = None
+    training: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,8 @@ class Cell:
         seconds: Of training, trials included.
         measuring_seconds: Of measuring.
         tokens: Tokens of all replies, those that were measured included.
-        curves: Of training, by generation: replies so far, mean return, mean accuracy.
+        curves: Of training, by generation: replies so far, mean return, accuracy and length; in
+            self-play what proposals came to.
         notes: What else the run has to say.
         versions: Of packages.
     """
@@ -117,6 +121,10 @@ def _known(value: float | None) -> np.ndarray:
     return np.array([np.nan if value is None else value])
 
 
+def _trained(found: Measured, name: str) -> np.ndarray:
+    return _known(found.training.get(name))
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A figure of what was measured.
@@ -154,6 +162,29 @@ FIGURES: Mapping[str, Figure] = {
     "vendi": Figure("Vendi score of replies", "Vendi, replies", lambda m: _known(m.vendi), False),
     "vendi_answers": Figure(
         "Vendi score of answers", "Vendi, answers", lambda m: _known(m.vendi_answers), False
+    ),
+    "train_return": Figure(
+        "return in training, last fifth", "return", lambda m: _trained(m, "return"), False
+    ),
+    "train_accuracy": Figure(
+        "accuracy in training, last fifth", "in training", lambda m: _trained(m, "accuracy"), False
+    ),
+    "length": Figure(
+        "length of replies in training, last fifth", "length",
+        lambda m: _trained(m, "length"), False,
+    ),
+    "proposals_valid": Figure(
+        "share of valid proposals, last fifth", "valid", lambda m: _trained(m, "valid"), False
+    ),
+    "proposals_solved": Figure(
+        "solve rate of proposals, last fifth", "solved", lambda m: _trained(m, "solve_rate"), False
+    ),
+    "proposals_learnable": Figure(
+        "share of learnable proposals, last fifth", "learnable",
+        lambda m: _trained(m, "learnable"), False,
+    ),
+    "proposals_new": Figure(
+        "novelty of proposals, last fifth", "new", lambda m: _trained(m, "novelty"), False
     ),
 }  # fmt: skip
 """What a study can show, by name."""

@@ -163,7 +163,7 @@ def _run(
     """Play a run, measured at each budget; what a cell keeps of it."""
     train = load_problems(config.problems, split="train", seed=config.seed)
     manager = EvolutionManager(population, train, config, grader=grader, exclude=problems)
-    curves: dict[str, list[float | None]] = {"replies": [], "return": [], "accuracy": []}
+    curves: dict[str, list[float | None]] = {}
     measured: list[Measured] = []
     label = f"{arm.name}, seed {config.seed}"
     cut_off = False
@@ -186,6 +186,7 @@ def _run(
                     replies=replies,
                     generations=manager.generation,
                     seconds=seconds,
+                    training=_lately(curves),
                     **asdict(found),
                 )
             )
@@ -235,10 +236,30 @@ def _bare(
 
 def _note(curves: dict[str, list[float | None]], replies: int, result: GenerationResult) -> None:
     """A generation's place on the curves."""
-    for name, value in (
-        ("replies", float(replies)),
-        ("return", mean_of(result.scores.returns)),
-        ("accuracy", mean_of(result.scores.accuracy)),
-    ):
+    scores, proposals = result.scores, result.proposals
+    values = {
+        "replies": float(replies),
+        "return": mean_of(scores.returns),
+        "accuracy": mean_of(scores.accuracy),
+        "length": mean_of(scores.length),
+    }
+    if proposals is not None:
+        values |= {
+            "valid": proposals.valid / proposals.count,
+            "learnable": proposals.learnable,
+            "solve_rate": proposals.solve_rate,
+            "novelty": proposals.novelty,
+        }
+    for name, value in values.items():
         number = known(value)
-        curves[name].append(None if number is None else round(number, 4))
+        curves.setdefault(name, []).append(None if number is None else round(number, 4))
+
+
+def _lately(curves: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """Means over the last fifth of the generations, two at least."""
+    found: dict[str, float] = {}
+    for name, values in curves.items():
+        some = [value for value in values[-max(len(values) // 5, 2) :] if value is not None]
+        if some and name != "replies":
+            found[name] = round(sum(some) / len(some), 6)
+    return found

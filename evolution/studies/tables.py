@@ -74,22 +74,27 @@ def differences(answer: Answer) -> Grid | None:
 
 def overview(study: Study, cells: Mapping[str, Mapping[int, Cell]]) -> Grid:
     """Every arm and every figure at its last budget, means over seeds."""
-    head = ("arm", "seeds", *(FIGURES[name].short for name in FIGURES), "replies", "seconds")
+    last = {name: [cell.measured[-1] for cell in own.values()] for name, own in cells.items()}
+    values = {
+        name: [mean_of([mean_of(figure.values(one)) for one in found]) for found in last.values()]
+        for name, figure in FIGURES.items()
+    }
+    shown = [name for name in FIGURES if any(map(math.isfinite, values[name]))]
     rows: list[tuple[str, ...]] = []
-    for name, arm in study.arms.items():
-        found = [cell.measured[-1] for cell in cells[name].values()]
-        if not found:
+    for place, (name, arm) in enumerate(study.arms.items()):
+        if not (found := last[name]):
             continue
-        values = [mean_of([mean_of(f.values(one)) for one in found]) for f in FIGURES.values()]
+        own = [values[figure][place] for figure in shown]
         rows.append(
             (
                 arm.label,
                 str(len(found)),
-                *("" if math.isnan(value) else f"{value:.3f}" for value in values),
+                *("" if math.isnan(value) else f"{value:.3f}" for value in own),
                 f"{mean_of([one.replies for one in found]):.0f}",
                 f"{mean_of([one.seconds for one in found]):.0f}",
             )
         )
+    head = ("arm", "seeds", *(FIGURES[name].short for name in shown), "replies", "seconds")
     return Grid(head, tuple(rows))
 
 

@@ -55,6 +55,7 @@ def test_figures_of_what_was_measured():
     found = Measured(
         budget=1, replies=1, generations=1, seconds=1.0, champion="1100", members=("1100", "0101"),
         vote="0100", ties={"0": 0.5, "3": 0.5}, average="1111", vendi=1.5,
+        training={"return": 0.3, "valid": 0.5},
     )  # fmt: skip
     values = {name: figure.values(found).tolist() for name, figure in FIGURES.items()}
     assert values["accuracy"] == [1, 1, 0, 0]
@@ -65,6 +66,8 @@ def test_figures_of_what_was_measured():
     assert values["vote_gain"] == [0, 0, 0, 0]
     assert values["vendi"] == [1.5]
     assert np.isnan(values["vendi_answers"]).all()
+    assert (values["train_return"], values["proposals_valid"]) == ([0.3], [0.5])
+    assert np.isnan(values["proposals_new"]).all()
 
 
 def test_differences_are_paired_by_seed(study, cells):

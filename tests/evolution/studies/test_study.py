@@ -84,6 +84,24 @@ def test_budgets_count_trials_and_are_passed_by_a_generation_at_most(study_file)
     assert len(three.measured[0].members) == 3
 
 
+def test_self_play_is_measured_by_its_solvers_and_its_proposals(study_file):
+    text = study_file.read_text().replace("[settings]", "[settings]\npropose_tokens = 4")
+    spec = "procedural:chain_sum(max_terms=2,max_digits=1)"
+    text = text.replace(f'problems = "{spec}"', f'problems = "self-play:expressions"\n'
+                        f'held_out_from = "{spec}"')  # fmt: skip
+    text = text.replace("size = 1", "size = 3\nproposers = 1").replace("size = 3\noff", "size = 4\n"
+                        "proposers = 2\nelites = 0\nparents = 1\noff")  # fmt: skip
+    study_file.write_text(text)
+    study = read_study(study_file)
+    cell = play(study, study.arms["three"], 0, Bases())
+    (found,) = cell.measured
+    assert len(found.members) == 2
+    assert found.replies >= 18
+    assert found.training["valid"] == cell.curves["valid"][-1] == 0.0  # a random model
+    assert found.training["return"] < 0
+    assert "solve_rate" not in found.training
+
+
 def test_several_budgets_are_one_run_measured_on_its_way(study_file):
     study_file.write_text(study_file.read_text().replace("replies = 18", "replies = [9, 18]"))
     study = read_study(study_file)
