@@ -34,6 +34,7 @@ class Measured:
         average: What the mean of the members' updates got right, at the population's rank.
         vendi: How many different replies there are in effect, by hidden states, mean over problems.
         vendi_answers: How many different answers, likewise.
+        leader: Place among the members of the one of highest standing, confirmed or not.
         training: Names of `Cell.curves` to their means over the last fifth of the generations, two
             at least; without those of which nothing is known.
     """
@@ -49,6 +50,7 @@ class Measured:
     average: str
     vendi: float | None = None
     vendi_answers: float | None = None
+    leader: int | None = None
     training: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
@@ -121,6 +123,13 @@ def _known(value: float | None) -> np.ndarray:
     return np.array([np.nan if value is None else value])
 
 
+def _leader(found: Measured) -> np.ndarray:
+    """Of a single member it is known anyway."""
+    if found.leader is None and len(found.members) > 1:
+        return _known(None)
+    return marks(found.members[found.leader or 0])
+
+
 def _trained(found: Measured, name: str) -> np.ndarray:
     return _known(found.training.get(name))
 
@@ -145,6 +154,7 @@ class Figure:
 
 FIGURES: Mapping[str, Figure] = {
     "accuracy": Figure("accuracy of the champion", "champion", lambda m: marks(m.champion)),
+    "leader": Figure("accuracy of the leader in standing", "leader", _leader),
     "members": Figure(
         "mean accuracy of the members", "mean of members", lambda m: _members(m).mean(axis=0)
     ),

@@ -38,6 +38,7 @@ class Found:
     average: str
     vendi: float | None
     vendi_answers: float | None
+    leader: int
 
 
 def measure(
@@ -85,7 +86,9 @@ def measure(
             average = _alone(ask, agent)
     population.forget()
     votes, ties = _votes(agents)
-    return Found(champion, members, votes, ties, average, by_states, _vendi(same(answers)))
+    leader = manager.solvers.index(manager.best)
+    different = _vendi(same(answers))
+    return Found(champion, members, votes, ties, average, by_states, different, leader)
 
 
 @contextmanager

@@ -59,6 +59,11 @@ def test_figures_of_what_was_measured():
     )  # fmt: skip
     values = {name: figure.values(found).tolist() for name, figure in FIGURES.items()}
     assert values["accuracy"] == [1, 1, 0, 0]
+    assert np.isnan(values["leader"]).all()
+    leading = replace(found, leader=1)
+    assert FIGURES["leader"].values(leading).tolist() == [0, 1, 0, 1]
+    alone = replace(found, members=("1100",))
+    assert FIGURES["leader"].values(alone).tolist() == [1, 1, 0, 0]
     assert values["members"] == [0.5, 1, 0, 0.5]
     assert values["vote"] == [0.5, 1, 0, 0.5]
     assert values["any"] == [1, 1, 0, 1]

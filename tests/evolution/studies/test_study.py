@@ -82,6 +82,7 @@ def test_budgets_count_trials_and_are_passed_by_a_generation_at_most(study_file)
     assert 18 <= three.measured[0].replies < 18 + 9 + 2 * 4
     assert {len(three.measured[0].champion), len(three.measured[0].average)} == {5}
     assert len(three.measured[0].members) == 3
+    assert three.measured[0].leader in range(3)
 
 
 def test_self_play_is_measured_by_its_solvers_and_its_proposals(study_file):
