@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from evolution.individuals.lineage import Individual
     from evolution.loggers.base import CallbackLogger, ConsoleLogger, JsonlLogger, Logger
     from evolution.loggers.tensorboard import TensorBoardLogger
+    from evolution.lowrank.anatomy import Anatomy
     from evolution.manager import EvolutionManager
     from evolution.operators.crossover import CROSSOVERS
     from evolution.operators.mutation_weights import MUTATIONS
     from evolution.operators.selection import SELECTIONS
+    from evolution.reporting.anatomy.reading import anatomy
     from evolution.results import EpisodePlan, GenerationResult
     from evolution.runs.branching import branch
 
 _LAZY = {
+    "Anatomy": "evolution.lowrank.anatomy",
     "MINIMAL_CRITERIA": "evolution.fitness.attempts",
     "CLASSIFIERS": "evolution.fitness.strategies",
     "CROSSOVERS": "evolution.operators.crossover",
@@ -55,6 +58,7 @@ _LAZY = {
     "SCHEDULES": "evolution.fitness.scaling",
     "SELECTIONS": "evolution.operators.selection",
     "TensorBoardLogger": "evolution.loggers.tensorboard",
+    "anatomy": "evolution.reporting.anatomy.reading",
     "branch": "evolution.runs.branching",
 }
 
@@ -70,6 +74,7 @@ __all__ = [
     "SCALES",
     "SCHEDULES",
     "SELECTIONS",
+    "Anatomy",
     "CallbackLogger",
     "CheckpointError",
     "ChildOptimizer",
@@ -85,6 +90,7 @@ __all__ = [
     "Logger",
     "RunConfig",
     "TensorBoardLogger",
+    "anatomy",
     "branch",
 ]
 

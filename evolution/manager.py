@@ -24,6 +24,7 @@ from evolution.config import EvolutionConfig
 from evolution.fitness.evaluator import FitnessEvaluator
 from evolution.fitness.proposals import proposal_scores
 from evolution.fitness.task import known
+from evolution.individuals.births import Births
 from evolution.individuals.breeding import Breeder, candidates
 from evolution.individuals.inheritance import (
     OptimizerInheritance,
@@ -118,6 +119,7 @@ class EvolutionManager:
         self._started = 0.0
         self._lineage = Lineage()
         self._breeder = Breeder(population.lora, self.config, self.settings, self._lineage)
+        self._births = Births(population.lora, self.config.seed)
         population.temperature = self.settings.temperature
         self._meter = make_meter(population, self.problems, self.config, self._grader)
         self._evaluator = FitnessEvaluator(self.config)
@@ -191,10 +193,12 @@ class EvolutionManager:
             if self.folder is not None:
                 self.folder.begin()
             born = self._breeder.found()
+            self._births.begin(born)
         elif generation % self.settings.evolve_every == 0:
             trial = self.confirm()
             born = self._breed()
         self._quarantine()
+        self._births.meet(self._lineage.members)
         problems = self._drawn.draw("problems", generation, config.problems_per_generation)
         judged = tuple(i < config.judged_problems for i in range(len(problems)))
         self._plan = EpisodePlan(generation, problems, judged, born, trial)
@@ -271,6 +275,7 @@ class EvolutionManager:
             learning,
             time.monotonic() - self._started,
             proposal_scores(transcripts, self.population.agents),
+            self._births.moved(self._lineage.members),
         )
         if self._keeper is not None:
             self._keeper.save(result, transcripts, self._parts(), self.champion)
@@ -318,6 +323,7 @@ class EvolutionManager:
                 not those that the run was played with.
         """
         keeper = self._keeper = self._keeping(folder)
+        self._births.forget()
         spec = self.problems.spec
         names = {"base": self.population.base.name, "problems": spec, "excluded": spec}
         self.generation, changes = keeper.resume(self._parts(), names, note)
@@ -389,4 +395,6 @@ class EvolutionManager:
             parts["source"] = self.problems
         if self._meter is not None:
             parts["progress"] = self._meter
+        if self._births.kept or not self.generation:  # not in a run that began without
+            parts["births"] = self._births
         return parts if self._learner is None else {**parts, "learner": self._learner}

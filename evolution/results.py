@@ -9,6 +9,7 @@ import numpy as np
 from agents.learning.learners import LearnerStats
 from evolution.fitness.proposals import ProposalScores
 from evolution.fitness.task import Scores, known
+from evolution.individuals.births import Moved
 from evolution.individuals.lineage import Individual
 from evolution.individuals.reevaluation import Reevaluation
 from populora_env.ratings import BradleyTerry
@@ -71,6 +72,8 @@ class GenerationResult:
         learning: What the learner did, if there is one.
         seconds: Wall-clock time from ``ask`` to the end of learning.
         proposals: What the agents' proposals came to, in self-play.
+        moved: How large updates are and how far they moved since birth, after learning; None in a
+            run that began with a version that did not keep track.
     """
 
     generation: int
@@ -87,6 +90,7 @@ class GenerationResult:
     learning: LearnerStats | None
     seconds: float
     proposals: ProposalScores | None = None
+    moved: Moved | None = None
 
 
 def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
@@ -128,4 +132,6 @@ def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
         if proposals is not None:
             own = {"validity": known(proposals.validity[i]), "proposals": proposals.to_dict()}
             rows[-1] |= own
+        if (moved := result.moved) is not None:
+            rows[-1] |= {"update_norm": known(moved.norms[i]), "drift": known(moved.drift[i])}
     return rows

@@ -141,11 +141,14 @@ class RunProblems:
             )
         return tuple(drawn.values())
 
-    def with_answers(self, generation: int, count: int) -> list[Problem]:
-        """Problems for the trial of a generation; those without a known answer are left out."""
+    def with_answers(self, generation: int, count: int, what: str = "trial") -> list[Problem]:
+        """Problems for the trial of a generation; those without a known answer are left out.
+
+        For another purpose, ``what``, others are drawn.
+        """
         if isinstance(self._source, SelfPlaySource):
-            return self._source.fresh(generator("trial", self._seed, generation), count)
-        drawn = self.draw("trial", generation, count)
+            return self._source.fresh(generator(what, self._seed, generation), count)
+        drawn = self.draw(what, generation, count)
         return [problem for problem in drawn if problem.answer is not None]
 
     def digests(self, base: BaseModel, held: str = "") -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 What the page shows is worked out in `reporting.findings` and `reporting.sections`; its words are in
 `reporting/assets`.
-No model is loaded and the run is not changed.
+No model is loaded and the run is not changed, unless --ablate-blocks asks for a measurement: that
+loads the base and is kept in the run's folder.
 """
 
 import webbrowser
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +19,10 @@ from agents.plain_files import write_whole
 from evolution.commands.usage import parse, writing_to
 from evolution.errors import UsageError
 from evolution.reporting.findings import Findings, find
+from evolution.runs.saved_run import read_run
+from evolution.terminal import PlainConsole
 from populora_env.episodes.rendering import visible
+from populora_env.settings import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +35,28 @@ class ReportOptions:
     """File to write; by default report.html in the run folder."""
     open: bool = False
     """Whether to open the page in a browser."""
+    ablate_blocks: Annotated[int, Range(0)] = 0
+    """Measure what an agent loses when its adapter is switched off in one of so many blocks of
+    layers at a time; loads the base. 0 measures nothing, and shows what was measured before."""
+    ablate_problems: Annotated[int, Range(1)] = 64
+    """Problems for that, of the training split."""
+    ablate_agents: tuple[str, ...] = ("best",)
+    """Agents for that: best (by standing), all, or their names."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(ReportOptions, arguments, prog="populora report")
+    if options.ablate_blocks:
+        from evolution.commands.ablation import ablate
+
+        ablate(
+            read_run(options.run),
+            options.ablate_blocks,
+            options.ablate_problems,
+            options.ablate_agents,
+            PlainConsole(),
+        )
     file, found = write_report(options.run, options.out or None)
     for audit in found.audits:
         print(visible(f"{audit.name}: {audit.verdict}. {audit.reason}"))

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from agents.loading.models import DTYPES
 from evolution.config import Learner, RunConfig
+from evolution.lowrank.sketches import PRODUCTS
 from evolution.planning.replies import measurements
 from evolution.planning.shapes import BaseShapes
 
 _HEADER = 125  # of a tensor in a file of safetensors, with its name and place
 _SETTINGS = 560  # an adapter's configuration
-_ROW = 560  # of history.jsonl
+_ROW = 620  # of history.jsonl
 _STATE, _PERSON = 3400, 240  # of state.json: settings and the like; an individual's record
 _REPLY = 170  # of held_out.jsonl, without the reply's text
 _CURVES, _AGENT = 9000, 1150  # of TensorBoard, a generation: curves and sample episodes; an agent's
@@ -57,14 +58,16 @@ def plan_disk(
     """
     plain = "float32" if config.load_in_4bit else config.dtype
     held = DTYPES[config.adapter_dtype or plain].itemsize
-    tensors = sum(2 * len(outputs) for _, outputs in shapes.groups)
+    layers = sum(len(outputs) for _, outputs in shapes.groups)
+    tensors = 2 * layers
     adapter = shapes.adapter(config.rank) * held + tensors * _HEADER + _SETTINGS
     learns = config.learner is not Learner.NONE
     played = max(config.generations - first, 0)
     settings = config.resolved(config.size)
     born = config.size + settings.offspring * ((config.generations - 1) // settings.evolve_every)
     moments = 8 * config.size * shapes.adapter(config.rank) + tensors * _HEADER * 2
-    state = _STATE + born * _PERSON
+    sketches = 4 * config.size * layers * PRODUCTS
+    state = _STATE + born * _PERSON + sketches
     tried = config.generations > settings.evolve_every  # before the first trial there is no best
     generation = config.size * adapter + state + adapter * tried + learns * moments
     kept = min(config.keep_generations, played)

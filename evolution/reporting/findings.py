@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evolution.reporting.anatomy.reading import Inside, read_inside
 from evolution.reporting.measures.audits import (
     Audit,
     forgetting,
@@ -43,6 +44,7 @@ class Findings:
         judges: Judge to how it judged; empty without judgements.
         audits: All five, in a fixed order; one more in self-play.
         proposals: What agents proposed, in self-play; else empty.
+        inside: What adapters are like inside; None where none are on disk.
     """
 
     run: RunData
@@ -53,6 +55,7 @@ class Findings:
     judges: Mapping[str, JudgeStatistics]
     audits: tuple[Audit, ...]
     proposals: tuple[Proposed, ...] = ()
+    inside: Inside | None = None
 
 
 def find(path: str | Path) -> Findings:
@@ -97,4 +100,5 @@ def find(path: str | Path) -> Findings:
             *((proposals_collapse(proposals),) if proposals else ()),
         ),
         proposals=proposals,
+        inside=read_inside(run),
     )

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from agents.measuring.statistics import Estimate
+from evolution.reporting.anatomy.section import anatomy_section
+from evolution.reporting.anatomy.sentences import summary as inside_in_short
 from evolution.reporting.charts import Chart, add_held_out, curve, judging_chart, matrix_chart
 from evolution.reporting.examples import contrast, fooled
 from evolution.reporting.findings import Findings
@@ -39,7 +41,7 @@ Cell = str | int | float | None
 # Of these the page says if one was not recorded.
 _CURVES = ("fitness", "return", "accuracy", "diversity", "length")
 # Shown elsewhere, or, as means over agents, the same at all times.
-_HIDDEN = frozenset({"standing", "peer_strength", "rating"})
+_HIDDEN = frozenset({"standing", "peer_strength", "rating", "update_norm", "drift"})
 _MOST_FOUNDERS = 8
 _ALL_AGENTS = "all agents"
 
@@ -108,6 +110,7 @@ def _summary(found: Findings) -> Shown:
         "stale": held and held.after is not None and held.after != finished,
         "ends": first_and_last,
         "audits": {verdict: names for verdict, names in by_verdict.items() if names},
+        "inside": inside_in_short(found.inside) if found.inside else "",
     }
 
 
@@ -284,6 +287,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Findings], Shown | None]], ...] = (
     ("family-tree", "Family tree", _family_tree),
     ("games", "Who beats whom", _games),
     ("judges", "Judges", _judges),
+    ("anatomy", "Anatomy", lambda found: anatomy_section(found.run, found.inside)),
     ("map", "Map of replies", _map),
     ("transcripts", "Transcripts", _transcripts),
     ("settings", "Settings", _settings),

@@ -13,9 +13,13 @@ import math
 import tomllib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evolution.errors import CheckpointError, RunError
 from evolution.individuals.lineage import Individual
@@ -31,6 +35,21 @@ if TYPE_CHECKING:  # which needs torch
 LATEST = 10**9  # no run has as many generations
 # What is raised when JSON or TOML is read that is not what it should be; nesting may be too deep.
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedBirths:
+    """Sketches of individuals' updates at birth; see `evolution.individuals.births`.
+
+    Attributes:
+        individuals: Whose they are, by slot, ``[N]``.
+        seed: Of the sketches' signs.
+        sketches: ``[N, layers by name, products]`` float32.
+    """
+
+    individuals: tuple[str, ...]
+    seed: int
+    sketches: NDArray[np.float32]
 
 
 class SavedRun:
@@ -122,6 +141,39 @@ class SavedRun:
         """Agent to the folder of its adapter in the last generation."""
         folder = folder_of(self.path, self.generation) / "adapters"
         return {f"agent_{i}": folder / f"agent_{i}" for i in range(self.config.size)}
+
+    def adapters_in(self, generation: int) -> dict[str, Path]:
+        """Agent to its adapter's folder in a generation, without settings; empty if not there."""
+        found = folder_of(self.path, generation) / "adapters"
+        names = [entry.name for entry in found.iterdir()] if found.is_dir() else []
+        numbers = (name.removeprefix("agent_") for name in names)
+        known = sorted(int(n) for n in numbers if n.isdecimal() and f"agent_{int(n)}" in names)
+        return {f"agent_{n}": found / f"agent_{n}" for n in known}
+
+    def births(self, generation: int) -> "SavedBirths | None":
+        """Sketches of a generation's members at birth; None where none were kept.
+
+        Raises:
+            RunError: If they cannot be read.
+        """
+        folder = folder_of(self.path, generation)
+        file = folder / "state.json"
+        if not file.is_file():
+            return None
+        with self.reading(file):
+            state = json.loads(file.read_text(encoding="utf-8"))
+            if "births" not in state:
+                return None
+            names = tuple(str(name) for name in state["births"]["individuals"])
+            seed = int(state["config"]["seed"])
+        from safetensors import SafetensorError, safe_open
+
+        with self.reading(folder / "state.safetensors"):
+            try:
+                with safe_open(folder / "state.safetensors", "numpy") as tensors:
+                    return SavedBirths(names, seed, tensors.get_tensor("births.sketches"))
+            except SafetensorError as error:
+                raise ValueError(str(error)) from error
 
     @property
     def solvers(self) -> dict[str, Path]:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import json
 import random
 
+from evolution.reporting.anatomy.ablation import (
+    AblatedAgent,
+    Ablation,
+    ablation_file,
+    ablation_text,
+)
+from tests.evolution.made_up_adapters import NAMES, factors, write_adapters
 from tests.evolution.synthetic_run import write_measured, write_run
 
 _DEEP = "[" * 200_000
@@ -24,14 +31,19 @@ def write_full_run(folder, *, saved):
     """
     write_run(folder, generations=7, agents=3, problems=2)
     write_measured(folder)
+    write_adapters(folder, 6, [factors(seed) for seed in range(3)])
+    one = AblatedAgent("", (True,) * 4, ((False,) * 4, (True,) * 4))
+    norms = dict.fromkeys(NAMES, 2.0)
+    ablated = Ablation(6, ((0, 2), (3, 5)), (False,) * 4, {"agent_1": one}, norms)
+    (folder / "ablation").mkdir()
+    ablation_file(folder, 6).write_text(ablation_text(ablated))
     change = {"generation": 3, "option": "rank", "from": 4, "to": 8, "note": "more"}
     (folder / "changes.jsonl").write_text(json.dumps(change) + "\n")
+    state = folder / "generation_0006" / "state.json"
     if saved:
-        state = folder / "generation_0006"
-        state.mkdir()
-        names = ("history.jsonl", "transcripts.jsonl")
-        lengths = {name: (folder / name).stat().st_size for name in names}
-        (state / "state.json").write_text(json.dumps({"format": 4, "lengths": lengths}))
+        state.write_text(json.dumps({"format": 4, **json.loads(state.read_text())}))
+    else:
+        state.unlink()
     return folder
 
 
