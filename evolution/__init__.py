@@ -12,6 +12,8 @@ from evolution.old_names import NAMES
 if TYPE_CHECKING:
     from evolution.config import ChildOptimizer, EvolutionConfig, Learner, RunConfig
     from evolution.errors import CheckpointError, ConfigError
+    from evolution.exchange.gate import GATES
+    from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
     from evolution.fitness.attempts import MINIMAL_CRITERIA
     from evolution.fitness.descriptors import DESCRIPTORS
     from evolution.fitness.diversity import EMBEDDERS, KERNELS
@@ -35,6 +37,10 @@ _LAZY = {
     "MINIMAL_CRITERIA": "evolution.fitness.attempts",
     "CLASSIFIERS": "evolution.fitness.strategies",
     "CROSSOVERS": "evolution.operators.crossover",
+    "EXCHANGES": "evolution.exchange",
+    "ExchangeStep": "evolution.exchange.step",
+    "Exchanged": "evolution.exchange.step",
+    "GATES": "evolution.exchange.gate",
     "CallbackLogger": "evolution.loggers.base",
     "CheckpointError": "evolution.errors",
     "ChildOptimizer": "evolution.config",
@@ -67,7 +73,9 @@ __all__ = [
     "CROSSOVERS",
     "DESCRIPTORS",
     "EMBEDDERS",
+    "EXCHANGES",
     "FITNESSES",
+    "GATES",
     "KERNELS",
     "MINIMAL_CRITERIA",
     "MUTATIONS",
@@ -83,6 +91,8 @@ __all__ = [
     "EpisodePlan",
     "EvolutionConfig",
     "EvolutionManager",
+    "ExchangeStep",
+    "Exchanged",
     "GenerationResult",
     "Individual",
     "JsonlLogger",

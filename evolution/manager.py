@@ -25,17 +25,14 @@ from evolution.fitness.evaluator import FitnessEvaluator
 from evolution.fitness.proposals import proposal_scores
 from evolution.fitness.task import known
 from evolution.individuals.births import Births
-from evolution.individuals.breeding import Breeder, candidates
-from evolution.individuals.inheritance import (
-    OptimizerInheritance,
-    change_learning_rate,
-    inherit_ratings,
-    rated_as,
-)
+from evolution.individuals.breeding import Breeder
+from evolution.individuals.champion import Champion
+from evolution.individuals.exchanging import Exchanging
+from evolution.individuals.inheritance import change_learning_rate
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.non_finite import broken_slots, set_aside
 from evolution.individuals.progress import make_meter
-from evolution.individuals.reevaluation import Champion, Reevaluation, Reevaluations
+from evolution.individuals.reevaluation import Reevaluation, Reevaluations
 from evolution.individuals.standing import Standing
 from evolution.learning import gather_samples, make_learner, threads_of
 from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_all
@@ -126,6 +123,10 @@ class EvolutionManager:
         self._hired = hire(population, workers, self.config.shards, threads_of(self.config))
         self._evaluator.check_engine(population.engine)
         self._learner = make_learner(population, self.config, self.settings)
+        self._exchanging = Exchanging(
+            population, self.config, self._breeder, self._reevaluations, self._standing,
+            self._lineage, self._learner, np.full(population.size, np.nan),
+        )  # fmt: skip
 
     @property
     def folder(self) -> RunFolder | None:
@@ -186,22 +187,24 @@ class EvolutionManager:
             return self._plan
         self._started = time.monotonic()
         config, generation = self.config, self.generation
-        trial, born = None, ()
+        trial, born, exchange = None, (), None
         if generation == 0:
             # Only here: a run that was begun goes on, and such a problem counts as unanswered.
             check_fit(self.population.base, self.problems, config.solve_tokens)
             if self.folder is not None:
                 self.folder.begin()
-            born = self._breeder.found()
+            born = self._breeder.found(self._exchanging.arrange)
             self._births.begin(born)
-        elif generation % self.settings.evolve_every == 0:
+        elif generation % self.settings.confirm_every == 0:
             trial = self.confirm()
-            born = self._breed()
+        if generation and generation % self.settings.evolve_every == 0:
+            children, self.ratings = self._exchanging.hold(generation, self.ratings)
+            born, exchange = tuple(child.individual for child in children), self._exchanging.last
         self._quarantine()
         self._births.meet(self._lineage.members)
         problems = self._drawn.draw("problems", generation, config.problems_per_generation)
         judged = tuple(i < config.judged_problems for i in range(len(problems)))
-        self._plan = EpisodePlan(generation, problems, judged, born, trial)
+        self._plan = EpisodePlan(generation, problems, judged, born, trial, exchange)
         return self._plan
 
     def play(self, plan: EpisodePlan, progress: Progress | None = None) -> list[Transcript]:
@@ -241,6 +244,7 @@ class EvolutionManager:
         )
         played = np.isfinite(scores.fitness)
         scores.fitness[broken_slots(self._lineage)] = np.nan
+        self._exchanging.fitness = scores.fitness
         self._standing.update(scores.fitness, scores.errors, scores.unit, played)
         evaluations = [entry for transcript in transcripts for entry in transcript.evaluations]
         peers = bradley_terry(self.population.agents, evaluations)
@@ -276,6 +280,7 @@ class EvolutionManager:
             time.monotonic() - self._started,
             proposal_scores(transcripts, self.population.agents),
             self._births.moved(self._lineage.members),
+            plan.exchange,
         )
         if self._keeper is not None:
             self._keeper.save(result, transcripts, self._parts(), self.champion)
@@ -362,22 +367,6 @@ class EvolutionManager:
         lora = self.population.lora
         set_aside(lora, self._learner, self._lineage, self._standing, self.generation)
 
-    def _breed(self) -> tuple[Individual, ...]:
-        """Replace the least fit by children, who inherit more than weights."""
-        inheritance = OptimizerInheritance(
-            self._learner, self.population.lora, self.config.child_optimizer
-        )
-        agents = self.population.agents
-        names = rated_as(agents, self.config.proposers)
-        known = candidates(self.standing, self.ratings, names, broken_slots(self._lineage))
-        born = self._breeder.breed(self.generation, known)
-        inheritance.hand_down(born)
-        self._standing.inherit(
-            {c.individual.slot: c.parent_slots[0] if c.is_copy else None for c in born}
-        )
-        self.ratings = inherit_ratings(self.ratings, agents, born)
-        return tuple(child.individual for child in born)
-
     def _parts(self) -> dict[str, Part]:
         """What a generation saves besides adapters, by name; one thing more is one line.
 
@@ -387,6 +376,7 @@ class EvolutionManager:
             "standing": self._standing,
             "ratings": Held(self, "ratings", Ratings.to_dict, Ratings.from_dict),
             "lineage": self._lineage,
+            "exchange": self._exchanging,
             "elites": Held(self._reevaluations, "elites", sorted, frozenset),
             "champion": Held(self._reevaluations, "champion", Champion.state, Champion.restore),
             "appraisal": self._evaluator,

@@ -1,7 +1,7 @@
 """What a generation is asked to play, what it measured, and its rows of ``history.jsonl``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from agents.learning.learners import LearnerStats
 from evolution.fitness.proposals import ProposalScores
 from evolution.fitness.task import Scores, known
 from evolution.individuals.births import Moved
+from evolution.individuals.exchanging import ExchangeRecord
 from evolution.individuals.lineage import Individual
 from evolution.individuals.reevaluation import Reevaluation
 from populora_env.ratings import BradleyTerry
@@ -32,6 +33,7 @@ class EpisodePlan:
         judged: Which of the episodes have an evaluation phase.
         born: Individuals made for this generation.
         trial: What was confirmed before they were made, if anything was in question.
+        exchange: What became of the exchange before the generation, if there was one.
     """
 
     generation: int
@@ -39,6 +41,7 @@ class EpisodePlan:
     judged: tuple[bool, ...]
     born: tuple[Individual, ...]
     trial: Reevaluation | None = None
+    exchange: ExchangeRecord | None = None
 
     def check(self, transcripts: Sequence[Transcript], agents: Sequence[str]) -> None:
         """Raise a ValueError unless these are the plan's episodes, played by these agents."""
@@ -74,6 +77,7 @@ class GenerationResult:
         proposals: What the agents' proposals came to, in self-play.
         moved: How large updates are and how far they moved since birth, after learning; None in a
             run that began with a version that did not keep track.
+        exchange: What became of the exchange before the generation, if there was one.
     """
 
     generation: int
@@ -91,6 +95,7 @@ class GenerationResult:
     seconds: float
     proposals: ProposalScores | None = None
     moved: Moved | None = None
+    exchange: ExchangeRecord | None = None
 
 
 def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
@@ -98,6 +103,7 @@ def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
     scores, learning, trial = result.scores, result.learning, result.trial
     rows: list[dict[str, Any]] = []
     proposals = result.proposals
+    gates = {} if result.exchange is None else {g.slot: g for g in result.exchange.gates}
     for i, (agent, individual) in enumerate(zip(result.agents, result.individuals, strict=True)):
         rows.append(
             {
@@ -129,6 +135,8 @@ def history_rows(result: GenerationResult) -> list[dict[str, Any]]:
                 "kl": None if learning is None or not learning.kl else known(learning.kl[i]),
             }
         )
+        if (gate := gates.get(i)) is not None:
+            rows[-1]["gate"] = asdict(gate)
         if proposals is not None:
             own = {"validity": known(proposals.validity[i]), "proposals": proposals.to_dict()}
             rows[-1] |= own

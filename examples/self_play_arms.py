@@ -25,7 +25,7 @@ from agents.loading.models import BaseModel, load_base
 from agents.measuring.evaluate import evaluate
 from agents.population import BASE
 from evolution import EvolutionConfig, EvolutionManager
-from evolution.individuals.reevaluation import hosting
+from evolution.individuals.champion import hosting
 from populora_env import Grader, load_problems
 from populora_env.records import Problem
 

@@ -148,6 +148,8 @@ def test_flags_exist(text):
 OPERATORS = [
     ("--selection", "evolution.operators.selection.SELECTIONS"),
     ("--crossover", "evolution.operators.crossover.CROSSOVERS"),
+    ("--exchange", "evolution.exchange.EXCHANGES"),
+    ("--gate", "evolution.exchange.gate.GATES"),
     ("--mutations", "evolution.operators.mutation_weights.MUTATIONS"),
     ("--diversity", "evolution.fitness.diversity.KERNELS"),
     ("--diversity-bar", "evolution.fitness.attempts.MINIMAL_CRITERIA"),

@@ -67,6 +67,7 @@ ORDER = [
     "evolution.registry",
     "evolution.lowrank",
     "evolution.operators",
+    "evolution.exchange",
     "evolution.fitness",
     "evolution.config",
     "evolution.individuals",

@@ -9,6 +9,8 @@ population's size tells (`EvolutionConfig.resolved`).
 from typing import TYPE_CHECKING
 
 from evolution.errors import ConfigError
+from evolution.exchange.gate import GATES
+from evolution.exchange.step import EXCHANGES
 from evolution.fitness.attempts import MINIMAL_CRITERIA
 from evolution.fitness.diversity import KERNELS
 from evolution.fitness.rules import FITNESSES
@@ -35,6 +37,8 @@ def check_together(config: "EvolutionConfig") -> None:
         raise ConfigError("fitness_memory: got 1, expected less, or fitness never changes")
     try:
         config.operators()
+        exchange = EXCHANGES.read_one(config.exchange)
+        GATES.read_one(config.gate)
         FITNESSES.read(config.fitness)()
         SCALES.read_one(config.fitness_scale)
         KERNELS.read_several(config.diversity)
@@ -44,6 +48,8 @@ def check_together(config: "EvolutionConfig") -> None:
         RewardWeights.preset(config.rewards)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if exchange is not None:
+        _check_exchange(config, exchange.name)
     if schedule.name == "target" and config.diversity_weight <= 0:
         raise ConfigError(
             f"diversity_weight: got {config.diversity_weight:g}, expected above 0: "
@@ -64,6 +70,21 @@ def check_together(config: "EvolutionConfig") -> None:
         raise ConfigError(
             f"judged_problems: got {config.judged_problems}, expected at most "
             f"problems_per_generation = {config.problems_per_generation}"
+        )
+
+
+def _check_exchange(config: "EvolutionConfig", name: str) -> None:
+    """Check what an exchange asks of the learner."""
+    learns = config.learner != "none"
+    if name == "evolution_strategy" and learns:
+        raise ConfigError(
+            f"exchange: got {config.exchange!r} with learner = {config.learner}, expected a run "
+            "without one, since every member is the mean plus a perturbation; set learner = none"
+        )
+    if name in ("average", "towards_start", "exploit_explore") and not learns:
+        raise ConfigError(
+            f"exchange: got {config.exchange!r} with learner = none, expected members that learn "
+            "between exchanges; set a learner, or exchange = crossover or evolution_strategy"
         )
 
 

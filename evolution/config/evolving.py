@@ -14,6 +14,7 @@ from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
 from evolution.config.checks import check_together
 from evolution.errors import ConfigError
+from evolution.exchange.step import EXCHANGES
 from evolution.operators.crossover import CROSSOVERS, Crossover
 from evolution.operators.mutation_weights import MUTATIONS, Mutation
 from evolution.operators.selection import SELECTIONS, Selection
@@ -99,6 +100,17 @@ class EvolutionConfig:
     """Fresh problems for trials, which would-be elites and a new champion must pass; 0: none."""
     confirm_confidence: Annotated[float, Range(0, 10)] = 0.0
     """Standard errors by which a new champion must lead the old one in its trial."""
+    exchange: str = "crossover"
+    """What members take over from each other: crossover (children of the fittest), none,
+    average(rate=1,momentum=0), towards_start(share=0.3), cma_es(problems=24,rounds=4,sigma=0.3,
+    modules=false), exploit_explore(share=0.25,factor=1.5,adapt='learning_rate'), or without a
+    learner evolution_strategy(sigma=0.02,rate=1,shape='ranks',rank_one=true)."""
+    gate: str = "none"
+    """Test on fresh problems without which nobody replaces a proven individual: none, or
+    paired(margin=0.1,error=0.1,most=128,step=16)."""
+    confirm_every: Annotated[int | None, Range(1)] = None
+    """Generations from one trial of a new champion to the next, besides that at the end; default
+    evolve_every, and no less than 5 where an exchange needs no elites."""
     evolve_every: Annotated[int | None, Range(1)] = None
     """Generations from one evolution step to the next; default 5 with a learner, 1 without."""
     offspring: Annotated[int | None, Range(0)] = None
@@ -187,11 +199,14 @@ class EvolutionConfig:
         moving = self.migrants if self.islands > 1 else 0
         most = max(home - self.elites - moving, 0)
         usual = min(max(home // 4, 1), most) if learns else most
+        every = _or(self.evolve_every, 5 if learns else 1)
+        central = EXCHANGES.is_central(self.exchange)
         settings = Settings(
-            evolve_every=_or(self.evolve_every, 5 if learns else 1),
+            evolve_every=every,
             offspring=_or(self.offspring, usual),
             mutation=_or(self.mutation, 0.01 if learns else 0.05),
             temperature=_or(self.temperature, 0.8 if learns else 0.0),
+            confirm_every=_or(self.confirm_every, max(every, 5) if central else every),
         )
         room = f"size = {size}" if self.islands == 1 else f"size / islands = {home}"
         room = room if self.islands == len(homes) else f"{home}, the fewest in one role"
@@ -276,6 +291,7 @@ class Settings:
     offspring: int
     mutation: float
     temperature: float
+    confirm_every: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Only weights, lineage and what is inherited with them are looked after here. Wha
 individual (standing, rating, optimiser state) is the manager's to reset.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from agents.engine.adapters import StackedLora
 from evolution.config import EvolutionConfig, Learner, Settings
+from evolution.exchange.step import Exchanged
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.lowrank.genomes import (
     Genome,
@@ -45,11 +46,13 @@ class Child:
         individual: Its record.
         parent_slots: Slots its parents had when it was made, from best to worst.
         is_copy: Whether it is the first of them, number by number.
+        moments: Slot whose optimiser state it goes on with, if the exchange says so.
     """
 
     individual: Individual
     parent_slots: tuple[int, ...]
     is_copy: bool
+    moments: int | None = None
 
 
 def candidates(
@@ -86,14 +89,19 @@ class Breeder:
         self._operators = config.operators(settings)
         self.lineage = lineage
 
-    def found(self) -> tuple[Individual, ...]:
-        """Record the first population, and spread it if its adapters are all zero."""
+    def found(self, arrange: Callable[[], object] = lambda: None) -> tuple[Individual, ...]:
+        """Record the first population, and spread it if its adapters are all zero.
+
+        Args:
+            arrange: Called before they are recorded; may write to those that were spread.
+        """
         lora, config = self._lora, self._config
         if any(bool(layer.A.any()) or bool(layer.B.any()) for layer in lora.layers()):
             operator, parameters = "given", {}
         else:
             mutation.spread(lora, config.spread, config.seed)
             operator, parameters = "spread", {"strength": config.spread}
+            arrange()
         own = {} if config.learner is Learner.NONE else {"learning_rate": config.learning_rate}
         born = [
             Individual(f"g0-{slot}", slot, 0, operator, (), dict(parameters), "", 1.0, dict(own))
@@ -101,8 +109,10 @@ class Breeder:
         ]
         return self._record(born)
 
-    def breed(self, generation: int, candidates: Candidates) -> tuple[Child, ...]:
+    def breed(self, generation: int, candidates: Candidates) -> list[Exchanged]:
         """Replace the least fit by children of the fittest and, where it is time, by migrants.
+
+        They are not recorded yet; see `record`.
 
         Args:
             generation: Number of the generation they are born in.
@@ -118,19 +128,10 @@ class Breeder:
             config.migrants if config.islands > 1 and step % config.migrate_every == 0 else 0,
         )
         before = self.lineage.living
-        born: list[tuple[Individual, np.ndarray]] = []
+        born: list[Exchanged] = []
         if plan.children:
             born += self._cross(generation, plan, score, candidates.fitness, before)
-        born += self._migrate(generation, plan.migrants, before)
-        recorded = self._record([individual for individual, _ in born])
-        return tuple(
-            Child(
-                individual,
-                tuple(parents.tolist()),
-                individual.content_hash == individual.parameters.get("parent_hash"),
-            )
-            for individual, (_, parents) in zip(recorded, born, strict=True)
-        )
+        return born + self._migrate(generation, plan.migrants, before)
 
     def _cross(
         self,
@@ -139,8 +140,8 @@ class Breeder:
         score: np.ndarray,
         fitness: np.ndarray,
         before: Mapping[int, Individual],
-    ) -> list[tuple[Individual, np.ndarray]]:
-        """Make the children; their records lack the content hash."""
+    ) -> list[Exchanged]:
+        """Make the children."""
         config, lora, operators = self._config, self._lora, self._operators
         key = (config.seed, generation)
         slots = np.array(list(plan.children))
@@ -175,25 +176,24 @@ class Breeder:
         ]
         undergone = mutation.mutate(lora, operators.mutations, members, *key)
         failed = self._mend(step, spare)
-        born: list[tuple[Individual, np.ndarray]] = []
+        born: list[Exchanged] = []
         for i, member in enumerate(members):
             operator = crossover.name
             parameters = {**crossover.parameters, **notes[i], "mutations": undergone[i]}
             if member.slot in failed:
                 operator, parameters = failed[member.slot]
                 parameters["failed"] = f"{crossover} and {undergone[i]}: not finite"
-            individual = Individual(
-                f"g{generation}-{member.slot}",
-                member.slot,
-                generation,
-                operator,
-                tuple(before[parent].name for parent in parents[i].tolist()),
-                parameters,
-                "",
-                round(member.strength, 9),
-                member.hyperparameters,
+            born.append(
+                Exchanged(
+                    member.slot,
+                    tuple(parents[i].tolist()),
+                    parameters,
+                    operator,
+                    None,
+                    member.hyperparameters,
+                    round(member.strength, 9),
+                )
             )
-            born.append((individual, parents[i]))
         return born
 
     def _spare(self, step: CrossoverStep) -> dict[int, Genome]:
@@ -228,8 +228,8 @@ class Breeder:
 
     def _migrate(
         self, generation: int, migrants: Mapping[int, int], before: Mapping[int, Individual]
-    ) -> list[tuple[Individual, np.ndarray]]:
-        """Copy the migrants; their records lack the content hash."""
+    ) -> list[Exchanged]:
+        """Copy the migrants."""
         if not migrants:
             return []
         slots, sources = np.array(list(migrants)), np.array(list(migrants.values()))
@@ -237,21 +237,57 @@ class Breeder:
         key = (self._config.seed, generation)
         notes = clone(self._lora, CrossoverStep(slots, sources[:, None], nothing, 0.0, key))
         return [
-            (
-                replace(
-                    before[source],
-                    name=f"g{generation}-{slot}",
-                    slot=slot,
-                    generation=generation,
-                    operator="migration",
-                    parents=(before[source].name,),
-                    parameters=note,
-                    fitness=None,
-                ),
-                np.array([source]),
+            Exchanged(
+                slot,
+                (source,),
+                note,
+                "migration",
+                None,
+                before[source].hyperparameters,
+                before[source].mutation_strength,
             )
             for slot, source, note in zip(slots.tolist(), sources.tolist(), notes, strict=True)
         ]
+
+    def record(
+        self, generation: int, made: Sequence[Exchanged], operator: str = ""
+    ) -> tuple[Child, ...]:
+        """Put newborns into the lineage, as children of those who lived until now.
+
+        Args:
+            generation: Number of the generation they are born in.
+            made: Who was written.
+            operator: What made those that do not say it.
+        """
+        before = self.lineage.living
+        born: list[Individual] = []
+        for one in made:
+            first = before[one.parents[0]] if one.parents else before[one.slot]
+            own = first.hyperparameters if one.hyperparameters is None else one.hyperparameters
+            strength = one.mutation_strength
+            born.append(
+                Individual(
+                    f"g{generation}-{one.slot}",
+                    one.slot,
+                    generation,
+                    one.operator or operator,
+                    tuple(before[parent].name for parent in one.parents),
+                    dict(one.parameters),
+                    "",
+                    first.mutation_strength if strength is None else strength,
+                    dict(own),
+                )
+            )
+        recorded = self._record(born)
+        return tuple(
+            Child(
+                individual,
+                one.parents,
+                individual.content_hash == individual.parameters.get("parent_hash"),
+                one.moments,
+            )
+            for individual, one in zip(recorded, made, strict=True)
+        )
 
     def _record(self, born: Sequence[Individual]) -> tuple[Individual, ...]:
         """Put newborns into the lineage, with the hash of what is now in their slots."""

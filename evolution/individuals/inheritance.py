@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class OptimizerInheritance:
     """The optimiser state of a population that is about to have children.
 
-    A child gets the state of the first parent whose rows ``A`` it has bit for bit, as a copy has,
+    Where an exchange says whose state a member goes on with, it does. Otherwise
+    a child gets the state of the first parent whose rows ``A`` it has bit for bit, as a copy has,
     or a copy whose ``B`` was mutated; these rows are the coordinates that the state belongs to.
     Crossover factors a child anew, so that it shares no parent's coordinates: its state begins
     afresh whatever the setting. Learning rates stay with their slots.
@@ -40,11 +41,13 @@ class OptimizerInheritance:
         """Pass on what children inherit, now that they are made, and forget the rest."""
         if self._learner is None:
             return
-        heirs: dict[int, int] = {}
+        heirs = {c.individual.slot: c.moments for c in born if c.moments is not None}
         if self._before is not None:
             after = _row_hashes(self._lora)
             for child in born:
                 slot = child.individual.slot
+                if slot in heirs:
+                    continue
                 alike = [p for p in child.parent_slots if self._before[p] == after[slot]]
                 if alike:
                     heirs[slot] = alike[0]

@@ -9,121 +9,23 @@ Problems without a known answer decide nothing; where there are none others, sta
 So it does among agents that only propose.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from agents.engine.adapters import StackedLora
 from agents.measuring.evaluate import evaluate
-from agents.peft_io import write_adapter
 from agents.population import LoraPopulation
 from evolution.config import EvolutionConfig
+from evolution.exchange.gate import GATES, Gate, GateOutcome, GateRecord
+from evolution.exchange.step import EXCHANGES
+from evolution.individuals.champion import Champion, hosting
 from evolution.individuals.lineage import Individual
 from evolution.individuals.standing import Standing
-from evolution.lowrank.genomes import Genome, content_hash, read_genome, write_genome
+from evolution.lowrank.genomes import Genome, content_hash
 from evolution.operators.selection import ranking
 from populora_env.grading import Grader
 from populora_env.records import Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Champion:
-    """The best that was confirmed, as it was then.
-
-    Attributes:
-        individual: Its name in the lineage.
-        agent: Agent whose slot it had.
-        generation: Generations it had played in the run when the snapshot was taken.
-        content_hash: Of its weights then.
-        genome: These weights.
-        accuracy: In its last trial; None before the first.
-    """
-
-    individual: str
-    agent: str
-    generation: int
-    content_hash: str
-    genome: Genome
-    accuracy: float | None = None
-
-    @classmethod
-    def of(
-        cls, population: LoraPopulation, slot: int, individual: Individual, generation: int
-    ) -> "Champion":
-        """Take a snapshot of a member."""
-        lora = population.lora
-        return cls(
-            individual.name,
-            population.agents[slot],
-            generation,
-            content_hash(lora, slot),
-            read_genome(lora, slot),
-        )
-
-    def save(self, population: LoraPopulation, folder: str | Path) -> Path:
-        """Write it as a PEFT adapter folder."""
-        names = [layer.name for layer in population.lora.layers()]
-        rank = self.genome.rank
-        factors = {
-            name: (A[:rank], B[:, :rank])
-            for name, (A, B) in zip(names, self.genome.factors, strict=True)
-        }
-        return write_adapter(
-            folder, factors, alpha=self.genome.alpha, dropout=0.0, base=population.base.path
-        )
-
-    def state(self) -> dict[str, Any]:
-        """As JSON types, and its factors as tensors by name, for `restore`."""
-        factors = {
-            f"champion.{place}.{side}": factor
-            for place, pair in enumerate(self.genome.factors)
-            for side, factor in zip("AB", pair, strict=True)
-        }
-        return {
-            "individual": self.individual,
-            "agent": self.agent,
-            "generation": self.generation,
-            "content_hash": self.content_hash,
-            "accuracy": self.accuracy,
-            "alpha": self.genome.alpha,
-            "scale": self.genome.scale,
-            "rank": self.genome.rank,
-            **factors,
-        }
-
-    @classmethod
-    def restore(cls, saved: Mapping[str, Any]) -> "Champion":
-        """Read back what `state` gave.
-
-        Raises:
-            KeyError: If a factor is missing.
-        """
-        own = dict(saved)
-        count = sum(name.startswith("champion.") for name in own) // 2
-        factors = tuple(
-            (own.pop(f"champion.{place}.A"), own.pop(f"champion.{place}.B"))
-            for place in range(count)
-        )
-        numbers = {name: own.pop(name) for name in ("alpha", "scale", "rank")}
-        genome = Genome(**numbers, factors=factors)
-        return cls(**own, genome=genome)
-
-
-@contextmanager
-def hosting(lora: StackedLora, slot: int, genome: Genome) -> Generator[None, None, None]:
-    """Give a slot to a copy inside the block, and back to its owner after it."""
-    owner, rank = read_genome(lora, slot), int(lora.ranks[slot])
-    lora.set_rank(slot, genome.rank)
-    write_genome(lora, slot, genome)
-    try:
-        yield
-    finally:
-        lora.set_rank(slot, rank)
-        write_genome(lora, slot, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +52,10 @@ class Reevaluations:
         population: Whose members are tried.
         config: Settings of the run.
         grader: Used and left open.
-        fresh: Draws so many problems for the trial of a generation.
+        fresh: Draws problems with known answers: for a generation, how many, and for which purpose.
 
     Attributes:
+        gate: How newcomers are tested against proven ones; None for trials alone.
         champion: The best that was confirmed; None before the first generation has ended.
         elites: Names of the individuals that are proven.
     """
@@ -162,10 +65,14 @@ class Reevaluations:
         population: LoraPopulation,
         config: EvolutionConfig,
         grader: Grader,
-        fresh: Callable[[int, int], Sequence[Problem]],
+        fresh: Callable[..., Sequence[Problem]],
     ) -> None:
         self._population, self._config, self._grader = population, config, grader
         self._fresh = fresh
+        use = GATES.read_one(config.gate)
+        self.gate: Gate | None = None if use is None else use()
+        self.gates: list[GateRecord] = []  # of the champion's, since the last `hold`
+        self._by_mean = EXCHANGES.is_central(config.exchange)
         self.champion: Champion | None = None
         self.elites: frozenset[str] = frozenset()
 
@@ -199,7 +106,7 @@ class Reevaluations:
         proven = {slot for slot, i in living.items() if i.name in self.elites}
         wanted = self._wanted(standing, finite)
         contested = sorted(slot for slot in wanted ^ proven if finite[slot] and solves[slot])
-        newcomer = any(slot in wanted - proven for slot in contested)
+        newcomer = any(slot in wanted - proven for slot in contested) and not self._by_mean
         if problems and proven and newcomer and len(contested) > 1:
             measure(contested)
             standing.correct(contested, np.stack([right[slot] for slot in contested]))
@@ -208,12 +115,26 @@ class Reevaluations:
         top = next(slot for slot in order if finite[slot] and solves[slot])
         holder = self.champion
         rival = Champion.of(self._population, top, living[top], generation)
+        if self._by_mean:
+            sound = np.flatnonzero(finite & solves).tolist()
+            rival = Champion.mean(self._population, sound, living[top], generation)
         held, replaced = None, False
+        self.gates.clear()
         if holder is not None and rival.content_hash == holder.content_hash:
             rival = replace(rival, accuracy=holder.accuracy)
+        elif holder is not None and self.gate is not None:
+            with hosting(self._population.lora, top, rival.genome):
+                test = self.contest(self.gate, top, holder.genome, holder.individual, generation)
+            replaced = test.outcome is GateOutcome.NOT_WORSE
+            self.gates.append(test)
+            if replaced:
+                rival = replace(rival, accuracy=test.newcomer_right / test.problems)
+            else:
+                rival = holder
         elif holder is not None and problems:
-            if top not in right:
-                measure([top])
+            if top not in right or self._by_mean:
+                with hosting(self._population.lora, top, rival.genome):
+                    measure([top])
             with hosting(self._population.lora, top, holder.genome):
                 marks = self._right([top], problems)[0]
             replaced = outdoes(right[top], marks, self._config.confirm_confidence)
@@ -229,6 +150,51 @@ class Reevaluations:
             held,
             replaced,
         )
+
+    def measure(self, what: str, slots: Sequence[int], generation: int, count: int) -> np.ndarray:
+        """Marks of members on fresh problems, greedily, ``[slots, problems]``, 0 or 1.
+
+        Args:
+            what: Names the purpose; each has problems of its own in a generation.
+            slots: Whose.
+            generation: About to be played.
+            count: Problems; there may be fewer.
+        """
+        problems = list(self._fresh(generation, count, what))
+        return self._right(slots, problems) if problems else np.zeros((len(slots), 0))
+
+    def contest(
+        self,
+        gate: Gate,
+        slot: int,
+        proven: Genome,
+        name: str,
+        generation: int,
+        number: int | str = "champion",
+    ) -> GateRecord:
+        """Test a newcomer against a proven individual by the gate.
+
+        Args:
+            gate: How.
+            slot: The newcomer's.
+            proven: The other's weights, as they were.
+            name: Its name.
+            generation: About to be played.
+            number: Of the test in this generation; each has problems of its own.
+        """
+        problems = list(self._fresh(generation, gate.most, f"gate {number}"))
+
+        def marks(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+            some = problems[first : first + count]
+            if not some:
+                return np.zeros(0), np.zeros(0)
+            mine = self._right([slot], some)[0]
+            with hosting(self._population.lora, slot, proven):
+                return mine, self._right([slot], some)[0]
+
+        known = content_hash(self._population.lora, slot)
+        outcome, (met, mine, theirs) = gate.test(marks)
+        return GateRecord(slot, known, name, outcome, met, mine, theirs)
 
     def _wanted(self, standing: Standing, finite: np.ndarray) -> set[int]:
         """Slots of those who are the elites of their islands by standing."""

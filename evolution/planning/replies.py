@@ -8,6 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from evolution.config import EvolutionConfig, RunConfig
+from evolution.exchange.gate import GATES
+from evolution.exchange.mixing import cma_es
+from evolution.exchange.step import EXCHANGES
 from evolution.individuals.progress import PROBLEMS
 from populora_env.episodes.arguments import read_rules
 from populora_env.episodes.rewards import RewardWeights
@@ -54,7 +57,7 @@ class Measurements:
     """Greedy replies of a run beside its episodes; fewest and most where it is not known.
 
     Attributes:
-        trials: Of would-be elites and champions.
+        trials: Of would-be elites and champions, of exchanges, and of a gate.
         progress: Of solvers, where proposers are paid for it.
         curve: On held-out problems while the run goes on.
         table: On held-out problems at the end.
@@ -84,12 +87,19 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
     solvers = size - config.only_propose
     table = config.held_out if held_out is None else held_out
     played = range(first, last)
-    every = config.resolved(size).evolve_every
+    settings = config.resolved(size)
+    every = settings.confirm_every
     # The first trial finds nobody proven, and measures nothing.
     held = sum(g % every == 0 for g in played if g) + bool(played)
     held = max(held - (first < every), 0)
     homes = 1 if config.proposers and config.proposers != "all" else config.islands
     most = min(2 * config.elites * homes, solvers) + 2  # the champion and its rival
+    exchanges = sum(g % settings.evolve_every == 0 for g in played if g)
+    asked = exchanges * homes * _of_exchange(config, solvers // homes)
+    gate = GATES.read_one(config.gate)
+    tests = 0
+    if gate is not None:  # of the champion, and of those that take an elite's place
+        tests = 2 * gate().most * (held + exchanges * config.elites * homes)
     paid = RewardWeights.preset(config.rewards).progress and bool(config.proposers)
     curve = 0
     if table and config.held_out_every:
@@ -97,8 +107,17 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
         fresh = times and first < config.held_out_every  # then the base is measured, too
         curve = table * (solvers * times + bool(fresh))
     return Measurements(
-        (0, held * most * config.confirm_problems),
+        (asked, asked + held * most * config.confirm_problems + tests),
         PROBLEMS * solvers * len(played) if paid else 0,
         curve,
         (table * (solvers + 1), table * (solvers + 2)),
     )
+
+
+def _of_exchange(config: RunConfig, members: int) -> int:
+    """Replies that one exchange among so many members asks for."""
+    use = EXCHANGES.read_one(config.exchange)
+    if use is None or use.name != "cma_es" or members < 2:
+        return 0
+    known = {**(cma_es.__kwdefaults__ or {}), **use.parameters}
+    return known["problems"] * known["rounds"] * max(members, 4)

@@ -10,8 +10,8 @@ from pathlib import Path
 from agents.population import LoraPopulation
 from evolution.config import EvolutionConfig
 from evolution.errors import CheckpointError
+from evolution.individuals.champion import Champion
 from evolution.individuals.lineage import lineage_text
-from evolution.individuals.reevaluation import Champion
 from evolution.results import GenerationResult, history_rows
 from evolution.runs.changes import Change, find_changes, plain_settings, record
 from evolution.runs.checkpoint import RunFolder

@@ -17,7 +17,7 @@ from agents.population import LoraPopulation
 from agents.progress import Progress
 from evolution.fitness.diversity import cosine_kernel, same, vendi
 from evolution.fitness.task import mean_of
-from evolution.individuals.reevaluation import hosting
+from evolution.individuals.champion import hosting
 from evolution.lowrank.genomes import content_hash, read_genome
 from evolution.lowrank.layers import recombine
 from evolution.manager import EvolutionManager

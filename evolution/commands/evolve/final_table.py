@@ -18,7 +18,7 @@ from agents.population import BASE, LoraPopulation
 from evolution.commands.evolve.engine import computed_by
 from evolution.commands.progress import Bars
 from evolution.config import RunConfig
-from evolution.individuals.reevaluation import Champion, hosting
+from evolution.individuals.champion import Champion, hosting
 from evolution.lowrank.genomes import content_hash
 from evolution.manager import EvolutionManager
 from evolution.runs.checkpoint import RunFolder

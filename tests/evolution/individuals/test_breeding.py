@@ -18,6 +18,11 @@ from tests.evolution.genetics import random_lora
 FITNESS = np.array([4.0, 1.0, 3.0, 2.0, -1.0, 0.0])
 
 
+def bred(breeder, generation, candidates):
+    """Children, recorded."""
+    return breeder.record(generation, breeder.breed(generation, candidates))
+
+
 def make(ranks=(4,) * 6, **settings):
     quick = {"learner": "none", "elites": 1, "offspring": 2, **settings}
     config, lora = EvolutionConfig(**quick), random_lora(ranks)
@@ -34,7 +39,7 @@ def hashes(lora):
 def test_the_least_fit_give_way_and_the_record_says_how(name):
     lora, breeder = make(crossover=name)
     before = hashes(lora)
-    born = breeder.breed(1, Candidates.of(FITNESS))
+    born = bred(breeder, 1, Candidates.of(FITNESS))
     assert sorted(child.individual.slot for child in born) == [4, 5]
     assert hashes(lora)[:4] == before[:4]
     for child in born:
@@ -49,7 +54,7 @@ def test_the_least_fit_give_way_and_the_record_says_how(name):
 
 def test_a_clone_that_does_not_mutate_is_a_copy_with_its_parents_hash():
     lora, breeder = make(crossover="clone", mutations="none")
-    for child in breeder.breed(1, Candidates.of(FITNESS)):
+    for child in bred(breeder, 1, Candidates.of(FITNESS)):
         assert child.is_copy
         assert child.individual.content_hash == hashes(lora)[child.parent_slots[0]]
 
@@ -57,13 +62,13 @@ def test_a_clone_that_does_not_mutate_is_a_copy_with_its_parents_hash():
 def test_islands_breed_among_themselves_and_send_copies_of_their_best():
     settings = {"islands": 2, "offspring": 1, "migrate_every": 2}
     lora, breeder = make(**settings)
-    first = breeder.breed(1, Candidates.of(FITNESS))
+    first = bred(breeder, 1, Candidates.of(FITNESS))
     assert {c.individual.slot: set(c.parent_slots) <= {0, 1, 2} for c in first} == {
         1: True,
         4: False,
     }
     best = hashes(lora)
-    born = breeder.breed(2, Candidates.of(FITNESS))
+    born = bred(breeder, 2, Candidates.of(FITNESS))
     moved = {c.individual.slot: c for c in born if c.individual.operator == "migration"}
     assert {slot: c.parent_slots for slot, c in moved.items()} == {1: (3,), 4: (0,)}
     assert [moved[1].individual.content_hash, moved[4].individual.content_hash] == [
@@ -81,7 +86,7 @@ def test_a_child_that_is_not_finite_becomes_a_copy_of_its_best_parent_and_says_s
 
     lora, breeder = make(mutations="poison")
     before = hashes(lora)
-    for child in breeder.breed(1, Candidates.of(FITNESS)):
+    for child in bred(breeder, 1, Candidates.of(FITNESS)):
         assert child.individual.operator == "clone"
         assert "not finite" in child.individual.parameters["failed"]
         assert child.individual.content_hash == before[child.parent_slots[0]]
@@ -92,7 +97,7 @@ def test_where_the_parents_are_broken_as_well_the_base_takes_the_slot():
     lora, breeder = make(ranks=(4,) * 3, elites=1, offspring=1)
     for layer in lora.layers():
         layer.B[:2] = float("nan")
-    (child,) = breeder.breed(1, Candidates.of(np.array([2.0, 1.0, 0.0])))
+    (child,) = bred(breeder, 1, Candidates.of(np.array([2.0, 1.0, 0.0])))
     assert child.individual.operator == "base"
     assert not any(layer.B[2].any() for layer in lora.layers())
     assert all(torch.isfinite(layer.A[2]).all() for layer in lora.layers())
@@ -102,14 +107,14 @@ def test_broken_individuals_are_never_parents_and_are_replaced_first():
     _, breeder = make()
     fitness = np.array([4.0, np.nan, 3.0, np.nan, 1.0, 0.0])
     for generation in range(1, 9):
-        born = breeder.breed(generation, Candidates.of(fitness))
+        born = bred(breeder, generation, Candidates.of(fitness))
         assert sorted(child.individual.slot for child in born) == [1, 3]
         assert not {1, 3} & {parent for child in born for parent in child.parent_slots}
 
 
 def test_strength_is_the_parents_geometric_mean_times_a_step_of_its_own():
     _, breeder = make(mutations="self_adaptation+gaussian")
-    strengths = {c.individual.mutation_strength for c in breeder.breed(1, Candidates.of(FITNESS))}
+    strengths = {c.individual.mutation_strength for c in bred(breeder, 1, Candidates.of(FITNESS))}
     assert len(strengths) == 2
     assert 1.0 not in strengths
 
@@ -118,8 +123,8 @@ def test_the_same_key_gives_the_same_children_and_another_others():
     known = Candidates.of(FITNESS)
     twice = [make() for _ in range(2)]
     for _, breeder in twice:
-        breeder.breed(1, known)
+        bred(breeder, 1, known)
     assert hashes(twice[0][0]) == hashes(twice[1][0])
     other, breeder = make()
-    breeder.breed(2, known)
+    bred(breeder, 2, known)
     assert hashes(other) != hashes(twice[0][0])

@@ -9,8 +9,9 @@ import torch
 from agents.peft_io import read_adapter
 from agents.population import LoraPopulation
 from evolution.config import EvolutionConfig
+from evolution.individuals.champion import Champion, hosting
 from evolution.individuals.lineage import Individual
-from evolution.individuals.reevaluation import Champion, Reevaluations, hosting, outdoes
+from evolution.individuals.reevaluation import Reevaluations, outdoes
 from evolution.individuals.standing import Standing
 from evolution.lowrank.genomes import content_hash
 from populora_env import Grader, Problem

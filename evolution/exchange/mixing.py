@@ -1,0 +1,100 @@
+"""Mixing: weights of members in a sum, searched for on fresh training problems."""
+
+import numpy as np
+from cmaes import CMA
+
+from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
+from evolution.lowrank.genomes import Genome, read_genome, write_genome
+from evolution.lowrank.sums import weighted_sum
+from evolution.operators.selection import ranking
+
+_ATTENTION = ("attn", "attention")
+
+
+@EXCHANGES.add("cma_es", problems=(1, 4096), rounds=(1, 1000), sigma=(1e-3, 2))
+def cma_es(
+    step: ExchangeStep,
+    *,
+    problems: int = 24,
+    rounds: int = 4,
+    sigma: float = 0.3,
+    modules: bool = False,
+) -> list[Exchanged]:
+    """The least fit of a home replaced by the best mix of all that CMA-ES finds.
+
+    Gradient-free search for weights as in LoraHub (Huang et al., 2023, arXiv:2307.13269), by the
+    covariance matrix adaptation of Hansen (2016, arXiv:1604.00772). It starts from equal weights; a
+    round tries as many mixes as the home has members, all decoded at once in their slots, and all
+    rounds meet the same problems.
+
+    Args:
+        step: The members.
+        problems: Fresh training problems that every mix answers.
+        rounds: Generations of the search.
+        sigma: First standard deviation of a weight, in units of an equal share.
+        modules: Whether attention and the rest get weights of their own.
+    """
+    made: list[Exchanged] = []
+    if step.is_founding:
+        return made
+    for number, home in enumerate(step.homes):
+        sound = step.sound(home)
+        count = len(sound)
+        if count < 2:
+            continue
+        slots = sound.tolist()
+        before = {slot: read_genome(step.lora, slot) for slot in slots}
+        members = [before[slot] for slot in slots]
+        places = _parts([layer.name for layer in step.lora.layers()], modules)
+        size = int(places.max() + 1)
+        seed = int(step.generator("cma_es", number).integers(2**31))
+        search = CMA(np.ones(count * size), sigma, seed=seed, population_size=max(count, 4))
+        best: tuple[float, np.ndarray] | None = None
+        tried = 0
+        for turn in range(rounds):
+            asked = [search.ask() for _ in range(search.population_size)]
+            if turn == 0:
+                asked[0] = np.ones(count * size)  # the plain mean is among them
+            scores: list[float] = []
+            for start in range(0, len(asked), count):
+                batch = asked[start : start + count]
+                for slot, vector in zip(slots, batch, strict=False):
+                    mixed, _ = _mixed(members, vector, places)
+                    write_genome(step.lora, slot, mixed)
+                marks = step.measure(slots[: len(batch)], problems)
+                scores += marks.mean(1).tolist() if marks.shape[1] else [0.0] * len(batch)
+            tried += len(asked)
+            for score, vector in zip(scores, asked, strict=True):
+                if best is None or score > best[0]:
+                    best = score, vector
+            search.tell([(x, -score) for x, score in zip(asked, scores, strict=True)])
+        assert best is not None
+        for slot in slots:
+            write_genome(step.lora, slot, before[slot])
+        mixed, error = _mixed(members, best[1], places)
+        order = ranking(step.standing[sound])
+        worst = slots[int(order[-1])]
+        write_genome(step.lora, worst, mixed)
+        parents = tuple(slots[i] for i in order.tolist())
+        notes = {
+            "weights": [[round(float(x) / count, 4) for x in row] for row in
+                        best[1].reshape(size, count)],
+            "accuracy": round(best[0], 4),
+            "mixes": tried,
+            "recompression_error": round(error, 6),
+        }  # fmt: skip
+        made.append(Exchanged(worst, parents, notes))
+    return made
+
+
+def _parts(names: list[str], modules: bool) -> np.ndarray:
+    """Which weights each layer takes, ``[layers]``: 0, or 1 outside attention."""
+    if not modules:
+        return np.zeros(len(names), dtype=int)
+    own = [not any(word in name for word in _ATTENTION) for name in names]
+    return np.array(own, dtype=int) if any(own) and not all(own) else np.zeros(len(names), int)
+
+
+def _mixed(members: list[Genome], vector: np.ndarray, places: np.ndarray) -> tuple[Genome, float]:
+    shares = vector.reshape(-1, len(members)) / len(members)
+    return weighted_sum(members, shares[places])
