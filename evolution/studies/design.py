@@ -55,12 +55,15 @@ class Arm:
         label: As tables and figures call it.
         settings: Fields of `RunConfig`, values or draws.
         replies: Budgets, ascending.
+        members: Whether each member is measured; false to measure the champion alone, which is
+            most of the time that measuring takes.
     """
 
     name: str
     label: str
     settings: Mapping[str, Any]
     replies: tuple[int, ...]
+    members: bool = True
 
     def config(self, seed: int) -> RunConfig:
         """The settings of a run.

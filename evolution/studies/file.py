@@ -97,12 +97,16 @@ def study_of(data: Mapping[str, Any]) -> Study:
                 f"arms.{key}: expected a name of letters, digits, dots and dashes, and not {BASE}"
             )
         table = _table(given, key, f"arms.{key}")
-        extra = {k: table.pop(k) for k in ("label", "replies") if k in table}
+        extra = {k: table.pop(k) for k in ("label", "replies", "members") if k in table}
         budgets = (
             _budgets(extra["replies"], f"arms.{key}.replies") if "replies" in extra else replies
         )
         label = _text(extra, "label", key, f"arms.{key}.")
-        arms[key] = Arm(key, label, shared | _settings(table, f"arms.{key}"), budgets)
+        members = extra.get("members", True)
+        if not isinstance(members, bool):
+            raise ConfigError(f"arms.{key}.members: got {members!r}, expected true or false")
+        own = shared | _settings(table, f"arms.{key}")
+        arms[key] = Arm(key, label, own, budgets, members)
     seeds = _seeds(data.get("seeds", 5))
     for arm in arms.values():
         for seed in seeds:  # what is wrong is said before anything is played
@@ -223,7 +227,13 @@ def _question(entry: Any, where: str, arms: Mapping[str, Arm]) -> Question:
                 f"{where}.{at}: unknown arm {arm!r}{did_you_mean(arm, arms)}; expected some of "
                 f"{', '.join(arms)}"
             )
-        return Entry(arm, _figure(own, f"{where}.{at}") if own else figure)
+        asked = _figure(own, f"{where}.{at}") if own else figure
+        if not arms[arm].members and FIGURES[asked].of_members:
+            raise ConfigError(
+                f"{where}.{at}: got {asked} of {arm}, whose members are not measured; leave out "
+                f"members = false there, or ask for accuracy"
+            )
+        return Entry(arm, asked)
 
     entries = tuple(read(name, "arms") for name in _list(table["arms"], f"{where}.arms"))
     beside = tuple(

@@ -27,7 +27,8 @@ class Measured:
         generations: It had played by then.
         seconds: It had taken, without measuring.
         champion: What the adapter got right that one would deploy.
-        members: What each agent that solves got right.
+        members: What each agent that solves got right; none where members are not measured, and
+            then vote and average are empty.
         vote: What their vote got right; a tie that holds a right answer is a ``0`` here.
         ties: Place of a problem to the share of tied answers that are right, where it is not 0 or
             1; see `populora_env.judges.votes.vote_share`.
@@ -151,6 +152,11 @@ class Figure:
     values: Callable[[Measured], np.ndarray]
     share: bool = True
 
+    @property
+    def of_members(self) -> bool:
+        """Whether it takes that the members were measured."""
+        return self.words in _OF_MEMBERS
+
 
 FIGURES: Mapping[str, Figure] = {
     "accuracy": Figure("accuracy of the champion", "champion", lambda m: marks(m.champion)),
@@ -198,3 +204,9 @@ FIGURES: Mapping[str, Figure] = {
     ),
 }  # fmt: skip
 """What a study can show, by name."""
+
+_OF_MEMBERS = {
+    FIGURES[name].words
+    for name in ("leader", "members", "vote", "any", "average", "vote_gain", "vendi",
+                 "vendi_answers")
+}  # fmt: skip

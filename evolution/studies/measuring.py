@@ -38,7 +38,7 @@ class Found:
     average: str
     vendi: float | None
     vendi_answers: float | None
-    leader: int
+    leader: int | None
 
 
 def measure(
@@ -46,6 +46,8 @@ def measure(
     problems: Sequence[Problem],
     grader: Grader,
     progress: Progress | None = None,
+    *,
+    members: bool = True,
 ) -> Found:
     """Measure all who solve, the champion, and the mean of all.
 
@@ -54,6 +56,7 @@ def measure(
         problems: Held out.
         grader: Used and left open.
         progress: Told how far it is.
+        members: Whether to measure them, or the champion alone.
     """
     population = manager.population
     ask = partial(
@@ -64,22 +67,17 @@ def measure(
         max_new_tokens=manager.config.solve_tokens,
     )
     population.forget()
+    if not members:
+        champion = _champion(manager, ask, None)
+        population.forget()
+        return Found(champion, (), "", {}, "", None, None, None)
     agents = ask(agents=manager.solvers, progress=progress)
     by_states = _vendi(cosine_kernel(_features(population, list(agents.scores.values()))))
     population.forget()
     answers = [[score.grades[i].extracted for score in agents.scores.values()]
                for i in range(len(problems))]  # fmt: skip
-    members = tuple(_right(score) for score in agents.scores.values())
-    average = members[0]
-    if manager.champion is None:  # nobody's weights are finite
-        champion = _right(agents.scores[manager.best])
-    else:
-        slot = population.agents.index(manager.champion.agent)
-        if content_hash(population.lora, slot) == manager.champion.content_hash:
-            champion = _right(agents.scores[manager.champion.agent])
-        else:
-            with hosting(population.lora, slot, manager.champion.genome):
-                champion = _alone(ask, population.agents[slot])
+    each = tuple(_right(score) for score in agents.scores.values())
+    champion, average = _champion(manager, ask, agents), each[0]
     if len(manager.solvers) > 1:
         slots = [population.agents.index(agent) for agent in manager.solvers]
         with averaged(population, slots) as agent:
@@ -87,8 +85,18 @@ def measure(
     population.forget()
     votes, ties = _votes(agents)
     leader = manager.solvers.index(manager.best)
-    different = _vendi(same(answers))
-    return Found(champion, members, votes, ties, average, by_states, different, leader)
+    return Found(champion, each, votes, ties, average, by_states, _vendi(same(answers)), leader)
+
+
+def _champion(manager: EvolutionManager, ask: Any, agents: EvaluationResult | None) -> str:
+    """What the champion gets right, or the best by standing, where nobody's weights are finite."""
+    population, champion = manager.population, manager.champion
+    name = manager.best if champion is None else champion.agent
+    slot = population.agents.index(name)
+    if champion is None or content_hash(population.lora, slot) == champion.content_hash:
+        return _alone(ask, name) if agents is None else _right(agents.scores[name])
+    with hosting(population.lora, slot, champion.genome):
+        return _alone(ask, name)
 
 
 @contextmanager

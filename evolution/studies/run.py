@@ -167,6 +167,7 @@ def _run(
     measured: list[Measured] = []
     label = f"{arm.name}, seed {config.seed}"
     cut_off = False
+    notes: dict[str, int] = {}
     try:
         check_fit(population.base, train, config.solve_tokens)
         for budget in arm.replies:
@@ -174,12 +175,15 @@ def _run(
                 check()
                 (result,) = manager.run(1)
                 _note(curves, clock.replies, result)
+                _count(notes, result)
                 tell(label, min(clock.replies / arm.replies[-1], 1.0))
                 cut_off = limit is not None and clock.seconds >= limit
             manager.confirm()
             cut_off = cut_off and clock.replies < budget
             seconds, replies = round(clock.seconds, 2), clock.replies
-            found = clock.measure(lambda: measure(manager, problems, grader, tell))
+            found = clock.measure(
+                lambda: measure(manager, problems, grader, tell, members=arm.members)
+            )
             measured.append(
                 Measured(
                     budget=budget,
@@ -199,7 +203,7 @@ def _run(
         "measured": tuple(measured),
         "seconds": measured[-1].seconds,
         "curves": {name: tuple(values) for name, values in curves.items()},
-        "notes": {"individuals": len(manager.lineage)},
+        "notes": notes | {"individuals": len(manager.lineage)},
     }
 
 
@@ -232,6 +236,14 @@ def _bare(
         vote=right, ties={}, average=right, vendi=1.0, vendi_answers=1.0,
     )  # fmt: skip
     return {"cut_off": False, "measured": (measured,), "seconds": 0.0, "curves": {}}
+
+
+def _count(notes: dict[str, int], result: GenerationResult) -> None:
+    """Exchanges, and how a gate decided."""
+    if result.exchange is not None:
+        notes["exchanges"] = notes.get("exchanges", 0) + 1
+        for gate in result.exchange.gates:
+            notes[f"gate: {gate.outcome}"] = notes.get(f"gate: {gate.outcome}", 0) + 1
 
 
 def _note(curves: dict[str, list[float | None]], replies: int, result: GenerationResult) -> None:
