@@ -110,7 +110,7 @@ def _said(cell: Cell, arm: Arm, place: str, seconds: float) -> str:
     shown = ", ".join(
         f"{name} {float(FIGURES[name].values(found).mean()):.3f}"
         for name in ("accuracy", "members", "vote", "any", "average")[
-            : 1 if not found.replies else 5
+            : 5 if found.replies and found.members else 1
         ]
     )
     cut = f", cut off at {found.replies} of {cell.budgets[-1]}" if cell.cut_off else ""
