@@ -153,7 +153,8 @@ def test_every_registry_is_extended_in_the_same_way():
         "KERNELS", "MINIMAL_CRITERIA", "MUTATIONS", "REWARD_PRESETS", "SCALES", "SCHEDULES",
         "SELECTIONS", "SOURCES",
     }  # fmt: skip
-    made = re.compile(r"^([A-Z_]+) = (?:Registry|Operators|Sources|Classifiers)\b", re.MULTILINE)
+    kinds = "Registry|Operators|Sources|Classifiers|Exchanges"
+    made = re.compile(rf"^([A-Z_]+) = (?:{kinds})\b", re.MULTILINE)
     root = PAGE.parents[1]
     files = [file for package in PACKAGES for file in (root / package).rglob("*.py")]
     anywhere = {name for file in files for name in made.findall(file.read_text(encoding="utf-8"))}
