@@ -115,12 +115,12 @@ class Anatomy:
 
     @property
     def read_overlaps(self) -> np.ndarray:
-        """Mean of `reads` over layers, weighted by both norms in each, ``[N, N]``."""
+        """Mean of ``reads`` over layers, weighted by both norms in each, ``[N, N]``."""
         return self._over_layers(self.reads)
 
     @property
     def write_overlaps(self) -> np.ndarray:
-        """Mean of `writes` over layers, weighted by both norms in each, ``[N, N]``."""
+        """Mean of ``writes`` over layers, weighted by both norms in each, ``[N, N]``."""
         return self._over_layers(self.writes)
 
     @property
