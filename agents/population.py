@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.engine import jobs as seam
 from agents.engine.jobs import DecodeStats, Engine, EngineError, Feature, Job, Reply
 from agents.engine.local import LocalEngine
+from agents.fixed_policies import DecodingPolicy, FixedPolicy
 from agents.loading.models import BaseModel, load_base
 from agents.named_adapters import BASE, HeldAdapters, NamedAdapters
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
@@ -76,7 +79,7 @@ class LoraPopulation(NamedAdapters):
         dropout: Of every adapter, or of each, ``[N]``, while learning; see `StackedLora`.
         adapter_dtype: ``float32``, ``bfloat16`` or ``float16``; None for the base's own. Small
             learning steps are lost in bfloat16: float32 keeps them on a bfloat16 base.
-        temperature: Sampling temperature; 0 is greedy.
+        temperature: Sampling temperature of all agents, or of each, ``[N]``; 0 is greedy.
         max_rows: Rows decoded at once; see `agents.engine.generation.generate`.
         top_p: Share of the probability from which tokens are drawn.
         engine: Generates the replies; None for `agents.engine.local.LocalEngine`, in this process
@@ -84,6 +87,7 @@ class LoraPopulation(NamedAdapters):
 
     Attributes:
         engine: What generates.
+        temperatures: Sampling temperature of each agent, ``[N]``; may be written in place.
 
     Raises:
         ValueError: If an argument is out of range, targets match nothing, the base already carries
@@ -100,7 +104,7 @@ class LoraPopulation(NamedAdapters):
         targets: str | Sequence[str] = "all-linear",
         dropout: float | Sequence[float] = 0.0,
         adapter_dtype: str | None = None,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         max_rows: int = 64,
         top_p: float = 1.0,
         engine: Engine | None = None,
@@ -114,6 +118,7 @@ class LoraPopulation(NamedAdapters):
             dropout=dropout,
             adapter_dtype=adapter_dtype,
         )
+        self.temperatures: NDArray[np.float64] = np.ones(size)
         self.temperature, self.top_p = temperature, top_p
         if engine is None and base.is_skeleton:
             raise ValueError(
@@ -138,7 +143,7 @@ class LoraPopulation(NamedAdapters):
         device: str = "auto",
         products: str = "float32",
         load_in_4bit: bool = False,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         max_rows: int = 64,
         top_p: float = 1.0,
     ) -> "LoraPopulation":
@@ -165,6 +170,25 @@ class LoraPopulation(NamedAdapters):
             max_rows=max_rows,
             top_p=top_p,
         )
+
+    @property
+    def temperature(self) -> float | NDArray[np.float64]:
+        """Sampling temperature of all agents; where they differ, `temperatures`.
+
+        It may be set to one number, or to one for each agent.
+        """
+        same = bool((self.temperatures == self.temperatures[0]).all())
+        return float(self.temperatures[0]) if same else self.temperatures
+
+    @temperature.setter
+    def temperature(self, value: float | Sequence[float] | NDArray[np.float64]) -> None:
+        given = np.asarray(value, dtype=np.float64)
+        if given.shape not in ((), (self.size,)):
+            raise ValueError(
+                f"temperature: got {given.size} values, expected one, or one for each of the "
+                f"{self.size} agents"
+            )
+        self.temperatures[:] = given
 
     @property
     def stats(self) -> DecodeStats:
@@ -224,7 +248,8 @@ class LoraPopulation(NamedAdapters):
 
         Args:
             requests: What to answer.
-            temperature: Overrides the population's own.
+            temperature: Overrides the population's own; else the bare base has the mean of the
+                agents'.
             raw: Whether prompts are texts to be completed, without a chat template.
             overlong: What becomes of a prompt that does not fit the model's context with its
                 reply: an error, or an empty reply of no tokens.
@@ -244,6 +269,8 @@ class LoraPopulation(NamedAdapters):
                 encoded[request.prompt] = encode(request.prompt)
         rows = [self.index(request.agent) for request in requests]
         hashes = self.lora.hashes({row for row in rows if row is not None})
+        heat = self._heat(rows) if temperature is None else [temperature] * len(rows)
+        together = len(set(heat)) < 2  # then no job need say its own
         usual = frozenset({Feature.HIDDEN_STATES}) & self.engine.features
         jobs = [
             Job(
@@ -255,8 +282,9 @@ class LoraPopulation(NamedAdapters):
                 f"reply {next(_IDS)}",
                 BASE if row is None else hashes[row],
                 usual.union(features) if r.phase is Phase.SOLVE else usual,
+                None if together else own,
             )
-            for r, row in zip(requests, rows, strict=True)
+            for r, row, own in zip(requests, rows, heat, strict=True)
         ]
         limit = self.context
         places = {
@@ -278,7 +306,7 @@ class LoraPopulation(NamedAdapters):
             given = self.engine.generate(
                 HeldAdapters(self, {name: self.agents[row] for row, name in hashes.items()}),
                 asked,
-                temperature=self.temperature if temperature is None else temperature,
+                temperature=heat[0],
                 top_p=self.top_p,
                 done=None if done is None else lambda reply: done(places[reply.id], reply.text),
             )
@@ -291,6 +319,13 @@ class LoraPopulation(NamedAdapters):
             self._recent[made.id] = made
             results.append(made)
         return results
+
+    def _heat(self, rows: Sequence[int | None]) -> list[float]:
+        """Temperatures of the agents in these rows; of the bare base where there is none."""
+        found = self.temperature
+        if not isinstance(found, np.ndarray):
+            return [found] * len(rows)
+        return [float(found.mean() if row is None else found[row]) for row in rows]
 
     def greedy(self) -> "FixedPolicy":
         """This population as a policy that always takes the likeliest token."""
@@ -314,40 +349,3 @@ class LoraPopulation(NamedAdapters):
     def forget(self) -> None:
         """Drop what `recall` keeps."""
         self._recent.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class FixedPolicy:
-    """A population that always acts so; see `LoraPopulation.generate`; a `Policy`."""
-
-    population: LoraPopulation
-    temperature: float | None = None
-    features: Collection[str] = ()
-
-    def act(self, requests: Sequence[Request]) -> list[str]:
-        """Answer all requests."""
-        return self.population.act(requests, temperature=self.temperature, features=self.features)
-
-
-class DecodingPolicy:
-    """A population that decodes in a fixed way and keeps no tokens for learning; a `Policy`."""
-
-    def __init__(self, population: LoraPopulation, temperature: float, raw: bool) -> None:
-        self._population, self._temperature, self._raw = population, temperature, raw
-
-    def act(self, requests: Sequence[Request]) -> list[str]:
-        """Answer all requests."""
-        return self.act_telling(requests, None)
-
-    def act_telling(
-        self, requests: Sequence[Request], done: Callable[[int, str], None] | None
-    ) -> list[str]:
-        """Answer all requests, and tell each reply with its request's place once it is there."""
-        try:
-            # A measurement says that a prompt does not fit, instead of calling it unanswered.
-            replies = self._population.generate(
-                requests, temperature=self._temperature, raw=self._raw, done=done
-            )
-            return [reply.text for reply in replies]
-        finally:
-            self._population.forget()

@@ -28,7 +28,7 @@ from evolution.individuals.births import Births
 from evolution.individuals.breeding import Breeder
 from evolution.individuals.champion import Champion
 from evolution.individuals.exchanging import Exchanging
-from evolution.individuals.inheritance import change_learning_rate
+from evolution.individuals.hyperparameters import Hyperparameters
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.non_finite import broken_slots, set_aside
 from evolution.individuals.progress import make_meter
@@ -117,7 +117,6 @@ class EvolutionManager:
         self._lineage = Lineage()
         self._breeder = Breeder(population.lora, self.config, self.settings, self._lineage)
         self._births = Births(population.lora, self.config.seed)
-        population.temperature = self.settings.temperature
         self._meter = make_meter(population, self.problems, self.config, self._grader)
         self._evaluator = FitnessEvaluator(self.config)
         self._hired = hire(population, workers, self.config.shards, threads_of(self.config))
@@ -127,6 +126,9 @@ class EvolutionManager:
             population, self.config, self._breeder, self._reevaluations, self._standing,
             self._lineage, self._learner, np.full(population.size, np.nan),
         )  # fmt: skip
+        self.hyperparameters = Hyperparameters(
+            population, self._learner, self.config, self.settings
+        )
 
     @property
     def folder(self) -> RunFolder | None:
@@ -194,12 +196,14 @@ class EvolutionManager:
             if self.folder is not None:
                 self.folder.begin()
             born = self._breeder.found(self._exchanging.arrange)
+            self.hyperparameters.write(born)
             self._births.begin(born)
         elif generation % self.settings.confirm_every == 0:
             trial = self.confirm()
         if generation and generation % self.settings.evolve_every == 0:
             children, self.ratings = self._exchanging.hold(generation, self.ratings)
             born, exchange = tuple(child.individual for child in children), self._exchanging.last
+            self.hyperparameters.write(born)
         self._quarantine()
         self._births.meet(self._lineage.members)
         problems = self._drawn.draw("problems", generation, config.problems_per_generation)
@@ -257,6 +261,7 @@ class EvolutionManager:
         if self._learner is not None:
             samples = gather_samples(transcripts, self.population, self.config)
             key = ("learn", self.config.seed, plan.generation)
+            self.hyperparameters.follow()
             learning = self._learner.step(samples, progress, key=key)
         self._quarantine()
         self.population.forget()
@@ -332,9 +337,7 @@ class EvolutionManager:
         spec = self.problems.spec
         names = {"base": self.population.base.name, "problems": spec, "excluded": spec}
         self.generation, changes = keeper.resume(self._parts(), names, note)
-        for change in changes:
-            if change.option == "learning_rate":
-                change_learning_rate(self._learner, self._lineage, change.before, change.after)
+        self.hyperparameters.restore(self._lineage, changes)
         self._plan = None
 
     def keep_best(self) -> Path | None:

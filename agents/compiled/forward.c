@@ -376,11 +376,11 @@ static int64_t choose(const float *logits, int64_t size, double uniform, float t
 
 /* One token for each of count rows. */
 void populora_choose(const float *logits, int64_t count, int64_t size, const double *uniforms,
-                     float temperature, int64_t *chosen, int32_t threads)
+                     const float *temperatures, int64_t *chosen, int32_t threads)
 {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t r = 0; r < count; r++)
-    chosen[r] = choose(logits + r * size, size, uniforms[r], temperature);
+    chosen[r] = choose(logits + r * size, size, uniforms[r], temperatures[r]);
 }
 
 const int32_t populora_columns = COLUMNS, populora_lanes = LANES, populora_width = WIDTH;

@@ -277,20 +277,23 @@ class CompiledForward:
             self._library.forward(ctypes.byref(self._model), ctypes.byref(batch))
         return states, made
 
-    def choose(self, logits: Tensor, uniforms: np.ndarray, temperature: float) -> Tensor:
+    def choose(
+        self, logits: Tensor, uniforms: np.ndarray, temperature: float | np.ndarray
+    ) -> Tensor:
         """One token for each row, ``[rows]``; see `agents.engine.sampling.choose`.
 
         Args:
             logits: ``[rows, vocabulary]`` float32, contiguous.
             uniforms: ``[rows]`` float64.
-            temperature: Of the softmax; 0 takes the likeliest.
+            temperature: Of the softmax, for all rows or ``[rows]``; 0 takes the likeliest.
         """
         count, size = logits.shape
         chosen = torch.empty(count, dtype=torch.long)
         drawn = np.ascontiguousarray(uniforms, dtype=np.float64)
+        heat = np.ascontiguousarray(np.broadcast_to(temperature, count), dtype=np.float32)
         self._library.choose(
-            logits.data_ptr(), count, size, drawn.ctypes.data, temperature, chosen.data_ptr(),
-            self._threads,
+            logits.data_ptr(), count, size, drawn.ctypes.data, heat.ctypes.data,
+            chosen.data_ptr(), self._threads,
         )  # fmt: skip
         return chosen
 

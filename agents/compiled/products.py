@@ -77,7 +77,7 @@ class Library:
         self.gradient.argtypes = [pointer, pointer, long, pointer, pointer, short]
         self.choose: Any = library.populora_choose
         self.choose.argtypes = [
-            pointer, long, long, pointer, ctypes.c_float, pointer, short,
+            pointer, long, long, pointer, pointer, pointer, short,
         ]  # fmt: skip
         for function in (self.forward, self.product, self.gradient, self.choose):
             function.restype = None

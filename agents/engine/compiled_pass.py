@@ -132,10 +132,10 @@ class CompiledPass:
         self._cache.take(self._cache, sources, targets, length)
 
     def choose(
-        self, logits: Tensor, uniforms: np.ndarray, temperature: float, top_p: float
+        self, logits: Tensor, uniforms: np.ndarray, temperature: float | np.ndarray, top_p: float
     ) -> Tensor:
         """One token for each row; see `agents.engine.sampling.choose`."""
-        if top_p < 1 and temperature > 0:
+        if top_p < 1 and np.any(temperature):
             return choose(logits, uniforms, temperature, top_p)
         return self._forward.choose(logits, uniforms, temperature)
 

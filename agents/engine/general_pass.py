@@ -91,7 +91,7 @@ class GeneralPass:
         self._slots.move(sources, targets, length)
 
     def choose(
-        self, logits: Tensor, uniforms: np.ndarray, temperature: float, top_p: float
+        self, logits: Tensor, uniforms: np.ndarray, temperature: float | np.ndarray, top_p: float
     ) -> Tensor:
         """One token for each row; see `agents.engine.sampling.choose`."""
         return choose(logits, uniforms, temperature, top_p)

@@ -24,7 +24,7 @@ from torch import Tensor
 from agents.engine.adapters import StackedLora
 from agents.engine.compiled_pass import CompiledPass, compiled_forward
 from agents.engine.general_pass import GeneralPass
-from agents.engine.jobs import Decoded, DecodeStats, Job, check_jobs
+from agents.engine.jobs import Decoded, DecodeStats, Job, check_jobs, check_temperature
 from agents.engine.kv_cache import elements_per_token, free_memory, is_out_of_memory
 from agents.loading.models import BaseModel
 from populora_env.keys import generator
@@ -55,7 +55,7 @@ def generate(
         base: The frozen base.
         lora: Its adapters; may be ``None`` where every job asks for the bare base.
         jobs: What to generate. Jobs of the bare base and of agents may be mixed.
-        temperature: Softmax temperature; 0 is greedy.
+        temperature: Softmax temperature of jobs that name none; 0 is greedy.
         top_p: Share of the probability from which tokens are drawn; see
             `agents.engine.sampling.nucleus`.
         max_rows: Rows decoded at once. Fewer where their keys and values would take more than half
@@ -70,8 +70,7 @@ def generate(
             does not fit the model's context.
         RuntimeError: If memory runs out with a single row.
     """
-    if not (np.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature: got {temperature}, expected a finite number >= 0")
+    check_temperature("temperature", temperature)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p: got {top_p}, expected above 0, up to 1")
     if max_rows < 1:
@@ -266,7 +265,10 @@ class _Decoder:
         """Draw a token for each of these rows; end those that it ends."""
         rows = self.rows[which]
         drawn = np.array([row.uniforms[min(len(row.ids), row.limit - 1)] for row in rows])
-        chosen = self.passes.choose(logits, drawn, self.how.temperature, self.how.top_p)
+        own = [self.jobs[row.job].temperature for row in rows]
+        usual = self.how.temperature
+        heat = np.array([usual if each is None else each for each in own])
+        chosen = self.passes.choose(logits, drawn, heat, self.how.top_p)
         self.next[which] = chosen
         if self.how.distribution:
             running = torch.tensor([not row.done for row in rows], device=self.device)

@@ -8,6 +8,7 @@ that nothing else shows is that the adapter sampled is not the adapter trained.
 Not covered here: the decoding itself (`agents.engine.generation`).
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -50,6 +51,7 @@ class Job:
         adapter: Content hash of the adapter that writes it (`agents.engine.adapters.factors_hash`);
             ``base`` for the bare base. Engines elsewhere go by it.
         features: What the reply is to carry, names in `Feature` or of an engine's own.
+        temperature: Softmax temperature of its sampling, where it is not that of all.
     """
 
     agent: int | None
@@ -60,6 +62,7 @@ class Job:
     id: str = ""
     adapter: str = BASE
     features: frozenset[str] = frozenset()
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Engine(Protocol):
                 looked up and shows the population's own tensors: copy what is to be kept.
             jobs: What to generate, at least one. A reply depends on its job, its adapter and the
                 two numbers below, never on other jobs (up to rounding).
-            temperature: Softmax temperature; 0 is greedy.
+            temperature: Softmax temperature of jobs that name none; 0 is greedy.
             top_p: Share of the probability from which tokens are drawn.
             done: Called with each reply as soon as it is there.
         """
@@ -232,15 +235,23 @@ class DecodeStats:
         return self.decoded / self.slot_steps if self.slot_steps else 1.0
 
 
+def check_temperature(name: str, value: float) -> None:
+    """Raise a ValueError unless it is a finite number of at least 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: got {value}, expected a finite number >= 0")
+
+
 def check_jobs(base: BaseModel, lora: StackedLora | None, jobs: Sequence[Job]) -> None:
     """Check that each of these jobs can be done.
 
     Raises:
-        ValueError: If a prompt is empty, a job does not fit the model's context, or names an agent
-            that has no adapter.
+        ValueError: If a prompt is empty, a job does not fit the model's context, names an agent
+            that has no adapter, or a temperature out of range.
     """
     limit = base.context
     for i, job in enumerate(jobs):
+        if job.temperature is not None:
+            check_temperature(f"jobs[{i}]: temperature", job.temperature)
         if not job.prompt_ids or job.max_new_tokens < 1:
             raise ValueError(f"jobs[{i}]: a prompt and max_new_tokens need at least 1 token each")
         if limit and len(job.prompt_ids) + job.max_new_tokens > limit:

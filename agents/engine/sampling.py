@@ -11,24 +11,44 @@ from torch import Tensor
 _TOP = 512  # most likely tokens that are looked at before all are sorted
 
 
-def choose(logits: Tensor, uniforms: np.ndarray, temperature: float, top_p: float) -> Tensor:
+def choose(
+    logits: Tensor, uniforms: np.ndarray, temperature: float | np.ndarray, top_p: float
+) -> Tensor:
     """Return one token for each row, ``[rows]``.
 
     Args:
         logits: ``[rows, vocabulary]``, float32.
         uniforms: Numbers in [0, 1), ``[rows]``; not looked at where temperature is 0.
-        temperature: Of the softmax; 0 takes the likeliest token.
+        temperature: Of the softmax, for all rows or ``[rows]``; 0 takes the likeliest token.
         top_p: See `nucleus`.
     """
-    if temperature == 0:
+    greedy = np.asarray(temperature) == 0
+    if greedy.all():
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits / temperature, -1)
+    if greedy.any():
+        drawn = choose(logits, uniforms, np.where(greedy, 1.0, temperature), top_p)
+        return torch.where(torch.from_numpy(greedy).to(drawn.device), logits.argmax(-1), drawn)
+    probabilities = torch.softmax(tempered(logits, temperature), -1)
     if top_p < 1:
         probabilities = nucleus(probabilities, top_p)
     cumulative = probabilities.cumsum(-1)
     target = torch.from_numpy(uniforms).to(cumulative)[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]
     return chosen.clamp_(max=logits.shape[-1] - 1)
+
+
+def tempered(logits: Tensor, temperature: float | np.ndarray) -> Tensor:
+    """Logits over the temperature of their row.
+
+    Args:
+        logits: ``[rows, vocabulary]``.
+        temperature: Above 0, for all rows or ``[rows]``. Equal ones are one number, which on a GPU
+            is divided by in another way than a column is.
+    """
+    distinct = np.unique(temperature)
+    if len(distinct) == 1:
+        return logits / float(distinct[0])
+    return logits / torch.from_numpy(np.asarray(temperature)).to(logits)[:, None]
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -10,19 +10,20 @@ Not covered here: value functions, penalties inside the reward, preference losse
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from agents.learning.likelihood import Likelihood, Tokens
 from agents.learning.objective import Objective
-from agents.learning.optimizer import StackedAdamW
+from agents.learning.optimizer import StackedAdamW, each_agent
 from agents.learning.packing import ATTENTION, ATTENTION_INT8, ATTENTION_TREE, Batch, plan
-from agents.learning.steps import LearnerConfig, LearnerStats, Sample
+from agents.learning.steps import LearnerConfig, LearnerStats, Sample, deal, ticks
 from agents.learning.tree_attention import attends_by_tree
 from agents.loading.models import BaseModel
 from agents.progress import Progress
@@ -33,6 +34,9 @@ __all__ = [
     "Elsewhere", "LearnerConfig", "LearnerStats", "PolicyGradient", "RejectionTuning", "Sample",
     "StackedLearner",
 ]  # fmt: skip
+
+
+_KL = "kl_weights"
 
 
 class Elsewhere(Protocol):
@@ -61,6 +65,10 @@ class StackedLearner:
 
     Attributes:
         elsewhere: Who takes the parts of a step; None to learn here.
+        kl_weights: Weight of each agent's divergence from the base, ``[N]`` float32; may be written
+            in place at any time, and is part of the state.
+        temperatures: Softmax temperature of each agent's replies, ``[N]`` float64; may be written
+            in place, and is not part of the state: whoever samples knows it.
     """
 
     by_ratio = False
@@ -78,7 +86,9 @@ class StackedLearner:
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
         )
-        self._likelihood = Likelihood(base, lora, config.temperature)
+        self.kl_weights = each_agent("kl", config.kl, lora.size)
+        self.temperatures = each_agent("temperature", config.temperature, lora.size, torch.float64)
+        self._likelihood = Likelihood(base, lora)
         self.elsewhere: Elsewhere | None = None
 
     @property
@@ -96,11 +106,39 @@ class StackedLearner:
 
     def state(self) -> dict[str, Tensor]:
         """The whole state as named tensors, as `load` takes it."""
-        return self.optimizer.state()
+        return {_KL: self.kl_weights, **self.optimizer.state()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state; see `StackedAdamW.load_state`."""
+        """Take over a state; see `StackedAdamW.load_state`.
+
+        Weights of the divergence stay as they are where the state has none, as an older one.
+
+        Raises:
+            ValueError: If a tensor is missing or of another shape; nothing is changed then.
+        """
+        weights = state.get(_KL, self.kl_weights)
+        if weights.shape != self.kl_weights.shape:
+            raise ValueError(
+                f"state[{_KL!r}]: got {tuple(weights.shape)}, expected "
+                f"{tuple(self.kl_weights.shape)}"
+            )
         self.optimizer.load_state(state)
+        self.kl_weights.copy_(weights)
+
+    def rows(self, agents: Sequence[int]) -> dict[str, Tensor]:
+        """All that these agents' part of a step rests on but their adapters; see `load_rows`."""
+        own = list(agents)
+        settings = {name: tensor[own] for name, tensor in self._settings().items()}
+        return {**settings, **self.optimizer.rows(agents)}
+
+    def load_rows(self, agents: Sequence[int], state: Mapping[str, Tensor]) -> None:
+        """Take over what `rows` gave, of these agents alone."""
+        for name, tensor in self._settings().items():
+            tensor[list(agents)] = state[name].to(tensor)
+        self.optimizer.load_rows(agents, state)
+
+    def _settings(self) -> dict[str, Tensor]:
+        return {_KL: self.kl_weights, "temperatures": self.temperatures}
 
     def _learn_all(
         self, samples: Sequence[Sample], progress: Progress | None, key: Sequence[Key] | None
@@ -149,14 +187,17 @@ class StackedLearner:
     ) -> LearnerStats:
         config, agents, by_ratio = self.config, [sample.agent for sample in samples], self.by_ratio
         tokens = Tokens([s.prompt_ids for s in samples], [s.reply_ids for s in samples])
-        parts = _parts(agents, config.minibatches)
+        parts = deal(agents, config.minibatches)
         several = config.epochs * len(parts) > 1
+        heat = self.temperatures.numpy()
+        held = [weight > 0 for weight in self.kl_weights.tolist()]
+        diverging = any(held[agent] for agent in agents) if agents else any(held)
         objective = Objective(
             tokens,
             agents,
             [sample.advantage for sample in samples],
             self.lora.size,
-            kl=config.kl,
+            kl=self.kl_weights if diverging else 0.0,
             clip=(config.clip_low, config.clip_high) if by_ratio and several else None,
             device=self.base.device,
         )
@@ -172,16 +213,19 @@ class StackedLearner:
             cost = ATTENTION_TREE
 
         batches = [arranged(agents, part) for part in parts]
-        # The base is one for all agents: what their samples share is computed once.
-        bare = arranged([0] * len(agents), range(len(agents))) if config.kl else []
+        # The base is one for all agents: what their samples share is computed once, at every
+        # temperature that there is.
+        distinct, numbers = np.unique(heat, return_inverse=True)
+        owners = [int(numbers[agent]) for agent in agents]
+        bare = arranged(owners, [i for i, agent in enumerate(agents) if held[agent]])
         # The first part is seen before any update anyway.
         later = [batch for part in batches[1:] for batch in part] if by_ratio else []
-        tick = _ticks(progress, len(bare) + len(later) + config.epochs * sum(map(len, batches)))
+        tick = ticks(progress, len(bare) + len(later) + config.epochs * sum(map(len, batches)))
         for batch in bare:
-            self._likelihood.logps(batch, tokens, objective.reference, bare=True)
+            self._likelihood.logps(batch, tokens, objective.reference, distinct, bare=True)
             tick()
         for batch in later:
-            self._likelihood.logps(batch, tokens, objective.before)
+            self._likelihood.logps(batch, tokens, objective.before, heat)
             tick()
         norms, updates = np.zeros(self.lora.size), np.zeros(self.lora.size)
         self.lora.zero_grad(set_to_none=True)
@@ -191,7 +235,7 @@ class StackedLearner:
             objective.recording = number == 0
             for place, batch in enumerate(batches[number % len(parts)]):
                 own = None if key is None else (*key, number, place)
-                self._likelihood.backward(batch, tokens, objective, own)
+                self._likelihood.backward(batch, tokens, objective, heat, own)
                 tick()
             moved = sorted({agents[i] for i in part})
             norms += self.optimizer.step(moved).cpu().numpy()
@@ -240,7 +284,8 @@ class PolicyGradient(StackedLearner):
     ) -> LearnerStats:
         """Learn from replies; see `agents.learning.objective` for the loss.
 
-        Replies of advantage 0 carry no gradient and cost nothing, unless there is a ``kl`` weight.
+        Replies of advantage 0 carry no gradient and cost nothing, unless their agent has a weight
+        on its divergence from the base.
 
         Args:
             samples: Replies of any agents.
@@ -257,7 +302,8 @@ class PolicyGradient(StackedLearner):
             s if s.advantage > 0 else replace(s, advantage=factor * s.advantage)
             for s in self._usable(samples)
         ]
-        useful = [s for s in weighted if s.advantage != 0 or self.config.kl]
+        held = [weight > 0 for weight in self.kl_weights.tolist()]
+        useful = [s for s in weighted if s.advantage != 0 or held[s.agent]]
         useful.sort(key=lambda sample: -abs(sample.advantage))
         return self._learn_all(useful[: math.ceil(fraction * len(weighted))], progress, key)
 
@@ -296,26 +342,3 @@ class RejectionTuning(StackedLearner):
         """
         right = [replace(sample, advantage=1.0) for sample in samples]
         return self._learn_all(self._usable(right), progress, key)
-
-
-def _parts(agents: Sequence[int], count: int) -> list[list[int]]:
-    """Deal each agent's samples out to ``count`` parts in turn; parts left empty are dropped."""
-    parts: list[list[int]] = [[] for _ in range(count)]
-    dealt = dict.fromkeys(agents, 0)
-    for i, agent in enumerate(agents):
-        parts[dealt[agent] % count].append(i)
-        dealt[agent] += 1
-    return [part for part in parts if part]
-
-
-def _ticks(progress: Progress | None, total: int) -> Callable[[], None]:
-    """A function to be called ``total`` times, which tells ``progress`` the fraction done."""
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress("learning", done / total)
-
-    return tick

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from agents.engine.adapters import Layout, StackedLora
+from agents.engine.sampling import tempered
 from agents.learning.packing import Batch, pack
 from agents.learning.tree_attention import attending
 from agents.loading.models import BaseModel, backbone
@@ -77,26 +78,42 @@ class Likelihood:
     Args:
         base: The frozen base.
         lora: Its adapters.
-        temperature: Softmax temperature.
     """
 
-    def __init__(self, base: BaseModel, lora: StackedLora, temperature: float) -> None:
-        self._base, self._lora, self._temperature = base, lora, temperature
+    def __init__(self, base: BaseModel, lora: StackedLora) -> None:
+        self._base, self._lora = base, lora
 
-    def logps(self, batch: Batch, tokens: Tokens, into: Tensor, *, bare: bool = False) -> None:
+    def logps(
+        self,
+        batch: Batch,
+        tokens: Tokens,
+        into: Tensor,
+        temperatures: np.ndarray,
+        *,
+        bare: bool = False,
+    ) -> None:
         """Write the log-probabilities of a batch's tokens.
 
         Args:
             batch: What to compute.
             tokens: Which tokens are wanted.
             into: Where they go, ``[wanted tokens]``; those of other batches are left alone.
+            temperatures: Of the softmax, by the number that rows have for their agent's.
             bare: Whether under the base without adapters, whosever the rows are.
         """
         with torch.no_grad():
-            self._run(batch, tokens, lambda logp, which: into.index_copy_(0, which, logp), bare)
+            self._run(
+                batch, tokens, lambda logp, which: into.index_copy_(0, which, logp), temperatures,
+                bare,
+            )  # fmt: skip
 
     def backward(
-        self, batch: Batch, tokens: Tokens, loss: Loss, key: Sequence[Key] | None = None
+        self,
+        batch: Batch,
+        tokens: Tokens,
+        loss: Loss,
+        temperatures: np.ndarray,
+        key: Sequence[Key] | None = None,
     ) -> None:
         """Add the gradient of a loss of a batch's tokens to the adapters' gradients.
 
@@ -104,15 +121,17 @@ class Likelihood:
             batch: What to compute.
             tokens: Which tokens count.
             loss: Of their log-probabilities.
+            temperatures: Of the softmax, of each agent, ``[N]``.
             key: Of the dropout masks; see `StackedLora.active`.
         """
-        self._run(batch, tokens, loss, False, key)
+        self._run(batch, tokens, loss, temperatures, False, key)
 
     def _run(
         self,
         batch: Batch,
         tokens: Tokens,
         use: Loss,
+        temperatures: np.ndarray,
         bare: bool,
         key: Sequence[Key] | None = None,
     ) -> None:
@@ -140,10 +159,11 @@ class Likelihood:
                 torch.from_numpy(packed.parents[row, place]).to(device),
             ]
             leaf = predicting.detach().requires_grad_(torch.is_grad_enabled())
+            heat = temperatures[[entry.agent for entry in batch.rows]][row]
             piece = max(1, MOST_LOGITS // head.weight.shape[0])
             for start in range(0, len(node), piece):
                 end = start + piece
-                logits = head(leaf[start:end]).float() / self._temperature
+                logits = tempered(head(leaf[start:end]).float(), heat[start:end])
                 logp = -torch.nn.functional.cross_entropy(
                     logits, targets[start:end], reduction="none"
                 )

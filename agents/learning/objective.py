@@ -29,13 +29,14 @@ class Objective:
         agents: Whose each sample is.
         advantages: Of each sample.
         size: Number of agents, N.
-        kl: Weight of the divergence from the base.
+        kl: Weight of the divergence from the base, for all agents or for each, ``[N]``; the number
+            0 computes none.
         clip: How far probability ratios count, below and above 1; None for no ratios.
         device: Where to compute.
 
     Attributes:
         before: Log-probabilities before the step ``[M]``, to be filled in; used with ``clip`` only.
-        reference: Those of the bare base ``[M]``, to be filled in; used with ``kl`` only.
+        reference: Those of the bare base ``[M]``, to be filled in; used where ``kl`` is not 0.
         recording: While true, tokens that are met are at their probability before the step, which
             is kept in ``before``.
     """
@@ -47,7 +48,7 @@ class Objective:
         advantages: Sequence[float],
         size: int,
         *,
-        kl: float,
+        kl: Tensor | float,
         clip: tuple[float, float] | None,
         device: torch.device,
     ) -> None:
@@ -56,7 +57,9 @@ class Objective:
         self._advantage = torch.tensor(advantages, dtype=torch.float32, device=device)[
             self._sequence
         ]
-        self._kl, self._clip = kl, clip
+        weights = torch.as_tensor(kl, dtype=torch.float32, device=device).expand(size)
+        self._kl = weights[self._agent] if isinstance(kl, Tensor) or kl else None
+        self._clip = clip
         self._weight = torch.zeros(len(tokens), device=device)
         self.before = torch.zeros(len(tokens), device=device)
         self.reference = torch.zeros(len(tokens), device=device)
@@ -92,19 +95,24 @@ class Objective:
             free, held = ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage
             gain = torch.minimum(free, held)
             self._clipped += (held < free).sum()
-        if self._kl:
-            apart = self.reference[which] - logp
+        if self._kl is not None:
+            weight = self._kl[which]
+            apart = torch.where(weight > 0, self.reference[which] - logp, 0.0)
             # exp, continued by its tangent, so that no gradient vanishes or overflows.
             beyond = 1 + (apart - _FARTHEST).clamp(min=0)
             divergence = apart.clamp(max=_FARTHEST).exp() * beyond - apart - 1
-            self._divergence.index_add_(0, agent, divergence.detach())
-            gain = gain - self._kl * divergence
+            seen = torch.where(weight > 0, divergence.detach(), torch.nan)
+            self._divergence.index_add_(0, agent, seen)
+            gain = gain - weight * divergence
         return -(gain * self._weight[which]).sum()
 
     @property
     def divergence(self) -> tuple[float, ...] | None:
-        """Mean ``k3`` of each agent's tokens as they were met, ``[N]``; None without ``kl``."""
-        return tuple((self._divergence / self._met).tolist()) if self._kl else None
+        """Mean ``k3`` of each agent's tokens as they were met, ``[N]``; None without ``kl``.
+
+        NaN of agents that have no tokens, or no weight.
+        """
+        return None if self._kl is None else tuple((self._divergence / self._met).tolist())
 
     @property
     def clipped(self) -> float:

@@ -12,6 +12,23 @@ from torch import Tensor
 from agents.engine.adapters import StackedLora
 
 
+def each_agent(
+    name: str, value: float | Sequence[float], size: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """A number for each agent, ``[size]``, of one for all or of as many.
+
+    Raises:
+        ValueError: If there are neither one nor as many.
+    """
+    given = torch.as_tensor(value, dtype=dtype)
+    if given.ndim and given.shape != (size,):
+        raise ValueError(
+            f"{name}: got {given.numel()} values, expected one, or one for each of the {size} "
+            "agents"
+        )
+    return given.expand(size).clone()
+
+
 class StackedAdamW:
     """AdamW (Loshchilov & Hutter, 2019) per agent over stacked tensors.
 
@@ -46,13 +63,7 @@ class StackedAdamW:
         self.size = lora.size
         self._betas, self._decay, self._max_norm = betas, weight_decay, max_grad_norm
         device = lora.alpha.device
-        rates = torch.as_tensor(learning_rate, dtype=torch.float32, device=device)
-        if rates.ndim and rates.shape != (lora.size,):
-            raise ValueError(
-                f"learning_rate: got {rates.numel()} values, expected one, or one for each of the "
-                f"{lora.size} agents"
-            )
-        self.learning_rates = rates.expand(lora.size).clone()
+        self.learning_rates = each_agent("learning_rate", learning_rate, lora.size).to(device)
         self._params = dict(lora.named_parameters())
         self._steps = torch.zeros(lora.size, dtype=torch.float32, device=device)
         self._mean = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in self._named()}

@@ -1,10 +1,11 @@
 """What goes into a learning step, and what comes out of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from agents.progress import Progress
 from populora_env.settings import Range, field_rules
 
 
@@ -36,8 +37,8 @@ class LearnerConfig:
         beta1: Decay of AdamW's mean of gradients.
         beta2: Decay of AdamW's mean of squared gradients.
         weight_decay: Decoupled weight decay per step, times the learning rate.
-        temperature: Softmax temperature the replies were sampled at; the gradient is that of the
-            tempered policy. Supervised learning from replies wants 1.
+        temperature: Softmax temperature the replies were sampled at, of all agents or one for each;
+            the gradient is that of the tempered policy. Supervised learning from replies wants 1.
         epochs: How often a step goes through its samples.
         minibatches: Parts of each agent's samples that an epoch takes one after another, each with
             an update of its own.
@@ -46,8 +47,9 @@ class LearnerConfig:
             et al., 2017, arXiv:1707.06347).
         clip_high: Likewise above ``1 + clip_high`` times and up; larger than ``clip_low`` leaves
             unlikely tokens more room (DAPO, Yu et al., 2025, arXiv:2503.14476).
-        kl: Weight of the divergence from the bare base, per reply token: the estimator k3
-            (Schulman, 2020, http://joschu.net/blog/kl-approx.html), as in GRPO.
+        kl: Weight of the divergence from the bare base, per reply token, for all agents or for
+            each: the estimator k3 (Schulman, 2020, http://joschu.net/blog/kl-approx.html), as in
+            GRPO.
         negative_weight: Factor on negative advantages. Pushing a reply down spreads its
             probability over everything else, so a small model learns more steadily below 1; at 0 it
             learns from better-than-expected replies alone, at half the cost.
@@ -67,12 +69,12 @@ class LearnerConfig:
     beta1: Annotated[float, Range(0.0, 0.99999)] = 0.9
     beta2: Annotated[float, Range(0.0, 0.99999)] = 0.99
     weight_decay: Annotated[float, Range(0.0)] = 0.0
-    temperature: Annotated[float, Range(0.0)] = 1.0
+    temperature: Annotated[float | Sequence[float], Range(0.0)] = 1.0
     epochs: Annotated[int, Range(1)] = 1
     minibatches: Annotated[int, Range(1)] = 1
     clip_low: Annotated[float, Range(0.0, 1.0)] = 0.2
     clip_high: Annotated[float, Range(0.0)] = 0.2
-    kl: Annotated[float, Range(0.0)] = 0.0
+    kl: Annotated[float | Sequence[float], Range(0.0)] = 0.0
     negative_weight: Annotated[float, Range(0.0)] = 1.0
     sample_fraction: Annotated[float, Range(0.0, 1.0)] = 1.0
     tokens_per_batch: Annotated[int, Range(1)] = 2048
@@ -88,7 +90,8 @@ class LearnerConfig:
                     if whole:
                         expected = f"an integer {limit}"
                     raise ValueError(f"{name}: got {number!r}, expected {expected}")
-        if self.temperature == 0:
+        heat = self.temperature
+        if 0 in (heat if isinstance(heat, Sequence) else (heat,)):
             raise ValueError("temperature: got 0, expected more: greedy replies have no gradient")
 
 
@@ -102,7 +105,8 @@ class LearnerStats:
         grad_norms: 2-norm of each agent's gradient before clipping to ``max_grad_norm``, mean over
             its updates, ``[N]``; 0 where there was none.
         kl: Estimated divergence from the base per reply token of each agent, mean over the step,
-            ``[N]``, NaN where an agent had no samples; None if it was not computed.
+            ``[N]``, NaN where an agent had no samples or no weight on it; None if it was not
+            computed.
         clipped: Share of the reply tokens that the clipping of probability ratios kept from
             moving further.
     """
@@ -130,3 +134,26 @@ class LearnerStats:
 def _known(values: Sequence[float]) -> float:
     """The one value that is known; NaN if none is."""
     return next((value for value in values if not math.isnan(value)), math.nan)
+
+
+def deal(agents: Sequence[int], count: int) -> list[list[int]]:
+    """Deal each agent's samples out to ``count`` parts in turn; parts left empty are dropped."""
+    parts: list[list[int]] = [[] for _ in range(count)]
+    dealt = dict.fromkeys(agents, 0)
+    for i, agent in enumerate(agents):
+        parts[dealt[agent] % count].append(i)
+        dealt[agent] += 1
+    return [part for part in parts if part]
+
+
+def ticks(progress: Progress | None, total: int) -> Callable[[], None]:
+    """A function to be called ``total`` times, which tells ``progress`` the fraction done."""
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("learning", done / total)
+
+    return tick

@@ -207,7 +207,8 @@ class VllmEngine:
 
         async def one(job: Job) -> None:
             async with gate:
-                model, ids = await self._one(job, temperature, top_p)
+                own = temperature if job.temperature is None else job.temperature
+                model, ids = await self._one(job, own, top_p)
                 arrived.put((job, model, ids))
 
         tasks = [asyncio.create_task(one(job)) for job in jobs]

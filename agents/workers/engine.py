@@ -137,7 +137,7 @@ class WorkersEngine:
                     samples,
                     type(learner).__name__,
                     learner.config,
-                    to_arrays(learner.optimizer.rows(agents)),
+                    to_arrays(learner.rows(agents)),
                     self._lora.dropout,
                     None if key is None else tuple(key),
                 ),
@@ -157,7 +157,7 @@ class WorkersEngine:
         for task, result in zip(tasks, results, strict=True):
             for row, adapter in result.adapters.items():
                 unpack(self._lora, row, adapter)
-            learner.optimizer.load_rows(task.agents, to_tensors(result.optimizer))
+            learner.load_rows(task.agents, to_tensors(result.optimizer))
         return [result.stats for result in results]
 
 

@@ -81,7 +81,7 @@ class DecodeCall:
     Attributes:
         adapters: Content hash by row of the stack, of all that the jobs name.
         jobs: What to generate.
-        temperature: Softmax temperature.
+        temperature: Softmax temperature of jobs that name none.
         top_p: Share of the probability to draw from.
         max_rows: Rows decoded at once.
     """
@@ -128,7 +128,7 @@ class LearnCall:
         samples: What they learn from.
         learner: Name of the learner's class.
         config: Its settings.
-        optimizer: The optimiser's state of those rows, by name.
+        optimizer: What else those rows learn with; see `StackedLearner.rows`.
         dropout: Of each agent, ``[N]``.
         key: Of the dropout masks.
     """
@@ -150,7 +150,7 @@ class Learned:
         before: Content hashes of the adapters that learned, by row, worked out by the worker.
         after: Those of what they became.
         adapters: What they became.
-        optimizer: The optimiser's state of these rows.
+        optimizer: What else these rows have learned with.
         stats: What was done.
         memory: Bytes that the worker holds.
     """

@@ -102,9 +102,9 @@ class LearnShard:
         shapes = {name: array.shape for name, array in call.optimizer.items()}
         if {name: array.shape for name, array in answer.optimizer.items()} != shapes:
             raise Nonsense("the optimiser's state has other shapes than were given")
-        rates = "learning_rates"
         if len(answer.stats.grad_norms) != lora.size:
             raise Nonsense("it tells of another number of agents")
-        if (answer.optimizer[rates] != call.optimizer[rates]).any():
-            raise Nonsense("learning rates changed")
+        for name in ("learning_rates", "kl_weights", "temperatures"):
+            if (answer.optimizer[name] != call.optimizer[name]).any():
+                raise Nonsense(f"{name.replace('_', ' ')} changed")
         return answer, answer.after

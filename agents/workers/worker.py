@@ -107,14 +107,14 @@ class Worker:
         learner = self._ready(call.learner, call.config)
         for agent, rate in enumerate(call.dropout):
             self._lora.set_dropout(agent, rate)
-        learner.optimizer.load_rows(rows, to_tensors(call.optimizer))
+        learner.load_rows(rows, to_tensors(call.optimizer))
         stats = learner.learn(call.samples, key=call.key)
         after = self._lora.hashes(rows)
         return Learned(
             before,
             after,
             {row: pack(self._lora, row) for row in rows},
-            to_arrays(learner.optimizer.rows(rows)),
+            to_arrays(learner.rows(rows)),
             stats,
             resident(),
         )
@@ -135,7 +135,8 @@ class Worker:
             )
 
     def _ready(self, name: str, config: LearnerConfig) -> StackedLearner:
-        config = replace(config, learning_rate=0.0, shards=1)  # rates come with the state
+        # What each agent has of its own comes with the state.
+        config = replace(config, learning_rate=0.0, kl=0.0, temperature=1.0, shards=1)
         known = self._learner
         if known is None or type(known).__name__ != name or known.config != config:
             known = self._learner = LEARNERS[name](self._base, self._lora, config)

@@ -6,6 +6,7 @@ be by itself, which stands at its field (`evolution.config.evolving`), and what 
 population's size tells (`EvolutionConfig.resolved`).
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from evolution.errors import ConfigError
@@ -60,6 +61,7 @@ def check_together(config: "EvolutionConfig") -> None:
             f"migrants: got {config.migrants}, expected at most elites = {config.elites}, the "
             "fittest that are there to be copied"
         )
+    rate_range(config.learning_rates)
     _check_self_play(config)
     if config.revise and not any(FORMS[form].written for form in forms):
         raise ConfigError(
@@ -86,6 +88,26 @@ def _check_exchange(config: "EvolutionConfig", name: str) -> None:
             f"exchange: got {config.exchange!r} with learner = none, expected members that learn "
             "between exchanges; set a learner, or exchange = crossover or evolution_strategy"
         )
+
+
+def rate_range(text: str) -> tuple[float, float] | None:
+    """The least and the greatest learning rate that a text such as 3e-5..3e-3 names; None of "".
+
+    Raises:
+        ConfigError: If it is no such range.
+    """
+    if not text.strip():
+        return None
+    try:
+        least, most = map(float, text.split(".."))
+    except ValueError:
+        least, most = math.nan, math.nan
+    if not 0 < least <= most <= 1:
+        raise ConfigError(
+            f"learning_rates: got {text[:40]!r}, expected a range above 0, up to 1, the least "
+            "first, such as 3e-5..3e-3; leave it out for one rate of all"
+        )
+    return least, most
 
 
 def check_server(config: "RunConfig") -> None:

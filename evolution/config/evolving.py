@@ -146,6 +146,9 @@ class EvolutionConfig:
     """Whether policy gradients also use what judgements earned, not only attempts."""
     learning_rate: Annotated[float, Range(0, 1)] = 3e-4
     """AdamW step size of the learner."""
+    learning_rates: str = ""
+    """Range such as 3e-5..3e-3 over which the first individuals' learning rates are spread,
+    log-evenly, in place of one for all."""
     advantage: Annotated[str, OneOf(ADVANTAGES)] = "rloo"
     """Rewards to advantages: rloo, grpo, dr_grpo, reinforce++, reinforce++-baseline."""
     epochs: Annotated[int, Range(1)] = 1

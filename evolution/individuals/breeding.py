@@ -13,6 +13,7 @@ import numpy as np
 from agents.engine.adapters import StackedLora
 from evolution.config import EvolutionConfig, Learner, Settings
 from evolution.exchange.step import Exchanged
+from evolution.individuals.hyperparameters import founding_rates
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.lowrank.genomes import (
     Genome,
@@ -102,11 +103,12 @@ class Breeder:
             mutation.spread(lora, config.spread, config.seed)
             operator, parameters = "spread", {"strength": config.spread}
             arrange()
-        own = {} if config.learner is Learner.NONE else {"learning_rate": config.learning_rate}
+        learns, rates = config.learner is not Learner.NONE, founding_rates(config, lora.size)
         born = [
-            Individual(f"g0-{slot}", slot, 0, operator, (), dict(parameters), "", 1.0, dict(own))
-            for slot in range(lora.size)
-        ]
+            Individual(f"g0-{slot}", slot, 0, operator, (), dict(parameters), "", 1.0,
+                       {"learning_rate": rate} if learns else {})
+            for slot, rate in enumerate(rates)
+        ]  # fmt: skip
         return self._record(born)
 
     def breed(self, generation: int, candidates: Candidates) -> list[Exchanged]:

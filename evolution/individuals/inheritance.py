@@ -1,4 +1,7 @@
-"""What children inherit besides weights: optimiser state, learning rates, ratings."""
+"""What children inherit besides weights: optimiser state, ratings.
+
+Hyperparameters of their own are in `evolution.individuals.hyperparameters`.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +10,6 @@ from typing import TYPE_CHECKING
 from agents.engine.adapters import StackedLora
 from evolution.config import ChildOptimizer
 from evolution.individuals.breeding import Child
-from evolution.individuals.lineage import Lineage
 from populora_env.episodes.roles import PROPOSER, SOLVER, role_name
 from populora_env.ratings import Ratings
 
@@ -22,7 +24,7 @@ class OptimizerInheritance:
     a child gets the state of the first parent whose rows ``A`` it has bit for bit, as a copy has,
     or a copy whose ``B`` was mutated; these rows are the coordinates that the state belongs to.
     Crossover factors a child anew, so that it shares no parent's coordinates: its state begins
-    afresh whatever the setting. Learning rates stay with their slots.
+    afresh whatever the setting.
 
     Args:
         learner: Whose state it is; None if nobody learns.
@@ -54,9 +56,6 @@ class OptimizerInheritance:
         self._learner.inherit(heirs)
         slots = [child.individual.slot for child in born]
         self._learner.reset([slot for slot in slots if slot not in heirs])
-        for child in born:
-            if (rate := child.individual.hyperparameters.get("learning_rate")) is not None:
-                self._learner.learning_rates[child.individual.slot] = rate
 
 
 def _row_hashes(lora: StackedLora) -> list[str]:
@@ -66,27 +65,6 @@ def _row_hashes(lora: StackedLora) -> list[str]:
         for digest, rows in zip(digests, layer.A.float().cpu(), strict=True):
             digest.update(rows.contiguous().numpy().data)
     return [digest.hexdigest() for digest in digests]
-
-
-def change_learning_rate(
-    learner: "AnyLearner | None", lineage: Lineage, before: float, after: float
-) -> None:
-    """Follow a change of the run's learning rate: every living individual's changes in proportion.
-
-    Args:
-        learner: Whose rates ``[N]`` are written to; None if nobody learns.
-        lineage: Whose living pass the new rates on.
-        before: The run's rate until now.
-        after: From now on.
-    """
-    for slot, individual in lineage.living.items():
-        own = individual.hyperparameters
-        if "learning_rate" in own:
-            old = own["learning_rate"]
-            new = after if old == before or not before else old * after / before
-            lineage.amend(slot, hyperparameters={**own, "learning_rate": new})
-            if learner is not None:
-                learner.learning_rates[slot] = new
 
 
 def inherit_ratings(ratings: Ratings, agents: Sequence[str], born: Sequence[Child]) -> Ratings:

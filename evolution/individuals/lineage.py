@@ -28,7 +28,8 @@ class Individual:
             followed, the recompression error, and ``failed`` with the reason if it did.
         content_hash: Of its factors at birth, 16 hexadecimal characters.
         mutation_strength: Factor on the strength of mutations that it and its children undergo.
-        hyperparameters: Settings of its own, such as ``learning_rate``.
+        hyperparameters: Settings of its own: ``learning_rate``, ``kl``, ``temperature``; see
+            `evolution.individuals.hyperparameters`.
         fitness: Its standing when last measured; once it is dead, that at its death.
         broken: Generation in which its weights were found not to be finite; None if never. From
             then on it has no standing, and its slot answers as the base does.

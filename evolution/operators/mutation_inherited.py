@@ -12,7 +12,11 @@ import numpy as np
 from agents.engine.adapters import StackedLora
 from evolution.operators.mutation import MUTATIONS, MutationStep
 
-HYPERPARAMETERS = {"learning_rate": (1e-6, 1e-2)}
+HYPERPARAMETERS = {
+    "learning_rate": (1e-6, 1e-2),
+    "kl": (1e-4, 1.0),
+    "temperature": (0.2, 2.0),
+}
 """Least and greatest value of hyperparameters; others are only kept above 0."""
 
 _STRENGTH = (0.1, 10.0)  # bounds of the factor that adapts itself
@@ -35,7 +39,10 @@ def self_adaptation(lora: StackedLora, step: MutationStep, *, tau: float = 0.3) 
 def hyperparameters(
     lora: StackedLora, step: MutationStep, *, factor: float = 1.25, resample: float = 0.1
 ) -> None:
-    """Each member's own learning rate, as in population-based training."""
+    """What a member has of its own, as in population-based training: its learning rate.
+
+    Its weight of KL and its temperature, too, where its record has them.
+    """
     del lora
     for member in step.members:
         member.hyperparameters = perturb_hyperparameters(

@@ -215,7 +215,7 @@ def _learn(learner: AnyLearner, samples: Sequence[Sample], seconds: float) -> tu
         return 0.0, 0.0
     scale = learner.config.negative_weight
     useful = [s for s in known if s.advantage > 0 or (s.advantage < 0 and scale)]
-    if learner.config.kl:
+    if learner.kl_weights.any():
         useful = known
     few = [replace(s, advantage=1.0) for s in known[:2]]
     begin = time.perf_counter()

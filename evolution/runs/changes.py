@@ -24,6 +24,7 @@ _COLUMNS = ("generation", "option", "from", "to", "note")
 FIXED: Mapping[str, str] = {
     "seed": "every draw of the run is keyed by it",
     "spread": "the first population was made with it",
+    "learning_rates": "the first population was made with it",
     "learner": "the optimiser's state belongs to it",
     "model": "the adapters belong to it",
     "dtype": "the adapters were trained on weights of that type",

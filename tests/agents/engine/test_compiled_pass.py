@@ -161,6 +161,19 @@ def test_tokens_are_chosen_as_by_pytorch(size, temperature):
     )
 
 
+def test_rows_have_temperatures_of_their_own():
+    chooser = passes(made("llama"), None)[0]
+    logits = torch.randn(40, 1000, generator=torch.Generator().manual_seed(1)) * 3
+    uniforms = np.random.default_rng(2).random(40)
+    heat = np.array([0.0, 0.5, 0.7, 2.0] * 10)
+    for top_p in (1.0, 0.5):
+        for way in (chooser.choose, choose):
+            mixed = way(logits, uniforms, heat, top_p)
+            for at, one in enumerate(heat[:4]):
+                alone = way(logits, uniforms, float(one), top_p)
+                assert torch.equal(mixed[at::4], alone[at::4])
+
+
 def test_draws_follow_the_distribution():
     chooser = passes(made("llama"), None)[0]
     logits = torch.tensor([0.0, -float("inf"), 1.0, 2.0, -100.0])

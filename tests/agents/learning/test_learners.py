@@ -45,6 +45,9 @@ def copy_state(learner):
     return {name: tensor.clone() for name, tensor in learner.state().items()}
 
 
+OWN_SETTINGS = ("learning_rates", "kl_weights")  # of an agent's slot, and no memory of what it did
+
+
 @pytest.mark.parametrize("learner_type", [PolicyGradient, RejectionTuning])
 def test_only_agents_with_samples_move(tiny_base, learner_type):
     lora = newborn(tiny_base)
@@ -55,7 +58,7 @@ def test_only_agents_with_samples_move(tiny_base, learner_type):
     assert stats.grad_norms[0] == stats.grad_norms[2] == 0
     assert moved(lora, before) == [False, True, False]
     for name, tensor in learner.state().items():
-        if name != "learning_rates":
+        if name not in OWN_SETTINGS:
             assert [bool(part.any()) for part in tensor] == [False, True, False]
 
 
@@ -175,15 +178,16 @@ def test_a_state_that_does_not_fit_changes_nothing(tiny_base):
 def test_children_forget_or_inherit(tiny_base):
     learner = PolicyGradient(tiny_base, newborn(tiny_base))
     learner.learning_rates[:] = torch.tensor([0.1, 0.2, 0.3])
+    learner.kl_weights[:] = torch.tensor([0.3, 0.2, 0.1])
     learner.step(samples_for(tiny_base))
     before = copy_state(learner)
     learner.inherit({0: 2, 2: 0})  # parents are read before any child is written
     for name, tensor in learner.state().items():
-        order = [0, 1, 2] if name == "learning_rates" else [2, 1, 0]
+        order = [0, 1, 2] if name in OWN_SETTINGS else [2, 1, 0]
         assert torch.equal(tensor, before[name][order])
     learner.reset([1])
     for name, tensor in learner.state().items():
-        assert bool(tensor[1].any()) is (name == "learning_rates")
+        assert bool(tensor[1].any()) is (name in OWN_SETTINGS)
         assert tensor[0].any()
 
 

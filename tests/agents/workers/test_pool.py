@@ -189,7 +189,9 @@ def test_only_adapters_that_changed_are_sent(folder):
 def learn(folder, elsewhere, kind=PolicyGradient):
     population = population_of(folder)
     population.lora.set_rank(1, 4)
-    config = LearnerConfig(kl=0.1, shards=2, learning_rate=[1e-3, 2e-3, 3e-3])
+    config = LearnerConfig(
+        kl=[0.1, 0.0, 0.3], temperature=[1.0, 0.7, 1.3], shards=2, learning_rate=[1e-3, 2e-3, 3e-3]
+    )
     learner = kind(population.base, population.lora, config)
     learner.elsewhere = None if elsewhere is None else elsewhere(population)
     told = []
@@ -234,6 +236,9 @@ NO_LEARNING = {
     "no hashes": lambda answer: replace(answer, after={}),
     "a state cut off": lambda answer: replace(
         answer, optimizer={name: array[:0] for name, array in answer.optimizer.items()}
+    ),
+    "another weight of KL": lambda answer: replace(
+        answer, optimizer={**answer.optimizer, "kl_weights": answer.optimizer["kl_weights"] + 1}
     ),
     "another learning rate": lambda answer: replace(
         answer,
