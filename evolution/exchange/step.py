@@ -58,7 +58,7 @@ class ExchangeStep:
         homes: Slots of those who exchange among themselves ``[members]``: islands, or roles.
         standing: Of the members ``[N]``; NaN of those who broke.
         fitness: In the generation that was played last ``[N]``; NaN where there was none.
-        hyperparameters: Of the members, by slot.
+        hyperparameters: Of the members, by slot; what one does not have of its own is the run's.
         memory: What the exchange keeps from step to step, by name.
         measure: Marks, 0 or 1, of members on this many fresh training problems, greedily, the same
             problems throughout a step: ``measure(slots, problems) -> [slots, problems]``. There may

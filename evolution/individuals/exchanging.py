@@ -128,6 +128,7 @@ class Exchanging:
         config, size = self.config, self.population.size
         homes = config.homes(size)
         living = self.lineage.living
+        usual = {"temperature": config.resolved(size).temperature, "kl": config.kl}
 
         def breed() -> list[Exchanged]:
             names = rated_as(self.population.agents, config.proposers)
@@ -145,7 +146,7 @@ class Exchanging:
             homes[1:] if config.only_propose else homes,
             self.standing.values,
             self.fitness,
-            {slot: individual.hyperparameters for slot, individual in living.items()},
+            {slot: usual | dict(one.hyperparameters) for slot, one in living.items()},
             self.memory,
             measure,
             breed,
