@@ -18,8 +18,8 @@ from torch import Tensor
 from agents.engine import jobs as seam
 from agents.engine.jobs import DecodeStats, Engine, EngineError, Feature, Job, Reply
 from agents.engine.local import LocalEngine
-from agents.fixed_policies import DecodingPolicy, FixedPolicy
 from agents.loading.models import BaseModel, load_base
+from agents.measuring.fixed_policies import DecodingPolicy, FixedPolicy
 from agents.named_adapters import BASE, HeldAdapters, NamedAdapters
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from agents.policy import Request
