@@ -24,6 +24,9 @@ from evolution.config import EvolutionConfig
 from evolution.fitness.evaluator import FitnessEvaluator
 from evolution.fitness.proposals import proposal_scores
 from evolution.fitness.task import known
+from evolution.guard.acting import Means
+from evolution.guard.anchors import choose_anchors
+from evolution.guard.guard import Guard
 from evolution.individuals.births import Births
 from evolution.individuals.breeding import Breeder
 from evolution.individuals.champion import Champion
@@ -100,6 +103,8 @@ class EvolutionManager:
         # One for all arenas, so that a judge that hangs holds a generation up only once.
         self._judge = None if judge is None else TimedJudge(judge, JUDGE_TIMEOUT)
         self._drawn = RunProblems(self.problems, self.config.seed, exclude)
+        anchors = choose_anchors(self.problems, self.config, exclude)
+        self._drawn.set_aside(anchors)
         self._keeper: Keeper | None = None
         if folder is not None:
             population.check_saving()
@@ -129,6 +134,8 @@ class EvolutionManager:
         self.hyperparameters = Hyperparameters(
             population, self._learner, self.config, self.settings
         )
+        means = Means(population, self._learner, self._lineage, self._standing)
+        self._guard = Guard(self.config, anchors, self._grader, means)
 
     @property
     def folder(self) -> RunFolder | None:
@@ -257,6 +264,7 @@ class EvolutionManager:
         if isinstance(self.problems, AdaptiveSource):
             self.problems.observe(transcripts)
         self._lineage.measure({i: known(v) for i, v in enumerate(self.standing)})
+        self._guard.watch(transcripts, plan.generation)
         learning = None
         if self._learner is not None:
             samples = gather_samples(transcripts, self.population, self.config)
@@ -287,6 +295,7 @@ class EvolutionManager:
             self._births.moved(self._lineage.members),
             plan.exchange,
         )
+        result = self._guard.check(result, self.champion)
         if self._keeper is not None:
             self._keeper.save(result, transcripts, self._parts(), self.champion)
         log_all(self.loggers, result, transcripts)
@@ -307,6 +316,9 @@ class EvolutionManager:
             until: Asked before each generation; true ends the run there.
             on_generation: Called after each generation.
             progress: Called with a stage and the fraction of it that is done.
+
+        Returns:
+            What each came to; fewer where `until` or the guard ended the run.
         """
         results: list[GenerationResult] = []
         for _ in range(generations):
@@ -315,6 +327,8 @@ class EvolutionManager:
             results.append(self.tell(self.play(self.ask(), progress), progress))
             if on_generation is not None:
                 on_generation(results[-1])
+            if results[-1].stop:
+                break
         return results
 
     def resume(self, folder: str | Path, *, note: str = "") -> None:
@@ -390,4 +404,6 @@ class EvolutionManager:
             parts["progress"] = self._meter
         if self._births.kept or not self.generation:  # not in a run that began without
             parts["births"] = self._births
+        if self.config.guard != "off":
+            parts["guard"] = self._guard
         return parts if self._learner is None else {**parts, "learner": self._learner}

@@ -9,6 +9,7 @@ import numpy as np
 from agents.learning.learners import LearnerStats
 from evolution.fitness.proposals import ProposalScores
 from evolution.fitness.task import Scores, known
+from evolution.guard.records import GuardReport
 from evolution.individuals.births import Moved
 from evolution.individuals.exchanging import ExchangeRecord
 from evolution.individuals.lineage import Individual
@@ -78,6 +79,7 @@ class GenerationResult:
         moved: How large updates are and how far they moved since birth, after learning; None in a
             run that began with a version that did not keep track.
         exchange: What became of the exchange before the generation, if there was one.
+        guard: What the guard saw and did, if there is one.
     """
 
     generation: int
@@ -96,6 +98,12 @@ class GenerationResult:
     proposals: ProposalScores | None = None
     moved: Moved | None = None
     exchange: ExchangeRecord | None = None
+    guard: GuardReport | None = None
+
+    @property
+    def stop(self) -> str:
+        """Why the guard ends the run here; empty if it does not."""
+        return "" if self.guard is None else self.guard.stop
 
 
 def history_rows(result: GenerationResult) -> list[dict[str, Any]]:

@@ -115,7 +115,14 @@ class RunProblems:
         if isinstance(source, AdaptiveSource):
             source.exclude(excluded)
         self._excluded = {problem.id: problem for problem in excluded}
+        self._aside: frozenset[str] = frozenset()
         self._digests: dict[str, str] | None = None
+
+    def set_aside(self, problems: Collection[Problem]) -> None:
+        """Never draw these, though the source has them; in self-play they are held out, too."""
+        self._aside = frozenset(problem.id for problem in problems)
+        if self._aside and isinstance(self._source, AdaptiveSource):
+            self._source.exclude([*self._excluded.values(), *problems])
 
     def draw(self, what: str, generation: int, count: int) -> tuple[Problem, ...]:
         """Distinct problems for one purpose; fewer if the source has no more.
@@ -131,6 +138,8 @@ class RunProblems:
         drawn: dict[str, Problem] = {}
         for _ in range(100 * count):
             problem = self._source[int(rng.integers(len(self._source)))]
+            if problem.id in self._aside:
+                continue
             drawn.setdefault(problem.id, problem)
             if len(drawn) == count:
                 break

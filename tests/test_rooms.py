@@ -72,6 +72,7 @@ ORDER = [
     "evolution.config",
     "evolution.individuals",
     "evolution.learning",
+    "evolution.guard",
     "evolution.results",
     "evolution.runs",
     "evolution.run_problems",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "vllm")
 """What may generate, by name."""
+GUARDS = ("off", "note", "act")
+"""What the guard may do, by name."""
 
 
 def check_together(config: "EvolutionConfig") -> None:

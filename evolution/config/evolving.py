@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
-from evolution.config.checks import check_together
+from evolution.config.checks import GUARDS, check_together
 from evolution.errors import ConfigError
 from evolution.exchange.step import EXCHANGES
 from evolution.operators.crossover import CROSSOVERS, Crossover
@@ -181,6 +181,15 @@ class EvolutionConfig:
     """Padded tokens in one forward and backward pass of the learner; bounds its memory."""
     temperature: Annotated[float | None, Range(0, 10)] = None
     """Sampling temperature of training replies; default 0.8 with a learner, 0 (greedy) without."""
+    guard: Annotated[str, OneOf(GUARDS)] = "off"
+    """Whether agents that unlearn while their rewards rise are noticed: off, note (measured and
+    said), or act (then pulled to the base, rolled back, replaced; in the end the run stops)."""
+    guard_every: Annotated[int, Range(1)] = 5
+    """Generations from one measurement of all who solve to the next; flags ask for more."""
+    guard_anchors: Annotated[int, Range(1)] = 48
+    """Problems with known answers that the guard measures with; never trained on."""
+    guard_from: str = ""
+    """Spec of these problems; default: problems, without those of the table at the end."""
     keep_generations: Annotated[int, Range(1)] = 2
     """How many of the latest generations stay on disk; one at least, to resume from."""
     keep_every: Annotated[int, Range(0)] = 0

@@ -129,6 +129,13 @@ def aggregates(result: "GenerationResult") -> dict[str, float | None]:
         found["proposals/held_out"] = proposals.held_out
         for name, value in proposals.measures.items():
             found[f"proposals/measures/{name}"] = known(value)
+    if (guard := result.guard) is not None:
+        shares = [own.anchors for own in guard.agents if own.anchors is not None]
+        found["guard/anchors"] = float(np.mean(shares)) if shares else None
+        found["guard/flagged"] = sum(bool(own.flags) for own in guard.agents)
+        found["guard/bad"] = sum(own.verdict is not None and own.verdict.bad
+                                 for own in guard.agents)  # fmt: skip
+        found["guard/rung"] = max(int(own.rung) for own in guard.agents)
     return found
 
 
@@ -239,6 +246,9 @@ class ConsoleLogger:
             + (f"  {result.proposals}" if result.proposals is not None else ""),
             soft_wrap=True,
         )
+        if result.guard is not None:
+            for line in filter(None, (result.guard.summary, *result.guard.lines)):
+                self._console.print(f"  guard: {line}", soft_wrap=True)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -43,6 +43,7 @@ class Demand:
         predicted: Share of the places that are reply tokens, which alone get logits.
         champion: Whether a snapshot of the best is held, and another made of a rival.
         saves: Whether generations are saved.
+        guarded: Whether a guard holds a snapshot of each agent.
     """
 
     dtype: str = "float32"
@@ -70,6 +71,7 @@ class Demand:
     predicted: float = 0.5
     champion: bool = True
     saves: bool = True
+    guarded: bool = False
 
 
 def demand_of(
@@ -130,4 +132,5 @@ def demand_of(
         batches=-(-tokens // batch),
         learned_rows=max(1, batch // each),
         predicted=limits[Phase.SOLVE] / whole,
+        guarded=config.guard != "off",
     )

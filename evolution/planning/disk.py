@@ -69,7 +69,8 @@ def plan_disk(
     sketches = 4 * config.size * layers * PRODUCTS
     state = _STATE + born * _PERSON + sketches
     tried = config.generations > settings.evolve_every  # before the first trial there is no best
-    generation = config.size * adapter + state + adapter * tried + learns * moments
+    snapshots = config.size * (config.guard != "off")  # at most
+    generation = (config.size + snapshots + tried) * adapter + state + learns * moments
     kept = min(config.keep_generations, played)
     if config.keep_every:
         last = config.generations - kept

@@ -84,6 +84,7 @@ def plan_memory(shapes: BaseShapes, demand: Demand, process: int = 0) -> MemoryP
         "adapters": demand.size * count.adapter * count.held,
         "optimiser": 8 * demand.size * count.adapter * demand.learns,
         "champion": count.adapter * count.held * demand.champion,
+        "the guard's snapshots": demand.size * count.adapter * count.held * demand.guarded,
         "replies' features": demand.kept * count.feature,
     }
     phases: dict[str, dict[str, int]] = {

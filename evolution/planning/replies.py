@@ -61,18 +61,21 @@ class Measurements:
         progress: Of solvers, where proposers are paid for it.
         curve: On held-out problems while the run goes on.
         table: On held-out problems at the end.
+        guard: On the guard's anchors; how often it is alarmed is not known.
     """
 
     trials: tuple[int, int]
     progress: int
     curve: int
     table: tuple[int, int]
+    guard: tuple[int, int] = (0, 0)
 
     @property
     def total(self) -> tuple[int, int]:
         """Of the run, fewest and most."""
         known = self.progress + self.curve
-        return tuple(known + self.trials[i] + self.table[i] for i in (0, 1))  # type: ignore
+        ranges = (self.trials, self.table, self.guard)
+        return known + sum(low for low, _ in ranges), known + sum(high for _, high in ranges)
 
 
 def measurements(config: RunConfig, first: int = 0, held_out: int | None = None) -> Measurements:
@@ -111,6 +114,7 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
         PROBLEMS * solvers * len(played) if paid else 0,
         curve,
         (table * (solvers + 1), table * (solvers + 2)),
+        _guarded(config, played, solvers),
     )
 
 
@@ -121,3 +125,13 @@ def _of_exchange(config: RunConfig, members: int) -> int:
         return 0
     known = {**(cma_es.__kwdefaults__ or {}), **use.parameters}
     return known["problems"] * known["rounds"] * max(members, 4)
+
+
+def _guarded(config: RunConfig, played: range, solvers: int) -> tuple[int, int]:
+    """Replies on anchors: where nobody is ever flagged, and where everybody always is."""
+    if config.guard == "off" or not played:
+        return 0, 0
+    checks = sum(g % config.guard_every == 0 for g in played)
+    base = int(not played[0])
+    low, high = checks * solvers + base, len(played) * solvers + base
+    return config.guard_anchors * low, config.guard_anchors * high

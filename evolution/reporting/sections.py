@@ -17,6 +17,7 @@ from evolution.reporting.anatomy.sentences import summary as inside_in_short
 from evolution.reporting.charts import Chart, add_held_out, curve, judging_chart, matrix_chart
 from evolution.reporting.examples import contrast, fooled
 from evolution.reporting.findings import Findings
+from evolution.reporting.guard import guard_section
 from evolution.reporting.maps import family_chart, map_charts
 from evolution.reporting.measures.audits import Verdict
 from evolution.reporting.measures.data import row_means
@@ -287,6 +288,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Findings], Shown | None]], ...] = (
     ("family-tree", "Family tree", _family_tree),
     ("games", "Who beats whom", _games),
     ("judges", "Judges", _judges),
+    ("guard", "Guard", guard_section),
     ("anatomy", "Anatomy", lambda found: anatomy_section(found.run, found.inside)),
     ("map", "Map of replies", _map),
     ("transcripts", "Transcripts", _transcripts),

@@ -21,7 +21,9 @@ from evolution.errors import CheckpointError, DamageError
 
 FORMAT = 5
 OLDEST = 4  # the oldest format that a run can go on from: without digests of growing files
-GROWING = ("history.jsonl", "transcripts.jsonl")
+GUARD_FILE = "guard.jsonl"
+"""What the guard saw and did, by generation and agent."""
+GROWING = ("history.jsonl", "transcripts.jsonl", GUARD_FILE)
 CURVE_FILE = "held_out_curve.jsonl"
 """Accuracy on held-out problems, by generation and agent."""
 

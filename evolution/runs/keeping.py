@@ -10,11 +10,13 @@ from pathlib import Path
 from agents.population import LoraPopulation
 from evolution.config import EvolutionConfig
 from evolution.errors import CheckpointError
+from evolution.guard.records import guard_rows
 from evolution.individuals.champion import Champion
 from evolution.individuals.lineage import lineage_text
 from evolution.results import GenerationResult, history_rows
 from evolution.runs.changes import Change, find_changes, plain_settings, record
 from evolution.runs.checkpoint import RunFolder
+from evolution.runs.files import GUARD_FILE
 from evolution.runs.fingerprints import check_same
 from evolution.runs.parts import Part, collect, restore
 from populora_env.records import Transcript
@@ -63,6 +65,8 @@ class Keeper:
             "transcripts.jsonl",
             ({"generation": result.generation, **t.to_dict()} for t in transcripts),
         )
+        if result.guard is not None:
+            folder.append(GUARD_FILE, guard_rows(result.generation, result.guard))
         state, tensors = collect(parts)
         folder.write("lineage.json", lineage_text(state["lineage"]))
         self.keep_best(champion)

@@ -13,6 +13,7 @@ from agents.engine.jobs import EngineError
 from evolution.commands.evolve.dry_run import dry_run
 from evolution.commands.evolve.engine import connected, introduce, load
 from evolution.commands.evolve.final_table import measure, show_proposals
+from evolution.commands.evolve.guard_lines import show_guard
 from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.memory import memory_words, peak_memory
 from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
@@ -101,6 +102,9 @@ def main(arguments: Sequence[str]) -> int:
                 console.print(
                     f"{overlong} prompts did not fit the model's context and got empty replies"
                 )
+            stop = results[-1].stop if results else ""
+            if (guarded := show_guard(folder, console, stop)) is not None:
+                summary["guard"] = guarded
             if done := show_workers(population, console):
                 summary["workers"] = done
             peaks = peak_memory(base.device)

@@ -83,6 +83,7 @@ def _costs(run: Outlook) -> Table:
         ("trials", *beside.trials),
         ("progress of solvers", beside.progress, beside.progress),
         ("held-out problems", beside.curve + beside.table[0], beside.curve + beside.table[1]),
+        ("the guard's anchors", *beside.guard),
     ):
         if high:
             table.add_row(f"replies: {name}", "", _numbers((low, high)))
@@ -94,7 +95,7 @@ def _costs(run: Outlook) -> Table:
     if told.learning[1]:
         table.add_row("learning", _times(told.learning), _times(_by(told.learning, n)))
     if told.measuring[1]:
-        table.add_row("trials, held-out problems", "", _times(told.measuring))
+        table.add_row("trials, held-out problems, guard", "", _times(told.measuring))
     table.add_row("together", _times(told.generation), _times(told.run(run.loading)))
     table.add_section()
     table.add_row("disk: a saved generation", size(disk.generation),

@@ -111,3 +111,21 @@ def test_held_out_replies_are_those_of_solvers_and_base():
     assert said.curve == 5 * (4 * 3 + 1)
     assert measurements(config, first=4).curve == 5 * 4
     assert measurements(replace(config, generations=4), first=4).trials == (0, 0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"guard_every": 5}, SELF_PLAY], ids=str)
+def test_replies_on_the_guards_anchors_stay_within_what_is_said(changes):
+    settings = {"generations": 5, "evaluation": "none", "judged_problems": 0, "guard": "note",
+                "guard_every": 2, "guard_anchors": 13, **changes}  # fmt: skip
+    config = replace(SMALL, **settings)
+    population = LoraPopulation(make_tiny_base(), config.size, config.rank)
+    manager = EvolutionManager(population, config.problems, config)
+    asked = [result.guard.replies for result in manager.run(5)]
+    manager.close()
+    low, high = measurements(config).guard
+    assert low <= sum(asked) <= high
+    solvers = 4 - config.only_propose
+    assert low == 13 * (1 + solvers * len(range(0, 5, config.guard_every)))
+    assert measurements(config).total[0] >= low
+    assert measurements(config, first=1).guard[0] < low
+    assert measurements(replace(config, guard="off")).guard == (0, 0)

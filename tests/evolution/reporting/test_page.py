@@ -290,3 +290,33 @@ def test_the_browser_test_would_notice_an_error(tmp_path):
     file.write_text("<title>x</title><script>null.x</script><img src='http://127.0.0.1:9/x'>")
     _, complaints = browse(file, tmp_path / "profile")
     assert any("TypeError" in line for line in complaints)
+
+
+def test_the_guards_section_says_what_it_measured_and_did(tmp_path):
+    folder = write_run(tmp_path / "run", generations=3)
+    rows = []
+    for generation in range(3):
+        for agent in ("agent_0", "agent_1"):
+            bad = generation == 2 and agent == "agent_1"
+            tests = {"base": {"worse": 9 if bad else 1, "better": 0, "p": 0.001 if bad else 0.5}}
+            rows.append({
+                "generation": generation, "agent": agent, "individual": "g0-1", "signals": {},
+                "flags": [{"signal": "length"}] if bad else [], "anchors": 0.25 if bad else 0.75,
+                "base_anchors": 0.5, "forgotten": None, "verdict": {"bad": bad, "tests": tests},
+                "rung": "note" if bad else "clear", "step": "note" if bad else None,
+                "up": True if bad else None, "what": "noted as worse" if bad else "",
+                "replies": 16, "places": 4, "stop": "",
+            })  # fmt: skip
+    (folder / "guard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = page_of(folder)
+    for said in (
+        "6 verdicts, 1 bad",
+        "agents were flagged 1 times (length 1)",
+        "48 replies to anchors, and 12 of one token",
+        "noted as worse",
+        "base: 9 against, 0 for, p 0.001",
+    ):
+        assert said in page.text
+    assert "guard-anchors" in page.charts
+    (folder / "guard.jsonl").unlink()
+    assert "anchor problems" not in page_of(folder).text

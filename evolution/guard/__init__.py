@@ -1,0 +1,1 @@
+"""The guard: notices when agents unlearn while their rewards rise, and can say no."""
