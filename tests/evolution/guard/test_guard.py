@@ -141,9 +141,10 @@ def test_who_stays_bad_is_noted_pulled_rolled_back_replaced_and_ends_the_run(pla
 
 def test_who_becomes_good_again_comes_down_and_gets_its_kl_weight_back(planned):
     manager = make()
-    manager._learner.kl_weights[1] = 0.5
     planned["agent_1"] = FIRST
-    manager.run(6)
+    manager.run(1)  # founders come with the run's own weight
+    manager._learner.kl_weights[1] = 0.5
+    manager.run(5)
     assert manager._guard._ladder.rung(1) is Rung.RAISE_KL
     assert float(manager._learner.kl_weights[1]) == 2.0
     planned.clear()
