@@ -159,10 +159,8 @@ class Acting:
 
 
 def _called(snapshot: Snapshot) -> str:
-    return (
-        f"{snapshot.individual} after generation {snapshot.generation} "
-        f"({snapshot.right} of {len(snapshot.marks)} anchors)"
-    )
+    when = f"after generation {snapshot.generation}" if snapshot.generation >= 0 else "as born"
+    return f"{snapshot.individual} {when} ({snapshot.right} of {len(snapshot.marks)} anchors)"
 
 
 def _single(value: float, like: Tensor) -> float:

@@ -1,7 +1,9 @@
 """The guard of a run: signals raise flags, anchors give verdicts, a ladder says what is done.
 
 `Guard.watch` looks at a generation before agents learn from it, `Guard.check` measures whoever is
-flagged, on a rung, or due, and acts. Those that only write problems are watched and never measured.
+flagged, on a rung, or due, and acts. The first snapshots are of agents as they were when they were
+first watched, so there is something to go back to if all goes wrong from the first step. Those that
+only write problems are watched and never measured.
 
 Individuals broken by learning (`evolution.individuals.non_finite`) are left to evolution.
 """
@@ -9,6 +11,7 @@ Individuals broken by learning (`evolution.individuals.non_finite`) are left to 
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +29,16 @@ from evolution.guard.records import GuardReport, Step, Watched, share
 from evolution.guard.signals import Signals, read_signals
 from evolution.guard.snapshots import Snapshot, read_snapshots, snapshots_state
 from evolution.guard.verdicts import Verdict, judge
-from evolution.individuals.champion import Champion
+from evolution.individuals.champion import Champion, hosting
 from evolution.individuals.lineage import Individual
-from evolution.lowrank.genomes import content_hash, read_genome
+from evolution.lowrank.genomes import Genome, content_hash, read_genome
 from populora_env.grading import Grader
 from populora_env.records import Problem, Transcript
 
 if TYPE_CHECKING:
     from evolution.results import GenerationResult
 
+_WRITTEN = (Rung.ROLL_BACK, Rung.REPLACE)  # steps that have just given a slot good weights
 _PAUSE = 2  # generations in which a flag asks for no second measurement, after a good one
 
 
@@ -68,6 +72,7 @@ class Guard:
         self._owners: dict[int, str] = {}  # who lived where at the last check
         self._measured: dict[int, int] = {}  # slot to the generation of its last verdict
         self._places = 0
+        self._founders: dict[int, Genome] = {}  # of those who solve, as they were first watched
         self._seen: tuple[Signals, list[list[Flag]]] | None = None
 
     def watch(self, transcripts: Sequence[Transcript], generation: int) -> None:
@@ -78,6 +83,9 @@ class Guard:
             transcripts, self._population, (self._config.seed, generation)
         )
         self._places += asked
+        if not self._base:
+            lora = self._population.lora
+            self._founders = {slot: read_genome(lora, slot) for slot in self._solving()}
         self._seen = signals, self._baseline.flags(signals)
 
     def check(self, result: "GenerationResult", champion: Champion | None) -> "GenerationResult":
@@ -108,6 +116,7 @@ class Guard:
         living = self._means.lineage.living
         self._follow_births(living)
         self._acting.hold_kl()
+        self._begin(generation)
         slots = self._in_question(generation, flags)
         marks, losses = self._measure(slots)
         verdicts = {slot: self._judge(slot, marks[slot], losses.get(slot)) for slot in slots}
@@ -117,6 +126,8 @@ class Guard:
         }
         stops = [slot for slot, step in steps.items() if step and step.rung is Rung.STOP]
         reasons = [f"{self._population.agents[s]}: {verdicts[s]}" for s in stops]
+        if stops:
+            self._leave_well(marks, losses, verdicts, steps)
         places = self._places + self._forgetting.asked - before[1]
         self._places = 0
         return GuardReport(
@@ -141,25 +152,67 @@ class Guard:
             time.monotonic() - started,
         )
 
+    def _solving(self) -> set[int]:
+        """Slots of those who solve and whose weights are sound."""
+        living, size = self._means.lineage.living, self._population.size
+        return {s for s in range(self._config.only_propose, size) if living[s].broken is None}
+
+    def _begin(self, generation: int) -> None:
+        """Measure the base, and agents as they were when they were first watched."""
+        if self._base:
+            return
+        self._base = self._anchors.marks([BASE])[BASE]
+        lora, agents = self._population.lora, self._population.agents
+        with ExitStack() as hosted:
+            for slot, genome in self._founders.items():
+                hosted.enter_context(hosting(lora, slot, genome))
+            marks = self._anchors.marks([agents[slot] for slot in self._founders])
+            for slot in self._founders:
+                own = marks[agents[slot]]
+                if not judge(own, {"base": self._base}).bad:
+                    self._remember(slot, generation - 1, own)
+        self._founders = {}
+
     def _in_question(self, generation: int, flags: Sequence[Sequence[Flag]]) -> list[int]:
-        """Slots to be measured, of those who solve and whose weights are sound."""
-        living, first = self._means.lineage.living, self._config.only_propose
-        solving = {s for s in range(first, len(flags)) if living[s].broken is None}
-        if generation % self._config.guard_every == 0:
-            return sorted(solving)
-        flagged = {
-            slot
-            for slot, own in enumerate(flags)
-            if own and generation - self._measured.get(slot, -_PAUSE) >= _PAUSE
-        }
-        return sorted(solving & (flagged | self._ladder.due(generation)))
+        """Slots to be measured; of those on a rung, whoever has had the time that it gives."""
+        solving, due = self._solving(), self._ladder.due(generation)
+        clear = {slot for slot in solving if self._ladder.rung(slot) is Rung.CLEAR}
+        if (generation + 1) % self._config.guard_every:
+            clear = {
+                slot
+                for slot in clear
+                if flags[slot] and generation - self._measured.get(slot, -_PAUSE) >= _PAUSE
+            }
+        return sorted(clear | (solving & due))
+
+    def _leave_well(
+        self,
+        marks: dict[int, tuple[bool, ...]],
+        losses: dict[int, np.ndarray],
+        verdicts: dict[int, Verdict],
+        steps: dict[int, Step | None],
+    ) -> None:
+        """Before the run stops, measure the others, too, and roll back whoever is bad."""
+        rest = sorted(self._solving() - marks.keys())
+        more, lost = self._measure(rest)
+        marks |= more
+        losses |= lost
+        verdicts |= {slot: self._judge(slot, more[slot], lost.get(slot)) for slot in rest}
+        for slot, verdict in verdicts.items():
+            held, step = self._snapshots.get(slot), steps.get(slot)
+            if not verdict.bad or held is None or (step and step.rung in _WRITTEN):
+                continue
+            done = f"as the run stops, {self._acting.roll_back(slot, held)}"
+            steps[slot] = (
+                Step(self._ladder.rung(slot), False, done)
+                if step is None
+                else replace(step, what=f"{step.what}; {done}")
+            )
 
     def _measure(
         self, slots: Sequence[int]
     ) -> tuple[dict[int, tuple[bool, ...]], dict[int, np.ndarray]]:
-        """Marks on the anchors and what was forgotten, by slot; the base's marks before."""
-        if slots and not self._base:
-            self._base = self._anchors.marks([BASE])[BASE]
+        """Marks on the anchors and what was forgotten, by slot."""
         agents = [self._population.agents[slot] for slot in slots]
         marks, losses = self._anchors.marks(agents), self._forgetting.losses(agents)
         own = {slot: losses[a] for slot, a in zip(slots, agents, strict=True) if a in losses}

@@ -15,7 +15,7 @@ class Snapshot:
 
     Attributes:
         individual: Its name in the lineage.
-        generation: After which it was taken.
+        generation: After which it was taken; -1 for before the first.
         content_hash: Of its weights then.
         genome: These weights.
         marks: Which anchors it got right ``[anchors]``.

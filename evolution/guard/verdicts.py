@@ -21,7 +21,7 @@ import numpy as np
 
 ERROR = 0.01
 """Most often that a verdict says bad of an individual that is not worse."""
-MARGIN = 0.5
+MARGIN = 0.25
 """Nats a token by which the base's own replies may become less likely."""
 _TESTS = 3  # against the snapshot, against the base, of what was forgotten
 

@@ -131,7 +131,7 @@ def _guarded(config: RunConfig, played: range, solvers: int) -> tuple[int, int]:
     """Replies on anchors: where nobody is ever flagged, and where everybody always is."""
     if config.guard == "off" or not played:
         return 0, 0
-    checks = sum(g % config.guard_every == 0 for g in played)
-    base = int(not played[0])
-    low, high = checks * solvers + base, len(played) * solvers + base
+    checks = sum((g + 1) % config.guard_every == 0 for g in played)
+    begin = (1 + solvers) * (not played[0])  # the base, and agents before they learn
+    low, high = checks * solvers + begin, len(played) * solvers + begin
     return config.guard_anchors * low, config.guard_anchors * high

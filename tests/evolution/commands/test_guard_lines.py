@@ -19,13 +19,14 @@ QUICK = [
 @pytest.mark.slow
 def test_a_guarded_run_says_what_was_measured(tmp_path, model_folder, capsys):
     run = str(tmp_path / "run")
-    words = ["--model", model_folder, "--out", run, "--guard", "note", "--generations", "2"]
+    words = ["--model", model_folder, "--out", run, "--guard", "note", "--guard-every", "2",
+             "--generations", "2"]  # fmt: skip
     assert main(["evolve", *QUICK, *words]) == 0
     said = capsys.readouterr().out
     assert "guard: 2 measured:" in said
     assert "Guard: 2 verdicts, " in said
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["guard"]
-    assert summary["replies"] == 12 * 3
+    assert summary["replies"] == 12 * (1 + 2 + 2)
     assert summary["stopped"] == ""
     assert main(["evolve", *QUICK, "--model", model_folder, "--out", f"{run}2",
                  "--generations", "1"]) == 0  # fmt: skip

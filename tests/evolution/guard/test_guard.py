@@ -9,8 +9,10 @@ from agents.population import BASE, LoraPopulation
 from evolution import CheckpointError, EvolutionConfig, EvolutionManager, Learner
 from evolution.guard.acting import KL
 from evolution.guard.anchors import Anchors
+from evolution.guard.flags import Flag
 from evolution.guard.forgetting import Forgetting
 from evolution.guard.ladder import GOOD, Rung
+from evolution.guard.signals import Signal
 from evolution.lowrank.genomes import content_hash
 from tests.conftest import make_tiny_base
 
@@ -22,7 +24,7 @@ GOOD_MARKS, BAD_MARKS = (True,) * ANCHORS, (False,) * ANCHORS
 def config(**settings):
     quick = dict(problems_per_generation=2, judged_problems=0, evaluation="none", solve_tokens=4,
                  spread=0.5, mutation=0.1, elites=1, offspring=0, evolve_every=100, guard="act",
-                 guard_every=4, guard_anchors=ANCHORS)  # fmt: skip
+                 guard_every=5, guard_anchors=ANCHORS)  # fmt: skip
     return EvolutionConfig(**{**quick, **settings})
 
 
@@ -52,7 +54,7 @@ def planned(monkeypatch):
     return plan
 
 
-FIRST = ANCHORS * 4  # replies of the first check: the base and three agents
+FIRST = ANCHORS * 4  # replies before the first check: of the base and three founders
 
 
 def steps(results, slot=1):
@@ -86,7 +88,7 @@ def test_noting_changes_nothing_of_the_run(tmp_path, planned):
         manager._drawn._aside = frozenset()
         results = manager.run(4)
         manager.close()
-    assert steps(results) == [(1, "note", True)]
+    assert steps(results) == [(0, "note", True)]
     for name in ("history.jsonl", "transcripts.jsonl", "lineage.json"):
         assert (tmp_path / "off" / name).read_bytes() == (tmp_path / "note" / name).read_bytes()
 
@@ -194,7 +196,7 @@ def test_without_a_learner_there_is_no_kl_weight_to_raise(planned):
 def test_who_never_was_good_is_replaced_by_the_best_that_was(planned):
     manager = make()
     planned |= {"agent_1": 0, BASE: 1e9}
-    results = manager.run(6)
+    results = manager.run(10)
     assert [word for _, word, _ in steps(results)] == ["note", "raise_kl", "replace", "stop"]
     manager.close()
 
@@ -202,7 +204,7 @@ def test_who_never_was_good_is_replaced_by_the_best_that_was(planned):
 def test_where_nobody_was_good_the_champion_or_the_base_takes_the_place(planned):
     manager = make(size=1, settings=config(parents=1, elites=1))
     planned["agent_0"] = 1
-    manager.run(4)
+    manager.run(8)
     individual = manager._lineage.living[0]
     assert (individual.operator, individual.parents) == ("guard", ())
     assert individual.parameters["by"] == "the base"
@@ -230,6 +232,53 @@ def test_newborns_are_held_against_their_parents_snapshot(planned):
     manager.close()
 
 
+def test_the_first_snapshots_are_of_agents_before_they_learned(planned):
+    manager = make()
+    lora = manager.population.lora
+    step = manager._learner.step
+
+    def learned(*given, **how):
+        stats = step(*given, **how)
+        for layer in lora.layers():
+            layer.B[:] += 0.1
+        return stats
+
+    manager._learner.step = learned
+    born = manager.ask().born
+    manager.tell(manager.play(manager.ask()))
+    after = [content_hash(lora, slot) for slot in range(3)]
+    held = manager._guard._snapshots
+    assert [held[i].content_hash for i in range(3)] == [one.content_hash for one in born]
+    assert after != [one.content_hash for one in born]  # who was hosted is back
+    assert {snapshot.generation for snapshot in held.values()} == {-1}
+    assert manager._guard._founders == {}
+    manager.close()
+
+
+def test_before_the_run_stops_all_are_measured_and_the_bad_rolled_back(planned):
+    manager = make(settings=config(guard_every=100))
+    manager.run(1)
+    lora, guard = manager.population.lora, manager._guard
+    born = content_hash(lora, 2)
+    for _ in range(4):
+        guard._ladder.take(1, True, 0)
+    for layer in lora.layers():
+        layer.B[1:] += 0.1
+    planned |= {"agent_1": 0, "agent_2": 0}
+    (result,) = manager.run(1)
+    assert result.stop.startswith("agent_1: 16 anchors lost")
+    own = result.guard.agents
+    assert [one.anchors for one in own] == [1.0, 0.0, 0.0]
+    for slot in (1, 2):
+        assert content_hash(lora, slot) == guard._snapshots[slot].content_hash
+    assert content_hash(lora, 2) == born
+    assert own[0].step is None
+    said = "as the run stops, rolled back to g0-2 as born (16 of 16 anchors)"
+    assert (own[2].rung, own[2].step.up, own[2].step.what) == (Rung.CLEAR, False, said)
+    assert own[1].step.what.startswith("stays bad after all of that: the run stops; as the run")
+    manager.close()
+
+
 def test_a_flag_asks_for_a_measurement_of_that_agent_alone(planned):
     manager = make(settings=config(guard_every=100))
     manager.run(3)
@@ -238,9 +287,6 @@ def test_a_flag_asks_for_a_measurement_of_that_agent_alone(planned):
     def flagged(transcripts, generation):
         watch(transcripts, generation)
         signals, flags = manager._guard._seen
-        from evolution.guard.flags import Flag
-        from evolution.guard.signals import Signal
-
         flags = [[], [], [Flag(Signal.LENGTH, 99.0, 9.0, 20.0)]]
         manager._guard._seen = signals, flags
 
@@ -250,6 +296,10 @@ def test_a_flag_asks_for_a_measurement_of_that_agent_alone(planned):
     # Not again at once, if the last measurement was good.
     assert measured == [["agent_2"], [], ["agent_2"], []]
     assert [report.replies for report in reports] == [ANCHORS, 0, ANCHORS, 0]
+    for _ in range(2):
+        manager._guard._ladder.take(2, True, 6)
+    later = [result.guard.agents[2].anchors is not None for result in manager.run(2)]
+    assert later == [False, True]  # the KL weight is given time, flags or not
     manager.close()
 
 
