@@ -393,13 +393,14 @@ class EvolutionManager:
             "standing": self._standing,
             "ratings": Held(self, "ratings", Ratings.to_dict, Ratings.from_dict),
             "lineage": self._lineage,
-            "exchange": self._exchanging,
             "elites": Held(self._reevaluations, "elites", sorted, frozenset),
             "champion": Held(self._reevaluations, "champion", Champion.state, Champion.restore),
             "appraisal": self._evaluator,
         }
         if isinstance(self.problems, AdaptiveSource):
             parts["source"] = self.problems
+        if self._exchanging.has_state:
+            parts["exchange"] = self._exchanging
         if self._meter is not None:
             parts["progress"] = self._meter
         if self._births.kept or not self.generation:  # not in a run that began without

@@ -105,18 +105,24 @@ class StackedLearner:
         self.optimizer.inherit(parents)
 
     def state(self) -> dict[str, Tensor]:
-        """The whole state as named tensors, as `load` takes it."""
-        return {_KL: self.kl_weights, **self.optimizer.state()}
+        """The whole state as named tensors, as `load` takes it.
+
+        Weights of the divergence are in it where they are not the settings' one for all.
+        """
+        common = self.config.kl if isinstance(self.config.kl, int | float) else None
+        own = common is None or bool((self.kl_weights != common).any())
+        return {**({_KL: self.kl_weights} if own else {}), **self.optimizer.state()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state; see `StackedAdamW.load_state`.
 
-        Weights of the divergence stay as they are where the state has none, as an older one.
+        Weights of the divergence are those of the settings where the state has none.
 
         Raises:
             ValueError: If a tensor is missing or of another shape; nothing is changed then.
         """
-        weights = state.get(_KL, self.kl_weights)
+        usual = each_agent("kl", self.config.kl, self.lora.size).to(self.kl_weights)
+        weights = state.get(_KL, usual)
         if weights.shape != self.kl_weights.shape:
             raise ValueError(
                 f"state[{_KL!r}]: got {tuple(weights.shape)}, expected "

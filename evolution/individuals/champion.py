@@ -97,7 +97,7 @@ class Champion:
             "generation": self.generation,
             "content_hash": self.content_hash,
             "accuracy": self.accuracy,
-            "is_mean": self.is_mean,
+            **({"is_mean": True} if self.is_mean else {}),
             "alpha": self.genome.alpha,
             "scale": self.genome.scale,
             "rank": self.genome.rank,

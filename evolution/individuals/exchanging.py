@@ -77,6 +77,11 @@ class Exchanging:
         """The exchange that the settings name."""
         return EXCHANGES.read_one(self.config.exchange)
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is anything to keep; breeding goes by what is kept elsewhere."""
+        return self.use is not None and self.use.name != "crossover"
+
     def arrange(self) -> None:
         """Let the exchange arrange the founders, before they are recorded."""
         if self.use is not None:

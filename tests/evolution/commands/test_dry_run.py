@@ -110,7 +110,7 @@ def test_what_a_run_refuses_is_refused(words, message, model_folder, tmp_path, c
 def test_what_will_not_fit_is_said_in_a_line(model_folder, monkeypatch, capsys):
     monkeypatch.setattr("evolution.commands.evolve.dry_run._room", lambda *_: 2**20)
     text = said(capsys, "--model", model_folder, *QUICK)
-    assert re.search(r"Warning: [\d.]+ [MG]iB will not fit into 1.0 MiB; lower \w+", text)
+    assert re.search(r"Warning: [\d.,]+ [MG]iB will not fit into 1.0 MiB; lower \w+", text)
 
 
 def test_the_time_limit_is_said(model_folder, capsys):
