@@ -173,7 +173,7 @@ class LoraPopulation(NamedAdapters):
 
     @property
     def temperature(self) -> float | NDArray[np.float64]:
-        """Sampling temperature of all agents; where they differ, `temperatures`.
+        """Sampling temperature of all agents; where they differ, ``temperatures``.
 
         It may be set to one number, or to one for each agent.
         """

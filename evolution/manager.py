@@ -318,7 +318,7 @@ class EvolutionManager:
             progress: Called with a stage and the fraction of it that is done.
 
         Returns:
-            What each came to; fewer where `until` or the guard ended the run.
+            What each came to; fewer where ``until`` or the guard ended the run.
         """
         results: list[GenerationResult] = []
         for _ in range(generations):
