@@ -142,42 +142,50 @@ class Figure:
     Attributes:
         words: What it is, as a table's heading and an axis say it.
         short: What it is of, behind an arm's name.
-        values: Its value at each held-out problem, ``[problems]``, or for all of them, ``[1]``;
-            NaN where not known.
+        read: Its value at each held-out problem, ``[problems]``, or for all of them, ``[1]``; NaN
+            where not known.
         share: Whether it is a share of the problems, from 0 to 1.
+        of_members: Whether it takes that the members were measured.
     """
 
     words: str
     short: str
-    values: Callable[[Measured], np.ndarray]
+    read: Callable[[Measured], np.ndarray]
     share: bool = True
+    of_members: bool = False
 
-    @property
-    def of_members(self) -> bool:
-        """Whether it takes that the members were measured."""
-        return self.words in _OF_MEMBERS
+    def values(self, found: Measured) -> np.ndarray:
+        """Its values; not known where it takes members that were not measured."""
+        return _known(None) if self.of_members and not found.members else self.read(found)
 
 
 FIGURES: Mapping[str, Figure] = {
     "accuracy": Figure("accuracy of the champion", "champion", lambda m: marks(m.champion)),
-    "leader": Figure("accuracy of the leader in standing", "leader", _leader),
-    "members": Figure(
-        "mean accuracy of the members", "mean of members", lambda m: _members(m).mean(axis=0)
+    "leader": Figure(
+        "accuracy of the leader in standing", "leader", _leader, of_members=True
     ),
-    "vote": Figure("accuracy of the members' vote", "vote", _vote),
+    "members": Figure(
+        "mean accuracy of the members", "mean of members", lambda m: _members(m).mean(axis=0),
+        of_members=True,
+    ),
+    "vote": Figure("accuracy of the members' vote", "vote", _vote, of_members=True),
     "any": Figure(
-        "share that any member gets right", "any member", lambda m: _members(m).max(axis=0)
+        "share that any member gets right", "any member", lambda m: _members(m).max(axis=0),
+        of_members=True,
     ),
     "average": Figure(
-        "accuracy of the members' average", "average of members", lambda m: marks(m.average)
+        "accuracy of the members' average", "average of members", lambda m: marks(m.average),
+        of_members=True,
     ),
     "vote_gain": Figure(
         "vote less mean of the members", "vote less mean",
-        lambda m: _vote(m) - _members(m).mean(axis=0), share=False,
+        lambda m: _vote(m) - _members(m).mean(axis=0), share=False, of_members=True,
     ),
-    "vendi": Figure("Vendi score of replies", "Vendi, replies", lambda m: _known(m.vendi), False),
+    "vendi": Figure(
+        "Vendi score of replies", "Vendi, replies", lambda m: _known(m.vendi), False, True
+    ),
     "vendi_answers": Figure(
-        "Vendi score of answers", "Vendi, answers", lambda m: _known(m.vendi_answers), False
+        "Vendi score of answers", "Vendi, answers", lambda m: _known(m.vendi_answers), False, True
     ),
     "train_return": Figure(
         "return in training, last fifth", "return", lambda m: _trained(m, "return"), False
@@ -204,9 +212,3 @@ FIGURES: Mapping[str, Figure] = {
     ),
 }  # fmt: skip
 """What a study can show, by name."""
-
-_OF_MEMBERS = {
-    FIGURES[name].words
-    for name in ("leader", "members", "vote", "any", "average", "vote_gain", "vendi",
-                 "vendi_answers")
-}  # fmt: skip

@@ -135,3 +135,15 @@ def test_what_was_not_played_is_said_and_what_was_cut_off_is_counted(study, cell
 def test_nothing_played_is_no_rows(study):
     empty = {arm: {} for arm in study.arms}
     assert [answer.rows for answer in answers(study, empty)] == [(), ()]
+
+
+def test_figures_of_members_are_not_known_where_none_was_measured():
+    whole = synthetic.measured(0, "one", 12, 0.5)
+    alone = replace(whole, members=(), vote="", average="", vendi=None)
+    for name, figure in FIGURES.items():
+        if figure.of_members:
+            assert np.isnan(figure.values(alone)).all(), name
+        else:
+            np.testing.assert_array_equal(figure.values(alone), figure.values(whole))
+    assert not FIGURES["accuracy"].of_members
+    assert FIGURES["vote_gain"].of_members

@@ -80,6 +80,8 @@ def test_what_seeds_draw_is_the_same_for_all_arms():
         ("size = 3", "learning_rate = {normal = [1, 2]}", "expected a value, or one of .uniform"),
         ("[arms.three]", "[arms.base]", "arms.base: expected a name of"),
         ('"one", "three",', '"one", "tree",', "unknown arm 'tree'; did you mean three"),
+        ("size = 3", "size = 3\nmembers = false", "got vote of three, whose members are not"),
+        ("size = 3", "size = 3\nmembers = 0", "arms.three.members: got 0, expected true or"),
         ("three:vote", "three:votes", "unknown figure 'votes'; did you mean vote"),
         ("three:vote", "three", "arms and beside: got .*, expected each arm once"),
         ('against = "one"', 'against = "base"', "expected one of the question's arms"),
