@@ -13,7 +13,7 @@ from agents.learning.rejection import RightReply, rejection_samples
 from agents.population import LoraPopulation
 from agents.workers.engine import WorkersEngine
 from agents.workers.shards import shard_threads
-from evolution.config import EvolutionConfig, Learner, Settings
+from evolution.config import EvolutionConfig, Learner, Rows, Settings
 from evolution.errors import ConfigError
 from evolution.fitness.task import proposal_reward
 from populora_env.episodes.rewards import RewardPart
@@ -53,6 +53,7 @@ def make_learner(
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         kl=config.kl,
+        learns_rows=config.rows is not Rows.SHARED,
         negative_weight=config.negative_weight,
         sample_fraction=config.sample_fraction,
         tokens_per_batch=config.tokens_per_batch,

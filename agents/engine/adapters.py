@@ -168,6 +168,19 @@ class StackedLora(nn.Module):
             self._hashes[agent] = factors_hash(float(self.alpha[agent]), factors)
         return {agent: self._hashes[agent] for agent in agents}
 
+    @property
+    def rows_frozen(self) -> bool:
+        """Whether no gradient is taken of the rows ``A``."""
+        return not any(cast(SharedInput, group).A.requires_grad for group in self.groups)
+
+    def freeze_rows(self, frozen: bool = True) -> None:
+        """Have learning leave the rows ``A`` of all agents as they are, or learn them again.
+
+        No gradient of frozen rows is computed, and what it would need is not kept.
+        """
+        for group in self.groups:
+            cast(SharedInput, group).A.requires_grad_(not frozen)
+
     def set_alpha(self, agent: int, alpha: float) -> None:
         """Set the scale of one agent to ``alpha / its rank``."""
         self.alpha[agent] = _alpha(alpha)

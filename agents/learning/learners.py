@@ -79,6 +79,7 @@ class StackedLearner:
     ) -> None:
         self.base, self.lora = base, lora
         self.config = config = config or LearnerConfig()
+        lora.freeze_rows(not config.learns_rows)
         self.optimizer = StackedAdamW(
             lora,
             config.learning_rate,

@@ -37,7 +37,7 @@ class StackedAdamW:
     other, so it is zero, and so is every update: padding stays zero without being looked after.
 
     Args:
-        lora: The adapters to train, in place.
+        lora: The adapters to train, in place; frozen rows have no state and never move.
         learning_rate: Of all agents, or one for each, ``[N]``.
         betas: Decay of the mean of gradients and of squared gradients.
         weight_decay: Decoupled weight decay per step, times the learning rate.
@@ -64,7 +64,7 @@ class StackedAdamW:
         self._betas, self._decay, self._max_norm = betas, weight_decay, max_grad_norm
         device = lora.alpha.device
         self.learning_rates = each_agent("learning_rate", learning_rate, lora.size).to(device)
-        self._params = dict(lora.named_parameters())
+        self._params = {n: p for n, p in lora.named_parameters() if p.requires_grad}
         self._steps = torch.zeros(lora.size, dtype=torch.float32, device=device)
         self._mean = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in self._named()}
         self._square = {name: torch.zeros_like(mean) for name, mean in self._mean.items()}

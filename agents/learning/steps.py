@@ -50,6 +50,8 @@ class LearnerConfig:
         kl: Weight of the divergence from the bare base, per reply token, for all agents or for
             each: the estimator k3 (Schulman, 2020, http://joschu.net/blog/kl-approx.html), as in
             GRPO.
+        learns_rows: Whether the rows ``A`` are learned, too; otherwise ``B`` alone moves, so that
+            agents of the same rows keep them (FFA-LoRA, Sun et al., 2024, arXiv:2403.12313).
         negative_weight: Factor on negative advantages. Pushing a reply down spreads its
             probability over everything else, so a small model learns more steadily below 1; at 0 it
             learns from better-than-expected replies alone, at half the cost.
@@ -75,6 +77,7 @@ class LearnerConfig:
     clip_low: Annotated[float, Range(0.0, 1.0)] = 0.2
     clip_high: Annotated[float, Range(0.0)] = 0.2
     kl: Annotated[float | Sequence[float], Range(0.0)] = 0.0
+    learns_rows: bool = True
     negative_weight: Annotated[float, Range(0.0)] = 1.0
     sample_fraction: Annotated[float, Range(0.0, 1.0)] = 1.0
     tokens_per_batch: Annotated[int, Range(1)] = 2048

@@ -9,6 +9,7 @@ from evolution.config.evolving import (
     ChildOptimizer,
     EvolutionConfig,
     Learner,
+    Rows,
     Settings,
 )
 from evolution.config.run import RunConfig
@@ -18,6 +19,7 @@ __all__ = [
     "ChildOptimizer",
     "EvolutionConfig",
     "Learner",
+    "Rows",
     "RunConfig",
     "Settings",
 ]

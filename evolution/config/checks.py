@@ -30,6 +30,10 @@ GUARDS = ("off", "note", "act")
 """What the guard may do, by name."""
 
 
+OUT_OF_ROWS = ("dare", "ties", "from_scratch", "svd")
+"""Crossovers and mutations whose children read what no parent does."""
+
+
 def check_together(config: "EvolutionConfig") -> None:
     """Check operators by name, how agents judge, and what settings ask of each other.
 
@@ -64,6 +68,8 @@ def check_together(config: "EvolutionConfig") -> None:
             "fittest that are there to be copied"
         )
     rate_range(config.learning_rates)
+    if config.rows == "shared":
+        _check_rows(config)
     _check_self_play(config)
     if config.revise and not any(FORMS[form].written for form in forms):
         raise ConfigError(
@@ -90,6 +96,20 @@ def _check_exchange(config: "EvolutionConfig", name: str) -> None:
             f"exchange: got {config.exchange!r} with learner = none, expected members that learn "
             "between exchanges; set a learner, or exchange = crossover or evolution_strategy"
         )
+
+
+def _check_rows(config: "EvolutionConfig") -> None:
+    """Check that nothing makes children that shared rows cannot hold."""
+    operators = config.operators()
+    named = (("crossover", (operators.crossover,), "weighted_average"),
+             ("mutations", operators.mutations, "gaussian"))  # fmt: skip
+    for setting, uses, instead in named:
+        for use in uses:
+            if use.name in OUT_OF_ROWS:
+                raise ConfigError(
+                    f"rows: got shared with {setting} = {use.name}, whose children need rows of "
+                    f"their own; set {setting} = {instead}, or rows = own"
+                )
 
 
 def rate_range(text: str) -> tuple[float, float] | None:

@@ -32,6 +32,13 @@ class Learner(StrEnum):
     REJECTION = "rejection"
 
 
+class Rows(StrEnum):
+    """Whose the rows A of adapters are."""
+
+    OWN = "own"
+    SHARED = "shared"
+
+
 class ChildOptimizer(StrEnum):
     """What becomes of the optimiser's state in a slot that a child takes."""
 
@@ -140,6 +147,9 @@ class EvolutionConfig:
     """Evolution steps from one migration between islands to the next."""
     migrants: Annotated[int, Range(1)] = 1
     """Copies of its fittest that an island sends to the next one, in the place of the least fit."""
+    rows: Rows = Rows.OWN
+    """Rows A of the adapters: own, which change as an agent learns; or shared by all and frozen, so
+    that agents learn B alone and sums of their updates are exact."""
     learner: Learner = Learner.POLICY_GRADIENT
     """How agents learn: policy-gradient, rejection (from right attempts), or none."""
     learn_judging: bool = True

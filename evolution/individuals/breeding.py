@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from agents.engine.adapters import StackedLora
-from evolution.config import EvolutionConfig, Learner, Settings
+from evolution.config import EvolutionConfig, Learner, Rows, Settings
+from evolution.errors import ConfigError
 from evolution.exchange.step import Exchanged
 from evolution.individuals.hyperparameters import founding_rates
 from evolution.individuals.lineage import Individual, Lineage
@@ -23,8 +24,10 @@ from evolution.lowrank.genomes import (
     read_genome,
     write_genome,
 )
+from evolution.lowrank.shared_rows import are_shared, bring_back, rows_of
 from evolution.operators import mutation_weights as mutation
 from evolution.operators.crossover import CrossoverStep, clone
+from evolution.operators.crossover_step import number
 from evolution.operators.mutation import Form
 from evolution.operators.mutation_weights import Offspring
 from evolution.operators.selection import (
@@ -89,12 +92,17 @@ class Breeder:
         self._lora, self._config, self._settings = lora, config, settings
         self._operators = config.operators(settings)
         self.lineage = lineage
+        self._shares_rows = config.rows is Rows.SHARED
+        lora.freeze_rows(self._shares_rows)
 
     def found(self, arrange: Callable[[], object] = lambda: None) -> tuple[Individual, ...]:
         """Record the first population, and spread it if its adapters are all zero.
 
         Args:
             arrange: Called before they are recorded; may write to those that were spread.
+
+        Raises:
+            ConfigError: If they are to share rows and have rows of their own.
         """
         lora, config = self._lora, self._config
         if any(bool(layer.A.any()) or bool(layer.B.any()) for layer in lora.layers()):
@@ -103,6 +111,11 @@ class Breeder:
             mutation.spread(lora, config.spread, config.seed)
             operator, parameters = "spread", {"strength": config.spread}
             arrange()
+        if self._shares_rows and not are_shared(lora):
+            raise ConfigError(
+                "rows: got shared, but the adapters given differ in rank or in their rows A; set "
+                "rows = own, or begin with new adapters of one rank"
+            )
         learns, rates = config.learner is not Learner.NONE, founding_rates(config, lora.size)
         born = [
             Individual(f"g0-{slot}", slot, 0, operator, (), dict(parameters), "", 1.0,
@@ -164,6 +177,7 @@ class Breeder:
         spread = float(known.std()) if len(known) else 0.0
         step = CrossoverStep(slots, parents, score[parents], spread, key)
         spare = self._spare(step)
+        rows = rows_of(lora, 0) if self._shares_rows else None  # anybody's
         crossover = operators.crossover
         notes = crossover(lora, step)
         form = Form.CANONICAL if step.is_canonical else Form.ANY
@@ -177,6 +191,9 @@ class Breeder:
             for slot, own in zip(slots, parents.tolist(), strict=True)
         ]
         undergone = mutation.mutate(lora, operators.mutations, members, *key)
+        if rows is not None:
+            for note, error in zip(notes, bring_back(lora, slots.tolist(), rows), strict=True):
+                note["rows_error"] = number(error)
         failed = self._mend(step, spare)
         born: list[Exchanged] = []
         for i, member in enumerate(members):

@@ -10,8 +10,16 @@ from evolution.lowrank.layers import recombine
 
 
 def clear(lora: StackedLora, slot: int) -> None:
-    """Make a member equal to the base, in factors that can be learned from."""
-    for layer in lora.layers():
+    """Make a member equal to the base, in factors that can be learned from.
+
+    Frozen rows stay what they are.
+    """
+    layers = list(lora.layers())
+    if lora.rows_frozen and all(bool(torch.isfinite(y.A[slot]).all()) for y in layers):
+        for layer in layers:
+            layer.B[slot] = 0.0
+        return
+    for layer in layers:
         layer.A[slot] = layer.B[slot] = 0.0
     recombine(lora, [slot], [[slot]], [[1.0]])
 

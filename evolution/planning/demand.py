@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agents.engine.jobs import Feature
-from evolution.config import Learner, RunConfig
+from evolution.config import Learner, Rows, RunConfig
 from evolution.fitness.evaluator import FitnessEvaluator
 from evolution.planning.replies import generation_replies
 from evolution.run_problems import reply_limits
@@ -25,6 +25,7 @@ class Demand:
         rank: Of their adapters.
         adapter_dtype: Of their weights; empty for the base's.
         learns: Whether there is a learner.
+        learns_rows: Whether it learns the rows A, too.
         checkpointing: Whether it computes activations again.
         rows: Most that are decoded at once.
         replies: That are asked for at once; fewer than rows hold fewer rows.
@@ -54,6 +55,7 @@ class Demand:
     rank: int = 8
     adapter_dtype: str = ""
     learns: bool = True
+    learns_rows: bool = True
     checkpointing: bool = False
     rows: int = 96
     replies: int = 96
@@ -118,6 +120,7 @@ def demand_of(
         rank=config.rank,
         adapter_dtype=config.adapter_dtype or "",
         learns=learns,
+        learns_rows=config.rows is not Rows.SHARED,
         checkpointing=config.gradient_checkpointing,
         rows=config.max_rows,
         replies=replies[longest],

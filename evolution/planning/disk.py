@@ -7,7 +7,7 @@ that were looked up in runs of this version.
 from dataclasses import dataclass
 
 from agents.loading.models import DTYPES
-from evolution.config import Learner, RunConfig
+from evolution.config import Learner, Rows, RunConfig
 from evolution.lowrank.sketches import PRODUCTS
 from evolution.planning.replies import measurements
 from evolution.planning.shapes import BaseShapes
@@ -65,7 +65,9 @@ def plan_disk(
     played = max(config.generations - first, 0)
     settings = config.resolved(config.size)
     born = config.size + settings.offspring * ((config.generations - 1) // settings.evolve_every)
-    moments = 8 * config.size * shapes.adapter(config.rank) + tensors * _HEADER * 2
+    frozen = config.rows is Rows.SHARED  # then B alone has moments
+    learned = shapes.columns(config.rank) if frozen else shapes.adapter(config.rank)
+    moments = 8 * config.size * learned + (layers if frozen else tensors) * _HEADER * 2
     sketches = 4 * config.size * layers * PRODUCTS
     state = _STATE + born * _PERSON + sketches
     tried = config.generations > settings.evolve_every  # before the first trial there is no best

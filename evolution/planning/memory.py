@@ -82,7 +82,7 @@ def plan_memory(shapes: BaseShapes, demand: Demand, process: int = 0) -> MemoryP
         "process": 0 if demand.on_gpu else process,
         "base": count.base,
         "adapters": demand.size * count.adapter * count.held,
-        "optimiser": 8 * demand.size * count.adapter * demand.learns,
+        "optimiser": 8 * demand.size * count.learned * demand.learns,
         "champion": count.adapter * count.held * demand.champion,
         "the guard's snapshots": demand.size * count.adapter * count.held * demand.guarded,
         "replies' features": demand.kept * count.feature,
@@ -117,6 +117,7 @@ class _Count:
     def __init__(self, shapes: BaseShapes, demand: Demand) -> None:
         self.shapes, self.demand = shapes, demand
         self.adapter = shapes.adapter(demand.rank)
+        self.learned = self.adapter if demand.learns_rows else shapes.columns(demand.rank)
         self.unit = DTYPES[demand.dtype].itemsize  # of weights and activations
         plain = "float32" if demand.four_bits else demand.dtype
         self.held = DTYPES[demand.adapter_dtype or plain].itemsize  # of factors
@@ -222,7 +223,7 @@ class _Count:
     def learning(self) -> dict[str, int]:
         """Of one forward and backward pass (agents.learning.likelihood), and of the step."""
         demand, shapes, cells = self.demand, self.shapes, self.demand.batch
-        gradients = demand.size * self.adapter * self.held * (demand.batches > 1)
+        gradients = demand.size * self.learned * self.held * (demand.batches > 1)
         copies = 0 if demand.even else demand.learned_rows * self.adapter * self.held
         whole = cells * self._saved + copies
         if not self._by_tree:  # the mask of every row, and what is seen of it
@@ -242,11 +243,11 @@ class _Count:
         leaves = 2 * predicting * self.unit * shapes.width
         loss = _LOSS * 4 * piece * shapes.vocabulary + leaves
         largest = max(
-            demand.size * demand.rank * max(len(outputs) * inputs, *outputs)
+            demand.size * demand.rank * max(len(outputs) * inputs * demand.learns_rows, *outputs)
             for inputs, outputs in shapes.groups
         )
         passing = kept + max(again, loss)
-        made = demand.size * self.adapter * self.held
+        made = demand.size * self.learned * self.held
         if passing + gradients >= made + 4 * _STEP * largest:
             found = {"gradients": gradients, "activations": kept}
             return found | ({"logits": loss} if loss >= again else {"a layer, backward": again})
@@ -261,10 +262,13 @@ class _Count:
         """What autograd keeps of one place in all layers, without the adapters' copies.
 
         Norms keep their input in float32; queries, keys and values are kept for attention; gate, up
-        and the activated gate for the MLP; adapters keep what they read, and its product with A.
+        and the activated gate for the MLP; adapters keep what they read, if A is learned, and its
+        product with A.
         """
-        shapes, unit = self.shapes, self.unit
-        own = sum(into + self.demand.rank * len(outs) for into, outs in shapes.groups) * self.held
+        shapes, unit, demand = self.shapes, self.unit, self.demand
+        own = self.held * sum(
+            into * demand.learns_rows + demand.rank * len(outs) for into, outs in shapes.groups
+        )
         if self._by_tree:
             attended = unit * (shapes.queries + shapes.keys)
         else:  # under a mask keys and values are repeated for every head of queries
@@ -279,6 +283,5 @@ class _Count:
         written one after the other.
         """
         demand = self.demand
-        transposed = sum(demand.rank * sum(outputs) for _, outputs in self.shapes.groups)
-        moments = 8 * demand.size * transposed * demand.learns
+        moments = 8 * demand.size * self.shapes.columns(demand.rank) * demand.learns
         return {"copies": moments + 2 * self.adapter * self.held}

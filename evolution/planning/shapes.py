@@ -81,4 +81,9 @@ class BaseShapes:
 
     def adapter(self, rank: int) -> int:
         """Weights of one adapter of a rank."""
-        return sum(rank * (len(outputs) * inputs + sum(outputs)) for inputs, outputs in self.groups)
+        inward = sum(rank * len(outputs) * inputs for inputs, outputs in self.groups)
+        return inward + self.columns(rank)
+
+    def columns(self, rank: int) -> int:
+        """Those of them that are its columns B."""
+        return sum(rank * sum(outputs) for _, outputs in self.groups)

@@ -24,6 +24,7 @@ _COLUMNS = ("generation", "option", "from", "to", "note")
 FIXED: Mapping[str, str] = {
     "seed": "every draw of the run is keyed by it",
     "spread": "the first population was made with it",
+    "rows": "the adapters and the optimiser's state are of what it leaves to learn",
     "learning_rates": "the first population was made with it",
     "learner": "the optimiser's state belongs to it",
     "model": "the adapters belong to it",

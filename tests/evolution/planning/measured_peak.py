@@ -67,7 +67,7 @@ def main(shape: dict, asked: dict, tensors: bool) -> None:
     with torch.no_grad():
         for factor in lora.parameters():
             factor.normal_(0, 0.01)
-    settings = LearnerConfig(tokens_per_batch=demand.batch)
+    settings = LearnerConfig(tokens_per_batch=demand.batch, learns_rows=demand.learns_rows)
     learner = PolicyGradient(base, lora, settings) if demand.learns else None
     lora.gradient_checkpointing(demand.checkpointing)
     jobs = [Job(i % demand.size, drawn(PROMPT), REPLY, i) for i in range(demand.replies)]

@@ -53,6 +53,11 @@ CASES = {
         {"num_hidden_layers": 4},
         {"size": 8, "rank": 32, "replies": 8, "batch": 1024, "learned_rows": 4},
     ),
+    "learning, frozen rows": (
+        "float32",
+        {},
+        {"size": 4, "replies": 4, "learned_rows": 16, "learns_rows": False},
+    ),
     "learning, many logits": (
         "float32",
         {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 704},
