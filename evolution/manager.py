@@ -134,7 +134,9 @@ class EvolutionManager:
         self.hyperparameters = Hyperparameters(
             population, self._learner, self.config, self.settings
         )
-        means = Means(population, self._learner, self._lineage, self._standing)
+        means = Means(
+            population, self._learner, self._lineage, self._standing, self.hyperparameters
+        )
         self._guard = Guard(self.config, anchors, self._grader, means)
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 from agents.population import LoraPopulation
 from evolution.guard.snapshots import Snapshot
 from evolution.individuals.champion import Champion
+from evolution.individuals.hyperparameters import Hyperparameters
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.standing import Standing
 from evolution.lowrank.genomes import Genome, clear, content_hash, write_genome
@@ -30,12 +31,14 @@ class Means:
         learner: Whose optimiser's state, learning rates and KL weights; None if nobody learns.
         lineage: Where a replacement is recorded.
         standing: Lost by whoever is rolled back or replaced.
+        hyperparameters: Puts a newcomer's own settings where they are used.
     """
 
     population: LoraPopulation
     learner: "AnyLearner | None"
     lineage: Lineage
     standing: Standing
+    hyperparameters: Hyperparameters
 
     @property
     def kl_weights(self) -> Tensor | None:
@@ -124,15 +127,13 @@ class Acting:
             clear(lora, slot)
             self._begin_anew(slot)
             source = "the base"
-        if means.learner is not None and "learning_rate" in own:
-            means.learner.learning_rates[slot] = own["learning_rate"]
         parameters = {"replaced": lost.name, "by": source, "evidence": dict(evidence)}
-        means.lineage.add(
-            Individual(
-                f"g{generation}-{slot}-guard", slot, generation, "guard", parents, parameters,
-                content_hash(lora, slot), strength, own,
-            )
+        newcomer = Individual(
+            f"g{generation}-{slot}-guard", slot, generation, "guard", parents, parameters,
+            content_hash(lora, slot), strength, own,
         )  # fmt: skip
+        means.lineage.add(newcomer)
+        means.hyperparameters.write([newcomer])
         return f"replaced by {source}"
 
     def _write(self, slot: int, genome: Genome) -> None:

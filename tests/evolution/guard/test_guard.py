@@ -196,7 +196,13 @@ def test_without_a_learner_there_is_no_kl_weight_to_raise(planned):
 def test_who_never_was_good_is_replaced_by_the_best_that_was(planned):
     manager = make()
     planned |= {"agent_1": 0, BASE: 1e9}
+    manager.ask()
+    own = {**manager._lineage.living[1].hyperparameters, "temperature": 1.9}
+    manager._lineage.amend(1, hyperparameters=own)
+    manager.hyperparameters.write([manager._lineage.living[1]])
     results = manager.run(10)
+    assert "temperature" not in manager._lineage.living[1].hyperparameters
+    assert len(set(manager.population.temperatures)) == 1  # its own went with it
     assert [word for _, word, _ in steps(results)] == ["note", "raise_kl", "replace", "stop"]
     manager.close()
 
