@@ -6,11 +6,17 @@ holds together. Optimiser states stay with their slots, since the coordinates ne
 `evolution.lowrank.sums`.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
 from evolution.lowrank.genomes import Genome, read_genome, write_genome
 from evolution.lowrank.sums import inner_products, weighted_sum
+
+Notes = dict[str, float]
+Move = Callable[[int, Sequence[Genome], Genome], tuple[Genome, Notes]]
 
 
 @EXCHANGES.add_central("average", rate=(0, 2), momentum=(0, 0.999))
@@ -27,15 +33,8 @@ def average(step: ExchangeStep, *, rate: float = 1.0, momentum: float = 0.0) -> 
         rate: Share of the way that the common update goes; 1 is the mean itself.
         momentum: What is left of the velocity at the next exchange.
     """
-    made: list[Exchanged] = []
-    for number, home in enumerate(step.homes):
-        if step.is_founding:
-            made += _begin_equal(step, number, home)
-            continue
-        if not len(sound := step.sound(home)):
-            continue
-        before = _common(step, number, int(sound[0]))
-        members = [read_genome(step.lora, slot, copy=False) for slot in sound.tolist()]
+
+    def move(number: int, members: Sequence[Genome], before: Genome) -> tuple[Genome, Notes]:
         mean = np.full(len(members), 1 / len(members))
         if rate == 1 and momentum == 0:
             after, error = weighted_sum(members, mean)
@@ -52,8 +51,9 @@ def average(step: ExchangeStep, *, rate: float = 1.0, momentum: float = 0.0) -> 
             after, error = weighted_sum(terms, weights)
             step.remember(f"{number}.velocity", moving)
         step.remember(f"{number}.common", after)
-        made += _spread_to(step, home, sound, after, {"recompression_error": round(error, 6)})
-    return made
+        return after, {"recompression_error": round(error, 6)}
+
+    return _move_together(step, move)
 
 
 @EXCHANGES.add_central("towards_start", share=(0, 1))
@@ -69,15 +69,9 @@ def towards_start(step: ExchangeStep, *, share: float = 0.3) -> list[Exchanged]:
         step: The members.
         share: Of the way back to the start.
     """
-    made: list[Exchanged] = []
-    for number, home in enumerate(step.homes):
-        if step.is_founding:
-            made += _begin_equal(step, number, home)
-            continue
-        if not len(sound := step.sound(home)):
-            continue
-        start = _common(step, number, int(sound[0]))
-        members = [read_genome(step.lora, slot, copy=False) for slot in sound.tolist()]
+
+    def move(number: int, members: Sequence[Genome], start: Genome) -> tuple[Genome, Notes]:
+        del number
         count = len(members)
         dots = inner_products([*members, start])
         apart = np.eye(count, count + 1)
@@ -89,21 +83,25 @@ def towards_start(step: ExchangeStep, *, share: float = 0.3) -> list[Exchanged]:
         each = (1 - share) * np.minimum(stretch, count) / count
         weights = np.concatenate([np.repeat(each[:, None], count, 1), 1 - count * each[:, None]], 1)
         after, error = weighted_sum([*members, start], weights)
-        notes = {
-            "recompression_error": round(error, 6),
-            "stretched": round(float(stretch.mean()), 4),
-        }
-        made += _spread_to(step, home, sound, after, notes)
+        stretched = round(float(stretch.mean()), 4)
+        return after, {"recompression_error": round(error, 6), "stretched": stretched}
+
+    return _move_together(step, move)
+
+
+def _move_together(step: ExchangeStep, move: Move) -> list[Exchanged]:
+    """Write to all members of each home what their genomes and the common one come to."""
+    made: list[Exchanged] = []
+    for number, home in enumerate(step.homes):
+        if step.is_founding:
+            step.remember(f"{number}.common", step.begin_equal(home))
+            continue
+        sound = step.sound(home)
+        if len(sound):
+            members = [read_genome(step.lora, slot, copy=False) for slot in sound.tolist()]
+            after, notes = move(number, members, _common(step, number, int(sound[0])))
+            made += _spread_to(step, home, sound, after, notes)
     return made
-
-
-def _begin_equal(step: ExchangeStep, number: int, home: np.ndarray) -> list[Exchanged]:
-    """Give all of a home the weights of its first, and remember them."""
-    first = read_genome(step.lora, int(home[0]))
-    for slot in home[1:].tolist():
-        write_genome(step.lora, slot, first)
-    step.remember(f"{number}.common", first)
-    return []
 
 
 def _common(step: ExchangeStep, number: int, like: int) -> Genome:
@@ -112,8 +110,7 @@ def _common(step: ExchangeStep, number: int, like: int) -> Genome:
     known = step.recall(f"{number}.common", genome)
     if known is not None:
         return known
-    nothing = tuple((A, B * 0) for A, B in genome.factors)
-    return Genome(alpha=genome.alpha, scale=genome.scale, rank=genome.rank, factors=nothing)
+    return replace(genome, factors=tuple((A, B * 0) for A, B in genome.factors))
 
 
 def _spread_to(
@@ -121,7 +118,7 @@ def _spread_to(
     home: np.ndarray,
     sound: np.ndarray,
     genome: Genome,
-    notes: dict[str, float],
+    notes: Notes,
 ) -> list[Exchanged]:
     """Write a genome to all of a home; those that broke begin anew with it."""
     parents = sound.tolist()

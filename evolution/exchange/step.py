@@ -11,14 +11,20 @@ What an exchange has to know at the next step it keeps in ``step.memory``, which
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from agents.engine.adapters import StackedLora
-from evolution.lowrank.genomes import Genome
+from evolution.lowrank.genomes import (
+    Genome,
+    factors_named,
+    named_factors,
+    read_genome,
+    write_genome,
+)
 from evolution.registry import Operators, Range
 from populora_env.keys import Key, generator
 
@@ -91,25 +97,24 @@ class ExchangeStep:
         finite = self.lora.finite().cpu().numpy() & np.isfinite(self.standing)
         return home[finite[home]]
 
+    def begin_equal(self, home: np.ndarray) -> Genome:
+        """Give all of a home the weights of its first, and return these."""
+        first = read_genome(self.lora, int(home[0]))
+        for slot in home[1:].tolist():
+            write_genome(self.lora, slot, first)
+        return first
+
     def remember(self, name: str, genome: Genome) -> None:
         """Keep the factors of a genome."""
-        for place, pair in enumerate(genome.factors):
-            for side, factor in zip("AB", pair, strict=True):
-                self.memory[f"{name}.{place}.{side}"] = factor.clone()
+        kept = named_factors(genome, name)
+        self.memory.update({key: factor.clone() for key, factor in kept.items()})
 
     def recall(self, name: str, like: Genome) -> Genome | None:
         """The genome that was kept under a name, with the scale and rank of another."""
-        if f"{name}.0.A" not in self.memory:
-            return None
         device = like.factors[0][0].device
-        factors = tuple(
-            (
-                self.memory[f"{name}.{place}.A"].to(device),
-                self.memory[f"{name}.{place}.B"].to(device),
-            )
-            for place in range(len(like.factors))
-        )
-        return Genome(alpha=like.alpha, scale=like.scale, rank=like.rank, factors=factors)
+        kept = factors_named(self.memory, name)
+        factors = tuple((A.to(device), B.to(device)) for A, B in kept)
+        return replace(like, factors=factors) if factors else None
 
 
 Exchange = Callable[..., list[Exchanged]]

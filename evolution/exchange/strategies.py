@@ -10,7 +10,6 @@ from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
-from evolution.lowrank.genomes import read_genome, write_genome
 from populora_env.keys import generator
 
 SHAPES = ("ranks", "returns")
@@ -47,10 +46,7 @@ def evolution_strategy(
     for number, home in enumerate(step.homes):
         slots = home.tolist()
         if step.is_founding:
-            first = read_genome(step.lora, slots[0])
-            for slot in slots[1:]:
-                write_genome(step.lora, slot, first)
-            mean = [layer.B[slots[0]].clone() for layer in step.lora.layers()]
+            mean = [B for _, B in step.begin_equal(home).factors]
         else:
             mean = _moved(step, slots, shaped(step.fitness[home], shape), rate)
         key = ("evolution strategy", step.seed, step.generation, number)

@@ -12,7 +12,7 @@ from evolution.individuals.champion import Champion
 from evolution.individuals.hyperparameters import Hyperparameters
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.standing import Standing
-from evolution.lowrank.genomes import Genome, clear, content_hash, write_genome
+from evolution.lowrank.genomes import Genome, clear, content_hash, restore_genome
 
 if TYPE_CHECKING:
     from evolution.learning import AnyLearner
@@ -137,9 +137,7 @@ class Acting:
         return f"replaced by {source}"
 
     def _write(self, slot: int, genome: Genome) -> None:
-        lora = self._means.population.lora
-        lora.set_rank(slot, genome.rank)
-        write_genome(lora, slot, genome)
+        restore_genome(self._means.population.lora, slot, genome)
         self._begin_anew(slot)
 
     def _begin_anew(self, slot: int) -> None:

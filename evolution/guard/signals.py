@@ -10,7 +10,6 @@ from enum import StrEnum
 
 import numpy as np
 
-from agents.engine.adapters import StackedLora
 from agents.engine.jobs import BASE
 from agents.population import LoraPopulation
 from evolution.fitness.task import mean_of
@@ -21,6 +20,7 @@ from evolution.guard.probing import (
     knows_distributions,
     next_tokens,
 )
+from evolution.lowrank.layers import update_norms
 from populora_env.episodes.rewards import RewardPart
 from populora_env.keys import Key, generator
 from populora_env.records import Phase, Transcript, Turn
@@ -101,19 +101,6 @@ def gaps(transcripts: Sequence[Transcript], agents: Sequence[str]) -> np.ndarray
                 if label is not None and truth is not None:
                     found[agent].append(label - truth)
     return np.array([mean_of(found[agent]) for agent in agents])
-
-
-def update_norms(lora: StackedLora) -> np.ndarray:
-    """Frobenius norm of each agent's update over all layers, ``[N]``.
-
-    ``|B A|^2`` is the sum over entries of ``(B^T B) * (A A^T)``, which are r x r.
-    """
-    squares = np.zeros(lora.size)
-    for layer in lora.layers():
-        A, B = layer.A.detach().double(), layer.B.detach().double()
-        inner, outer = A @ A.transpose(1, 2), B.transpose(1, 2) @ B
-        squares += (inner * outer).sum((1, 2)).cpu().numpy()
-    return lora.scale.detach().double().cpu().numpy() * np.sqrt(np.maximum(squares, 0.0))
 
 
 def _written(transcripts: Sequence[Transcript], agents: Sequence[str]) -> list[list[Turn]]:

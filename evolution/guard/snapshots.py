@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from evolution.lowrank.genomes import Genome
+from evolution.lowrank.genomes import Genome, factors_named, named_factors
 
 _PREFIX = "guard."
 
@@ -40,12 +40,9 @@ class Snapshot:
 def snapshots_state(held: Mapping[int, Snapshot]) -> dict[str, Any]:
     """Snapshots by slot as JSON types, under ``snapshots``, and tensors, each genome once."""
     genomes = {snapshot.content_hash: snapshot.genome for snapshot in held.values()}
-    tensors = {
-        f"{_PREFIX}{name}.{place}.{side}": factor
-        for name, genome in genomes.items()
-        for place, pair in enumerate(genome.factors)
-        for side, factor in zip("AB", pair, strict=True)
-    }
+    tensors: dict[str, Any] = {}
+    for name, genome in genomes.items():
+        tensors |= named_factors(genome, f"{_PREFIX}{name}")
     rows: dict[str, Any] = {}
     for slot, snapshot in held.items():
         row = {f.name: getattr(snapshot, f.name) for f in fields(snapshot) if f.name != "genome"}
@@ -67,11 +64,7 @@ def read_snapshots(saved: Mapping[str, Any]) -> dict[int, Snapshot]:
     for slot, row in saved["snapshots"].items():
         name = row["content_hash"]
         if name not in known:
-            count = sum(key.startswith(f"{_PREFIX}{name}.") for key in saved) // 2
-            factors = tuple(
-                (saved[f"{_PREFIX}{name}.{place}.A"], saved[f"{_PREFIX}{name}.{place}.B"])
-                for place in range(count)
-            )
+            factors = factors_named(saved, f"{_PREFIX}{name}")
             known[name] = Genome(**row["genome"], factors=factors)
         values: dict[str, Any] = {**row, "marks": tuple(map(bool, row["marks"]))}
         values["genome"] = known[name]

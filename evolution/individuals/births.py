@@ -17,6 +17,7 @@ from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from evolution.individuals.lineage import Individual
+from evolution.lowrank.layers import update_norms
 from evolution.lowrank.sketches import PRODUCTS, Sketcher
 
 SKETCHES = "births.sketches"
@@ -84,7 +85,7 @@ class Births:
             drift = _size(now - self._sketches) / _size(self._sketches)
         drift[[member.broken is not None for member in members]] = np.nan
         drift[~np.isfinite(drift)] = np.nan
-        return Moved(self._norms(), drift)
+        return Moved(update_norms(self._lora), drift)
 
     def state(self) -> dict[str, Any]:
         """Whose sketches they are, by slot, and the sketches."""
@@ -112,15 +113,6 @@ class Births:
             for name in self._sketcher.layers
         ]
         return torch.stack(found, 1) * self._lora.scale[slots, None, None]
-
-    def _norms(self) -> np.ndarray:
-        """Frobenius norms of the members' whole updates, ``[N]``."""
-        squares = torch.zeros(self._lora.size, dtype=torch.float64)
-        for layer in self._lora.layers():
-            A, B = layer.A.float(), layer.B.float()
-            products = (A @ A.transpose(1, 2)) * (B.transpose(1, 2) @ B)
-            squares += products.sum((1, 2)).double().cpu()
-        return (squares.clamp_min(0).sqrt() * self._lora.scale.double().cpu()).numpy()
 
 
 def _size(sketches: Tensor) -> np.ndarray:

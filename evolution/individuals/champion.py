@@ -14,10 +14,14 @@ from evolution.lowrank.genomes import (
     Genome,
     content_hash,
     factors_hash,
+    factors_named,
+    named_factors,
     read_genome,
-    write_genome,
+    restore_genome,
 )
 from evolution.lowrank.sums import weighted_sum
+
+_NAME = "champion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,6 @@ class Champion:
 
     def state(self) -> dict[str, Any]:
         """As JSON types, and its factors as tensors by name, for `restore`."""
-        factors = {
-            f"champion.{place}.{side}": factor
-            for place, pair in enumerate(self.genome.factors)
-            for side, factor in zip("AB", pair, strict=True)
-        }
         return {
             "individual": self.individual,
             "agent": self.agent,
@@ -101,7 +100,7 @@ class Champion:
             "alpha": self.genome.alpha,
             "scale": self.genome.scale,
             "rank": self.genome.rank,
-            **factors,
+            **named_factors(self.genome, _NAME),
         }
 
     @classmethod
@@ -111,12 +110,8 @@ class Champion:
         Raises:
             KeyError: If a factor is missing.
         """
-        own = dict(saved)
-        count = sum(name.startswith("champion.") for name in own) // 2
-        factors = tuple(
-            (own.pop(f"champion.{place}.A"), own.pop(f"champion.{place}.B"))
-            for place in range(count)
-        )
+        factors = factors_named(saved, _NAME)
+        own = {name: value for name, value in saved.items() if not name.startswith(f"{_NAME}.")}
         numbers = {name: own.pop(name) for name in ("alpha", "scale", "rank")}
         genome = Genome(**numbers, factors=factors)
         return cls(**own, genome=genome)
@@ -125,11 +120,9 @@ class Champion:
 @contextmanager
 def hosting(lora: StackedLora, slot: int, genome: Genome) -> Generator[None, None, None]:
     """Give a slot to a copy inside the block, and back to its owner after it."""
-    owner, rank = read_genome(lora, slot), int(lora.ranks[slot])
-    lora.set_rank(slot, genome.rank)
-    write_genome(lora, slot, genome)
+    owner = read_genome(lora, slot)
+    restore_genome(lora, slot, genome)
     try:
         yield
     finally:
-        lora.set_rank(slot, rank)
-        write_genome(lora, slot, owner)
+        restore_genome(lora, slot, owner)

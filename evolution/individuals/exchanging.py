@@ -59,6 +59,7 @@ class Exchanging:
         fitness: In the generation played last ``[N]``; the manager sets it.
         memory: What the exchange keeps from step to step.
         last: What became of the last one.
+        use: The exchange that the settings name.
     """
 
     population: LoraPopulation
@@ -71,11 +72,10 @@ class Exchanging:
     fitness: np.ndarray
     memory: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     last: ExchangeRecord | None = None
+    use: Use[Exchange] | None = field(init=False)
 
-    @property
-    def use(self) -> Use[Exchange] | None:
-        """The exchange that the settings name."""
-        return EXCHANGES.read_one(self.config.exchange)
+    def __post_init__(self) -> None:
+        self.use = EXCHANGES.read_one(self.config.exchange)
 
     @property
     def has_state(self) -> bool:
@@ -141,9 +141,6 @@ class Exchanging:
             known = candidates(self.standing.values, ratings, names, broken)
             return self.breeder.breed(generation, known)
 
-        def measure(slots: Sequence[int], problems: int) -> np.ndarray:
-            return self.reevaluations.measure("exchange", slots, generation, problems)
-
         return ExchangeStep(
             self.population.lora,
             generation,
@@ -153,7 +150,7 @@ class Exchanging:
             self.fitness,
             {slot: usual | dict(one.hyperparameters) for slot, one in living.items()},
             self.memory,
-            measure,
+            self.reevaluations.for_exchange(generation),
             breed,
         )
 

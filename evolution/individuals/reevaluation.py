@@ -11,6 +11,7 @@ So it does among agents that only propose.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -71,7 +72,6 @@ class Reevaluations:
         self._fresh = fresh
         use = GATES.read_one(config.gate)
         self.gate: Gate | None = None if use is None else use()
-        self.gates: list[GateRecord] = []  # of the champion's, since the last `hold`
         self._by_mean = EXCHANGES.is_central(config.exchange)
         self.champion: Champion | None = None
         self.elites: frozenset[str] = frozenset()
@@ -114,19 +114,18 @@ class Reevaluations:
         order = ranking(standing.values).tolist()
         top = next(slot for slot in order if finite[slot] and solves[slot])
         holder = self.champion
-        rival = Champion.of(self._population, top, living[top], generation)
         if self._by_mean:
             sound = np.flatnonzero(finite & solves).tolist()
             rival = Champion.mean(self._population, sound, living[top], generation)
+        else:
+            rival = Champion.of(self._population, top, living[top], generation)
         held, replaced = None, False
-        self.gates.clear()
         if holder is not None and rival.content_hash == holder.content_hash:
             rival = replace(rival, accuracy=holder.accuracy)
         elif holder is not None and self.gate is not None:
             with hosting(self._population.lora, top, rival.genome):
                 test = self.contest(self.gate, top, holder.genome, holder.individual, generation)
             replaced = test.outcome is GateOutcome.NOT_WORSE
-            self.gates.append(test)
             if replaced:
                 rival = replace(rival, accuracy=test.newcomer_right / test.problems)
             else:
@@ -151,17 +150,25 @@ class Reevaluations:
             replaced,
         )
 
-    def measure(self, what: str, slots: Sequence[int], generation: int, count: int) -> np.ndarray:
-        """Marks of members on fresh problems, greedily, ``[slots, problems]``, 0 or 1.
+    def for_exchange(self, generation: int) -> Callable[[Sequence[int], int], np.ndarray]:
+        """A measure of members on fresh problems, the same ones as often as it is called.
 
         Args:
-            what: Names the purpose; each has problems of its own in a generation.
-            slots: Whose.
             generation: About to be played.
-            count: Problems; there may be fewer.
+
+        Returns:
+            ``measure`` of `evolution.exchange.step.ExchangeStep`.
         """
-        problems = list(self._fresh(generation, count, what))
-        return self._right(slots, problems) if problems else np.zeros((len(slots), 0))
+
+        @cache
+        def fresh(count: int) -> Sequence[Problem]:
+            return self._fresh(generation, count, "exchange")
+
+        def measure(slots: Sequence[int], count: int) -> np.ndarray:
+            problems = fresh(count)
+            return self._right(slots, problems) if problems else np.zeros((len(slots), 0))
+
+        return measure
 
     def contest(
         self,

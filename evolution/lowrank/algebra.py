@@ -85,6 +85,19 @@ def compress(A: Tensor, B: Tensor, rank: int, size: Tensor | None = None) -> Com
     return Compressed(new_A, new_B.transpose(1, 2), found.energy)
 
 
+def inner_products(A: Tensor, B: Tensor) -> Tensor:
+    """Frobenius inner products of the updates ``B @ A`` of one layer, ``[N, N]``.
+
+    Args:
+        A: ``[N, r, in]``.
+        B: ``[N, out, r]``.
+    """
+    size, rank = A.shape[:2]
+    rows = A.flatten(0, 1) @ A.flatten(0, 1).T
+    columns = B.transpose(1, 2).flatten(0, 1) @ B.transpose(1, 2).flatten(0, 1).T
+    return (rows * columns).view(size, rank, size, rank).sum((1, 3))
+
+
 @dataclass(frozen=True, slots=True)
 class Solution:
     """What rows of factors are to be multiplied by, which their inner products say; see `compress`.

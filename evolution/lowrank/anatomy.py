@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.peft_io import AdapterError, PeftAdapter
+from evolution.lowrank import algebra
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
 # As an input passes through a layer of Llama, Mistral and Qwen; others follow by name.
@@ -240,11 +241,7 @@ def stacked(adapters: Mapping[str, PeftAdapter], layer: str) -> tuple[Tensor, Te
 
 def inner_products(adapters: Mapping[str, PeftAdapter], layer: str) -> np.ndarray:
     """Frobenius inner products of agents' updates of one layer, ``[N, N]``; see `stacked`."""
-    A, B = stacked(adapters, layer)
-    size, rank = A.shape[:2]
-    rows = A.flatten(0, 1) @ A.flatten(0, 1).T
-    columns = B.transpose(1, 2).flatten(0, 1) @ B.transpose(1, 2).flatten(0, 1).T
-    return (rows * columns).view(size, rank, size, rank).sum((1, 3)).cpu().numpy()
+    return algebra.inner_products(*stacked(adapters, layer)).cpu().numpy()
 
 
 def _layer(A: Tensor, B: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,8 @@
-"""Reading and writing members of a population: copies, views, comparisons, hashes."""
+"""Reading and writing members of a population: copies, views, names, hashes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +75,33 @@ def write_genome(lora: StackedLora, slot: int, genome: Genome) -> float:
     for layer, (A, B) in zip(lora.layers(), genome.factors, strict=True):
         layer.A[slot], layer.B[slot] = A, B * size
     return 0.0 if same_rank else float(recombine(lora, [slot], [[slot]], [[1.0]])[0])
+
+
+def restore_genome(lora: StackedLora, slot: int, genome: Genome) -> None:
+    """Give a slot a copy number by number, and its rank."""
+    lora.set_rank(slot, genome.rank)
+    write_genome(lora, slot, genome)
+
+
+def named_factors(genome: Genome, prefix: str) -> dict[str, Tensor]:
+    """A genome's factors by name, as they are saved: ``<prefix>.<layer's place>.A`` and ``.B``."""
+    return {
+        f"{prefix}.{place}.{side}": factor
+        for place, pair in enumerate(genome.factors)
+        for side, factor in zip("AB", pair, strict=True)
+    }
+
+
+def factors_named(saved: Mapping[str, Any], prefix: str) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Find what `named_factors` gave among what was saved; none under another prefix.
+
+    Raises:
+        KeyError: If a factor is missing.
+    """
+    count = sum(name.startswith(f"{prefix}.") for name in saved) // 2
+    return tuple(
+        (saved[f"{prefix}.{place}.A"], saved[f"{prefix}.{place}.B"]) for place in range(count)
+    )
 
 
 def content_hash(lora: StackedLora, slot: int) -> str:

@@ -205,17 +205,47 @@ def over_layers(lora: StackedLora, rows: int, work: Callable[[LayerStack], R]) -
         What it returned for each stack.
     """
     device = lora.alpha.device
-    shapes: dict[tuple[int, int], list[tuple[int, LayerFactors]]] = {}
-    for place, layer in enumerate(lora.layers()):
-        shapes.setdefault((layer.A.shape[2], layer.B.shape[1]), []).append((place, layer))
-    stacks: list[LayerStack] = []
-    for (width, height), members in shapes.items():
-        room = _STACK.get(device.type, _STACK["other"])
-        each = max(1, room // (max(rows, 1) * lora.rank * (width + height)))
-        for start in range(0, len(members), each):
-            places, layers = zip(*members[start : start + each], strict=True)
-            stacks.append(LayerStack(places, layers, lora.scale, lora.ranks))
+    layers = list(lora.layers())
+    shapes = [(layer.A.shape[2], layer.B.shape[1]) for layer in layers]
+    room = _STACK.get(device.type, _STACK["other"])
+    stacks = [
+        LayerStack(tuple(places), tuple(layers[p] for p in places), lora.scale, lora.ranks)
+        for places in in_stacks(range(len(layers)), shapes, max(rows, 1) * lora.rank, room)
+    ]
     return parallel_map(work, stacks, device)
+
+
+def in_stacks(
+    places: Sequence[int], shapes: Sequence[tuple[int, int]], rows: int, room: int
+) -> Iterator[list[int]]:
+    """Layers of one shape put together, as many as there is room for.
+
+    Args:
+        places: Of the layers.
+        shapes: Of their updates, in the same order: inputs and outputs.
+        rows: Rows of ``A``, and columns of ``B``, that are gathered from each.
+        room: Numbers that one stack may hold, if it is not of a single layer.
+    """
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, shape in zip(places, shapes, strict=True):
+        alike.setdefault(shape, []).append(place)
+    for (width, height), own in alike.items():
+        each = max(1, room // (rows * (width + height)))
+        for start in range(0, len(own), each):
+            yield own[start : start + each]
+
+
+def update_norms(lora: StackedLora) -> np.ndarray:
+    """Frobenius norm of each member's update over all layers, ``[N]``.
+
+    ``|B A|^2`` is the sum over entries of ``(B^T B) * (A A^T)``, which are r x r.
+    """
+    squares = np.zeros(lora.size)
+    for layer in lora.layers():
+        A, B = layer.A.double(), layer.B.double()
+        inner, outer = A @ A.transpose(1, 2), B.transpose(1, 2) @ B
+        squares += (inner * outer).sum((1, 2)).cpu().numpy()
+    return lora.scale.double().cpu().numpy() * np.sqrt(np.maximum(squares, 0.0))
 
 
 def recombine(

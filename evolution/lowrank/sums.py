@@ -6,15 +6,17 @@ the given ones: ``B A = (B P^-1)(P A)`` for every invertible P. The moments of a
 to coordinates; members that drifted little since they were equal can keep theirs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from evolution.lowrank import algebra
 from evolution.lowrank.algebra import compress
 from evolution.lowrank.genomes import Genome
+from evolution.lowrank.layers import in_stacks
 
 _NUMBERS = 1 << 22  # gathered at once
 _FLAT = 1e-3  # rows that are nearer than this to dependent are left as they were found
@@ -46,7 +48,9 @@ def weighted_sum(genomes: Sequence[Genome], weights: ArrayLike) -> tuple[Genome,
             factors[place] = pairs[0][0].clone(), total.to(pairs[0][1].dtype)
         else:
             apart.append(place)
-    for some in _alike(first, apart, len(genomes)):
+    shapes = [(first.factors[p][0].shape[1], first.factors[p][1].shape[0]) for p in apart]
+    wide = first.factors[0][0].shape[0] * len(genomes)
+    for some in in_stacks(apart, shapes, wide, _NUMBERS):
         A, B, lost = _summed([[g.factors[p] for g in genomes] for p in some], sized[some], first)
         energy += lost
         factors |= {place: (A[i], B[i]) for i, place in enumerate(some)}
@@ -62,28 +66,12 @@ def weighted_sum(genomes: Sequence[Genome], weights: ArrayLike) -> tuple[Genome,
 
 def inner_products(genomes: Sequence[Genome]) -> np.ndarray:
     """Frobenius inner products of updates by layer, ``[layers, K, K]``."""
-    places = len(genomes[0].factors)
-    found = np.zeros((places, len(genomes), len(genomes)))
-    for place in range(places):
-        rows = torch.stack([g.factors[place][0].double() for g in genomes])  # [K, r, in]
-        columns = torch.stack([g.factors[place][1].double() * g.scale for g in genomes])
-        A = torch.einsum("krn,lsn->klrs", rows, rows)
-        B = torch.einsum("kor,los->klrs", columns, columns)
-        found[place] = (A * B).sum((2, 3)).cpu().numpy()
-    return found
-
-
-def _alike(first: Genome, places: Sequence[int], count: int) -> Iterator[list[int]]:
-    """Layers of one shape, as many as fit into one stack."""
-    shapes: dict[tuple[int, int], list[int]] = {}
-    for place in places:
-        A, B = first.factors[place]
-        shapes.setdefault((A.shape[1], B.shape[0]), []).append(place)
-    for (width, height), alike in shapes.items():
-        rows = count * first.factors[alike[0]][0].shape[0]
-        each = max(1, _NUMBERS // (rows * (width + height)))
-        for start in range(0, len(alike), each):
-            yield alike[start : start + each]
+    found: list[np.ndarray] = []
+    for place in range(len(genomes[0].factors)):
+        A = torch.stack([g.factors[place][0].double() for g in genomes])
+        B = torch.stack([g.factors[place][1].double() * g.scale for g in genomes])
+        found.append(algebra.inner_products(A, B).cpu().numpy())
+    return np.stack(found)
 
 
 def _summed(

@@ -131,10 +131,6 @@ def _leader(found: Measured) -> np.ndarray:
     return marks(found.members[found.leader or 0])
 
 
-def _trained(found: Measured, name: str) -> np.ndarray:
-    return _known(found.training.get(name))
-
-
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A figure of what was measured.
@@ -157,6 +153,11 @@ class Figure:
     def values(self, found: Measured) -> np.ndarray:
         """Its values; not known where it takes members that were not measured."""
         return _known(None) if self.of_members and not found.members else self.read(found)
+
+
+def _in_training(words: str, short: str, name: str) -> Figure:
+    """A figure of `Measured.training`."""
+    return Figure(f"{words}, last fifth", short, lambda m: _known(m.training.get(name)), False)
 
 
 FIGURES: Mapping[str, Figure] = {
@@ -187,28 +188,12 @@ FIGURES: Mapping[str, Figure] = {
     "vendi_answers": Figure(
         "Vendi score of answers", "Vendi, answers", lambda m: _known(m.vendi_answers), False, True
     ),
-    "train_return": Figure(
-        "return in training, last fifth", "return", lambda m: _trained(m, "return"), False
-    ),
-    "train_accuracy": Figure(
-        "accuracy in training, last fifth", "in training", lambda m: _trained(m, "accuracy"), False
-    ),
-    "length": Figure(
-        "length of replies in training, last fifth", "length",
-        lambda m: _trained(m, "length"), False,
-    ),
-    "proposals_valid": Figure(
-        "share of valid proposals, last fifth", "valid", lambda m: _trained(m, "valid"), False
-    ),
-    "proposals_solved": Figure(
-        "solve rate of proposals, last fifth", "solved", lambda m: _trained(m, "solve_rate"), False
-    ),
-    "proposals_learnable": Figure(
-        "share of learnable proposals, last fifth", "learnable",
-        lambda m: _trained(m, "learnable"), False,
-    ),
-    "proposals_new": Figure(
-        "novelty of proposals, last fifth", "new", lambda m: _trained(m, "novelty"), False
-    ),
+    "train_return": _in_training("return in training", "return", "return"),
+    "train_accuracy": _in_training("accuracy in training", "in training", "accuracy"),
+    "length": _in_training("length of replies in training", "length", "length"),
+    "proposals_valid": _in_training("share of valid proposals", "valid", "valid"),
+    "proposals_solved": _in_training("solve rate of proposals", "solved", "solve_rate"),
+    "proposals_learnable": _in_training("share of learnable proposals", "learnable", "learnable"),
+    "proposals_new": _in_training("novelty of proposals", "new", "novelty"),
 }  # fmt: skip
 """What a study can show, by name."""

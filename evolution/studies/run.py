@@ -106,14 +106,16 @@ def play(
     base = bases.of(config)
     check_fit(base, problems, config.solve_tokens)
     tell = progress or _nobody
-    own = _bare if arm.name == BASE else _run
     population = newborn(base, config)
     try:
         with Grader() as grader:
             clock = _Clock(population)
-            found = own(
-                arm, config, population, problems, grader, clock, study.seconds, tell, check
-            )
+            if arm.name == BASE:
+                found = _bare(config, population, problems, grader, clock, tell)
+            else:
+                found = _run(
+                    arm, config, population, problems, grader, clock, study.seconds, tell, check
+                )
     finally:
         population.lora.detach()
     return Cell(
@@ -208,18 +210,14 @@ def _run(
 
 
 def _bare(
-    arm: Arm,
     config: RunConfig,
     population: LoraPopulation,
     problems: Sequence[Problem],
     grader: Grader,
     clock: _Clock,
-    limit: float | None,
     tell: Progress,
-    check: Callable[[], None],
 ) -> dict[str, Any]:
     """Measure the base model, which plays nothing; it is its own champion, vote and average."""
-    del arm, limit, check
     found = clock.measure(
         lambda: evaluate(
             population.greedy(),
