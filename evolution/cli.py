@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from evolution.commands.extras import extra_of
 from evolution.commands.help_text import asks_for_help, help_text
 
 # What each subcommand is for, the module whose `main(arguments)` runs it, and the dataclass of its
@@ -40,21 +41,19 @@ COMMANDS = {
         "write a run's report as one HTML page", "evolution.commands.report", "ReportOptions",
     ),
     "study": ("play arms over seeds and compare them", "evolution.commands.study", "StudyOptions"),
+    "doctor": (
+        "say what is here, and what each missing thing costs",
+        "evolution.commands.doctor.command", "DoctorOptions",
+    ),
     "validate": (
         "grade every known answer against itself",
         "evolution.commands.validate", "ValidateOptions",
     ),
 }  # fmt: skip
 
-# The extra that installs a module which the bare package does without.
-EXTRAS = dict.fromkeys(
-    ("torch", "transformers", "tokenizers", "safetensors", "tensorboard", "rich", "tyro",
-     "tomli_w", "xxhash"), "lora",
-) | {
-    "gguf": "gguf", "bitsandbytes": "4bit", "accelerate": "4bit", "openai": "http",
-    "datasets": "hub", "pyarrow": "hub", "plotly": "report",
-    "sentence_transformers": "embeddings", "ribs": "qd", "peft": "dev", "trl": "dev",
-}  # fmt: skip
+# What the package cannot do without, where it was installed without its dependencies.
+CORE = ("gymnasium", "math_verify", "numpy", "openskill", "pettingzoo", "reasoning_gym", "rich",
+        "tyro")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,11 +102,10 @@ def _run(arguments: list[str]) -> int:
             )
         return importlib.import_module(COMMANDS[command][1]).main(words)
     except ModuleNotFoundError as error:
-        if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
+        if (install := _install(error.name or "")) is None:
             raise
         print(
-            f"populora: error: {command} needs {error.name}, which is not installed; "
-            f"pip install 'populora-env[{extra}]'",
+            f"populora: error: {command} needs {error.name}, which is not installed; {install}",
             file=sys.stderr,
         )
         return 2
@@ -121,6 +119,14 @@ def _run(arguments: list[str]) -> int:
             raise
         print(f"populora: error: {_shown(error)}", file=sys.stderr)
         return 2
+
+
+def _install(module: str) -> str | None:
+    """The command that installs a module; None for one that is not known."""
+    if module.partition(".")[0] in CORE:
+        return "pip install populora-env"
+    extra = extra_of(module)
+    return None if extra is None else extra.install
 
 
 def _shown(said: Exception | str) -> str:

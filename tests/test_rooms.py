@@ -92,6 +92,7 @@ ORDER = [
     "evolution.commands.export",
     "evolution.commands.distill",
     "evolution.commands.play",
+    "evolution.commands.doctor",
     "evolution.engine_benchmark",
     "evolution.cli",
 ]

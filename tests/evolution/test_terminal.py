@@ -12,6 +12,7 @@ import pytest
 from rich.table import Table
 
 from evolution.cli import COMMANDS, main
+from evolution.commands.extras import EXTRAS
 from evolution.commands.help_text import read_options
 from evolution.commands.play.command import PlayOptions
 from evolution.commands.usage import parse
@@ -174,19 +175,49 @@ def test_help_imports_neither_torch_nor_what_the_core_does_without():
     assert done.stdout.endswith("MODULES []\n"), done.stderr
 
 
-@pytest.mark.parametrize("command", ["evolve", "export", "play", "validate", "bench"])
-def test_a_bare_installation_names_the_extra(command):
+def without(modules, *words):
+    """The command where these modules are not installed."""
     code = (
-        "import sys\nfor name in ('torch', 'transformers', 'rich', 'tyro', 'tomli_w'):\n"
-        "    sys.modules[name] = None\n"
+        "import sys\nfrom importlib.machinery import PathFinder\nfound = PathFinder.find_spec\n"
+        "PathFinder.find_spec = classmethod(lambda _, name, *rest:"
+        f" None if name.partition('.')[0] in {modules} else found(name, *rest))\n"
         "from evolution.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, command, "x"], capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+
+
+BARE = [module for extra in EXTRAS for module in extra.modules]
+
+
+@pytest.mark.parametrize(
+    ("command", "modules", "install"),
+    [
+        ("evolve", BARE, "'populora-env[evolve]'"),
+        ("export", BARE, "'populora-env[evolve]'"),
+        ("bench", BARE, "'populora-env[evolve]'"),
+        ("doctor", ["numpy"], "populora-env"),
+    ],
+)
+def test_what_is_not_installed_is_named_in_one_line(command, modules, install):
+    done = without(modules, command)
     assert done.returncode == 2
-    assert done.stderr.endswith("which is not installed; pip install 'populora-env[lora]'\n")
+    assert done.stderr.endswith(f"which is not installed; pip install {install}\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("validate procedural:chain_sum --limit 2", "2 of 2 gold answers validate"),
+        ("play --agents random*3", "agent_2"),
+        ("doctor", "For evolution: pip install 'populora-env[evolve]'"),
+    ],
+)
+def test_what_a_bare_installation_does(words, said):
+    done = without(BARE, *words.split())
+    assert done.returncode == 0, done.stderr
+    assert said in " ".join(done.stdout.split())
 
 
 def test_bench_asks_what_to_measure(capsys):

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from agents.loading.linear import DTYPE_NAMES
 from agents.rollout import rollout
 from evolution.commands.play.players import policy_of, read_players
 from evolution.commands.play.watching import WatchedArena
@@ -32,6 +31,9 @@ from populora_env.reading.numerals import parse_number
 from populora_env.records import AnswerKind, Phase, Problem
 from populora_env.settings import OneOf, Range
 from populora_env.storage import storable
+
+# As agents.loading.linear.DTYPE_NAMES, which needs torch.
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class PlayOptions:
     """Episodes to play, each with another problem."""
     model: str = "embedded"
     """Base model: embedded, a hub id, a folder, or a .gguf file; loaded only if it plays."""
-    dtype: Annotated[str, OneOf(DTYPE_NAMES)] = "float32"
+    dtype: Annotated[str, OneOf(_DTYPES)] = "float32"
     """float32, bfloat16 or float16."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""

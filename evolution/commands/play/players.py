@@ -18,9 +18,6 @@ from rich.console import Console
 from agents.peft_config import CONFIG_FILE, folder_hint
 from agents.policy import MixedPolicy, Policy, RandomPolicy
 from evolution.errors import UsageError
-from evolution.runs.files import folder_of
-from evolution.runs.integrity import check_adapters, refusing
-from evolution.runs.saved_run import SavedRun
 from populora_env.episodes.rendering import indented, visible
 from populora_env.records import Request
 
@@ -59,8 +56,11 @@ def read_players(text: str) -> list[Player]:
         name = match[1]
         folder = None if name in (BASE, HUMAN, RANDOM) else _adapter_folder(name)
         players += [Player(name, folder)] * int(match[2] or 1)
-    with refusing("agents"):
-        check_adapters(player.folder for player in players if player.folder is not None)
+    if any(player.folder is not None for player in players):
+        from evolution.runs.integrity import check_adapters, refusing
+
+        with refusing("agents"):
+            check_adapters(player.folder for player in players if player.folder is not None)
     return players
 
 
@@ -82,6 +82,9 @@ def _adapter_folder(name: str) -> Path:
             f"agents: got {name!r}, expected {BASE}, {HUMAN}, {RANDOM}, an adapter folder, a run "
             "folder or RUN:agent_0; *COUNT (1 to 999) repeats one"
         )
+    from evolution.runs.files import folder_of
+    from evolution.runs.saved_run import SavedRun
+
     adapters = folder_of(run, SavedRun(run, "agents").generation) / "adapters"
     agent = name.rpartition(":")[2]
     if not os.path.isfile(adapters / agent / CONFIG_FILE):

@@ -1,0 +1,168 @@
+"""What there is of a machine: cores and memory that this process may use, instructions, GPUs.
+
+Nothing here needs torch. What a system does not tell is None or empty.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNLIMITED = 1 << 60  # bytes; control groups of version 1 say that nothing limits by such numbers
+# Flags of /proc/cpuinfo on x86 and ARM to the names that people use.
+_INSTRUCTIONS = {
+    "avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX-512 BF16", "amx_tile": "AMX", "amx_int8": "AMX INT8",
+    "amx_bf16": "AMX BF16", "asimd": "NEON", "asimddp": "dot products", "i8mm": "I8MM",
+    "bf16": "BF16", "sve": "SVE",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Processors.
+
+    Attributes:
+        total: In the machine.
+        allowed: Those that this process may run on.
+        quota: Processors' worth of time that its control group may take; None for no limit.
+    """
+
+    total: int
+    allowed: int
+    quota: float | None
+
+    @property
+    def usable(self) -> float:
+        """Processors' worth of time that this process can have."""
+        return self.allowed if self.quota is None else min(self.allowed, self.quota)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of memory; None where the system does not tell.
+
+    Attributes:
+        total: In the machine.
+        limit: That the control group may hold; None also for no limit.
+        free: That this process could still take.
+    """
+
+    total: int | None
+    limit: int | None
+    free: int | None
+
+
+def cores() -> Cores:
+    """The processors that there are, and those that this process may use."""
+    total = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    quotas: list[float] = []
+    for limit in _group_files("cpu.max", "cpu"):  # "200000 100000", or "max 100000"
+        quota, _, period = limit.partition(" ")
+        quotas += [int(quota) / int(period)] if quota.isdigit() and period.isdigit() else []
+    for quota, period in zip(
+        _group_files("", "cpu", "cpu.cfs_quota_us"), _group_files("", "cpu", "cpu.cfs_period_us"),
+        strict=False,
+    ):  # fmt: skip
+        quotas += [int(quota) / int(period)] if quota.isdigit() and period.isdigit() else []
+    return Cores(total, allowed, min(quotas, default=None))
+
+
+def memory() -> Memory:
+    """The memory that there is, and what this process may take of it."""
+    told: dict[str, int] = {}
+    for line in _text(Path("/proc/meminfo")).splitlines():
+        name, _, value = line.partition(":")
+        with contextlib.suppress(ValueError, IndexError):
+            told[name] = 1024 * int(value.split()[0])
+    total, free = told.get("MemTotal"), told.get("MemAvailable")
+    if total is None and hasattr(os, "sysconf"):
+        with contextlib.suppress(ValueError, OSError):
+            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [
+        int(limit)
+        for limit in _group_files("memory.max", "memory", "memory.limit_in_bytes")
+        if limit.isdigit() and int(limit) < min(_UNLIMITED, total or _UNLIMITED)
+    ]
+    limit = min(limits, default=None)
+    if limit is not None:
+        held = [
+            int(held)
+            for held in _group_files("memory.current", "memory", "memory.usage_in_bytes")
+            if held.isdigit()
+        ]
+        left = max(0, limit - held[0]) if held else limit
+        free = left if free is None else min(free, left)
+    return Memory(total, limit, free)
+
+
+def instructions() -> tuple[str, ...]:
+    """Names of the instruction sets that matter for products; empty where the system is silent."""
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            flags = set(value.split())
+            return tuple(shown for flag, shown in _INSTRUCTIONS.items() if flag in flags)
+    return ()
+
+
+def processor() -> str:
+    """The processor's name."""
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def nvidia_gpus() -> tuple[str, ...]:
+    """Names of NVIDIA GPUs as their driver tells them, without torch."""
+    if not shutil.which("nvidia-smi"):
+        return ()
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=20,
+            check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    lines = [line.strip() for line in said.stdout.splitlines() if line.strip()]
+    return tuple(lines) if said.returncode == 0 else ()
+
+
+def _group_files(name: str, controller: str, old_name: str = "") -> list[str]:
+    """What a file of this process's control groups says, its own first, then those above it.
+
+    Args:
+        name: The file in version 2; empty to look in version 1 alone.
+        controller: Whose hierarchy it is in version 1.
+        old_name: The file in version 1; empty to look in version 2 alone.
+    """
+    found: list[str] = []
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        root = Path("/sys/fs/cgroup")
+        if not controllers and name:
+            file = name
+        elif controller in controllers.split(",") and old_name:
+            file, root = old_name, root / controller
+        else:
+            continue
+        own = root / path.strip("/")
+        places = [own, *own.parents[: len(own.parts) - len(root.parts)]]
+        texts = [_text(place / file).strip() for place in places]
+        # In a container the path may be the host's, which is not seen there; the root is.
+        found += [text for text in texts if text]
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
