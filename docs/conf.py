@@ -20,7 +20,7 @@ from populora_env.settings import field_rules
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 project = "PopuLoRA"
 root_doc = "docs/index"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/api/*.rst"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "docs/api/*.rst"]
 html_theme = "furo"
 html_title = "PopuLoRA"
 html_static_path = ["_static"]
@@ -48,8 +48,15 @@ PACKAGES = ("populora_env", "agents", "evolution")
 API = [path.stem for path in (Path(__file__).parent / "api").glob("*.rst")]
 
 
+FOLDERS = {"docs/environments/index": "docs/environments/", "docs/results": "docs/results/"}
+
+
 def contents(app, docname, source):
-    """Give the index the tables of contents that the sections of its own links make."""
+    """Give the index what the sections of its links make, and a folder's first page the others."""
+    if docname in FOLDERS:
+        inside = [page for page in app.env.found_docs if page.startswith(FOLDERS[docname])]
+        table = "\n".join(f"/{page}" for page in sorted(inside) if page != docname)
+        source[0] += f"\n```{{toctree}}\n:hidden:\n\n{table}\n```\n" if table else ""
     if docname == root_doc:
         for caption, text in re.findall(r"^## (.+)\n((?:.|\n)+?)(?=^## |\Z)", source[0], re.M):
             links = re.findall(r"\[([^]]+)\]\(([\w./-]+)\.(?:md|rst)\)", text)

@@ -11,6 +11,8 @@ from populora_env.problems import ProblemSource
 from populora_env.prompts import REPLY_TOKENS
 from populora_env.records import Phase, Problem
 
+_DEFAULTS: ArenaOptions = {"proposers": 1, "tries": 4, "rewards": "learnability"}
+
 
 class ReasoningProposer(ReasoningSolo):
     """A learner, ``agent_0``, writes problems, and is paid by how fixed solvers fare with them.
@@ -38,7 +40,7 @@ class ReasoningProposer(ReasoningSolo):
         ValueError: If an argument is out of range.
     """
 
-    @with_options_of_the_arena
+    @with_options_of_the_arena(**_DEFAULTS)
     def __init__(
         self,
         problems: str | ProblemSource | Sequence[Problem] = "self-play:expressions",
@@ -52,7 +54,7 @@ class ReasoningProposer(ReasoningSolo):
         limits: Mapping[Phase, int] = REPLY_TOKENS,
         **arena: Unpack[ArenaOptions],
     ) -> None:
-        chosen: ArenaOptions = {"proposers": 1, "tries": 4, "rewards": "learnability", **arena}
+        chosen: ArenaOptions = {**_DEFAULTS, **arena}
         super().__init__(
             problems, num_agents, evaluation, judge, seed, render_mode, peers=peers, limits=limits,
             **chosen,

@@ -46,14 +46,26 @@ class ArenaOptions(TypedDict, total=False):
     tries: int
 
 
-def with_options_of_the_arena(init: F) -> F:
-    """Show readers the arena's own arguments, with their defaults, in the place of ``**arena``."""
-    own = list(inspect.signature(init).parameters.values())[:-1]
-    arena = inspect.signature(ReasoningArena).parameters.values()
-    options = [entry for entry in arena if entry.kind is entry.KEYWORD_ONLY]
-    signature = inspect.Signature([*own, *options], return_annotation=None)
-    init.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
-    return init
+def with_options_of_the_arena(**own: Any) -> Callable[[F], F]:
+    """Show readers the arena's own arguments, with their defaults, in the place of ``**arena``.
+
+    Args:
+        **own: Defaults of those that are others here.
+    """
+
+    def shown(init: F) -> F:
+        first = list(inspect.signature(init).parameters.values())[:-1]
+        arena = inspect.signature(ReasoningArena).parameters.values()
+        options = [
+            entry.replace(default=own.get(entry.name, entry.default))
+            for entry in arena
+            if entry.kind is entry.KEYWORD_ONLY
+        ]
+        signature = inspect.Signature([*first, *options], return_annotation=None)
+        init.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+        return init
+
+    return shown
 
 
 class ReasoningSolo(gymnasium.Env[Observation, str]):
@@ -90,7 +102,7 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
         "render_fps": 1,
     }
 
-    @with_options_of_the_arena
+    @with_options_of_the_arena()
     def __init__(
         self,
         problems: str | ProblemSource | Sequence[Problem] = "procedural:chain_sum",
