@@ -5,9 +5,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from evolution.studies.charts import _ticks, chart
+from evolution.studies.charts import chart
 from evolution.studies.comparing import answers
+from evolution.studies.drawing import round_ticks
 from evolution.studies.file import study_of
+from evolution.studies.measured import FIGURES
 from evolution.studies.page import write_page
 from evolution.studies.tables import differences, explained, means, p_text
 from tests.evolution.studies import synthetic
@@ -105,7 +107,8 @@ def test_all_that_is_drawn_is_inside(seeds):
     ],
 )
 def test_ticks_are_round_and_enclose_all(low, high, figure, ticks):
-    assert _ticks(low, high, figure) == pytest.approx(ticks)
+    share = FIGURES[figure].share
+    assert round_ticks(low, high, share=share) == pytest.approx(ticks)
 
 
 def test_the_page_links_its_figures_and_is_the_same_again(tmp_path):
