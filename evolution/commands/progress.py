@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
@@ -17,19 +18,27 @@ if TYPE_CHECKING:  # some commands show bars without torch
     from agents.engine.jobs import DecodeStats
 
 _CLIP = 30  # characters of a name that are shown
+_REFRESH = 2  # times a second; drawing takes from the processor that decodes
 
 
 class Bars:
     """A bar of what is going on, and above it one of the whole; gone when the block is left.
 
-    Nothing is shown where the console is no terminal.
+    What stands above the bars is drawn anew with them, a few times a second. Nothing is shown where
+    the console is no terminal.
 
     Args:
         console: Where they are drawn.
         stats: Whose words on speed are shown; None to show none.
+        above: What stands above the bars; None for nothing.
     """
 
-    def __init__(self, console: Console, stats: "DecodeStats | None" = None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        stats: "DecodeStats | None" = None,
+        above: RenderableType | None = None,
+    ) -> None:
         self._shown = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(24),
@@ -38,20 +47,24 @@ class Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[said]}", markup=False),
             console=console,
-            transient=True,
-            disable=not console.is_terminal,  # it would leave an empty line in a log
         )
+        parts = [self._shown] if above is None else [above, self._shown]
+        self._live = Live(
+            Group(*parts), console=console, transient=True, refresh_per_second=_REFRESH
+        )
+        self._draws = console.is_terminal  # else it would leave an empty line in a log
         self._stats = stats
         self._whole: TaskID | None = None
         self._stage: TaskID | None = None
         self._label = ""
 
     def __enter__(self) -> "Bars":
-        self._shown.start()
+        if self._draws:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._shown.stop()
+        self._live.stop()
 
     def tell(self, label: str, fraction: float) -> None:
         """Show how far a stage is, as `agents.progress.Progress`; another label, another bar."""

@@ -129,6 +129,16 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     assert evolve(folder, model_folder, "--generations", "2") == 0
     said = capsys.readouterr().out
     assert f"--resume {folder} --generations 4" in " ".join(said.split())
+    assert said.startswith("Evolving 3 adapters: 2 generations of 2 problems\n")
+    first, live, last = (
+        said.find(words)
+        for words in ("What the base answers", "generation   1/2", "The first held-out problems")
+    )
+    assert 0 < first < live < last
+    assert "tokens/s" not in said  # the table of agents is for terminals
+    assert f"Report: {folder / 'report.html'}" in " ".join(said.split())
+    assert (folder / "report.html").is_file()
+    assert f"populora play --agents {folder},base*2" in " ".join(said.split())
     assert "majority vote" in said
     assert "How the agents judged" in said
     assert "Majority answers: " in said

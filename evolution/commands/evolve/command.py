@@ -5,11 +5,13 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from agents.engine.jobs import EngineError
+from evolution.commands.evolve.answers import show_first_answers
 from evolution.commands.evolve.dry_run import dry_run
 from evolution.commands.evolve.engine import connected, introduce, load
 from evolution.commands.evolve.final_table import measure, show_proposals
@@ -18,6 +20,8 @@ from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.memory import memory_words, peak_memory
 from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
 from evolution.commands.evolve.workers import show_workers, with_workers
+from evolution.commands.extras import EXTRAS
+from evolution.commands.live_table import AgentsTable
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
 from evolution.config import RunConfig
@@ -32,8 +36,11 @@ from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import plain_settings, read_changes
 from evolution.runs.checkpoint import RunFolder
 from evolution.terminal import PlainConsole
+from populora_env.errors import PopuloraError
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
+
+_MOST_READ = 32 << 20  # bytes of transcripts of which a report is written without being asked for
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     held_out = held_out_problems(options)
     folder = _open_folder(options)
     goes_on = bool(folder.generations())
-    base = load(options)
+    console.print(_what(options))
+    with console.status(f"loading the base model {options.model}"):
+        base = load(options)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"
     with ExitStack() as stack:
         grader = stack.enter_context(Grader())
@@ -64,6 +73,7 @@ def main(arguments: Sequence[str]) -> int:
             for problems in (train, held_out):
                 check_fit(base, problems, options.solve_tokens, population.context)
             folder.write("run.toml", run_toml(options))
+            show_first_answers(population, train, options.solve_tokens, grader, console)
         manager.loggers += [
             ConsoleLogger(console, generations=options.generations),
             TensorBoardLogger(
@@ -123,10 +133,42 @@ def main(arguments: Sequence[str]) -> int:
             manager.close()
             folder.close()
     console.print(f"Run folder: {folder.path}")
+    _report(folder.path, console)
     if results or goes_on:
+        if manager.champion is not None:
+            path = shlex.quote(str(folder.path))
+            console.print(f"Watch the champion: populora play --agents {path},base*2")
         more = manager.generation + max(options.generations, 1)
         console.print(f"Continue with: {command} --generations {more}")
     return 0
+
+
+def _what(options: EvolveOptions) -> str:
+    """What the run is going to do, in a line."""
+    most = f", at most {options.max_minutes:g} minutes" if options.max_minutes else ""
+    return (
+        f"Evolving {options.size} adapters: {options.generations} generations of "
+        f"{options.problems_per_generation} problems{most}"
+    )
+
+
+def _report(run: Path, console: Console) -> None:
+    """Write the run's report, if that can be done in seconds; else say how."""
+    command = f"populora report {shlex.quote(str(run))}"
+    lacking = any(extra.name == "report" and extra.missing() for extra in EXTRAS)
+    episodes = run / "transcripts.jsonl"
+    if lacking or (episodes.exists() and episodes.stat().st_size > _MOST_READ):
+        console.print(f"Report: {command}")
+        return
+    from evolution.commands.report import write_report
+
+    try:
+        with console.status("writing the report"):
+            file, _ = write_report(run)
+    except PopuloraError as error:
+        console.print(f"No report was written ({error}); {command}")
+    else:
+        console.print(f"Report: {file}")
 
 
 def _done(folder: RunFolder, command: str) -> str:
@@ -175,15 +217,24 @@ def _evolve(
         interrupts.check()
         return bool(limit) and time.monotonic() - started > limit
 
-    with Bars(console, manager.population.stats) as bars:
+    population = manager.population
+    table = AgentsTable(population.agents)
+    with Bars(console, population.stats, above=table) as bars, ExitStack() as watched:
+        if console.is_terminal:
+            watched.callback(setattr, population, "watcher", None)
+            population.watcher = table.answered
 
         def count(done: int) -> None:
             bars.count("generations", done, options.generations)
+
+        def played(result: GenerationResult) -> None:
+            table.played(result)
+            count(result.generation + 1)
 
         count(manager.generation)
         return manager.run(
             max(options.generations - manager.generation, 0),
             until=is_over,
-            on_generation=lambda result: count(result.generation + 1),
+            on_generation=played,
             progress=bars.tell,
         )

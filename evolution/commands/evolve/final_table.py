@@ -15,6 +15,7 @@ from rich.table import Table
 from agents.measuring.evaluate import AgentScore, EvaluationResult, evaluate
 from agents.measuring.statistics import Estimate
 from agents.population import BASE, LoraPopulation
+from evolution.commands.evolve.answers import show_side_by_side
 from evolution.commands.evolve.engine import computed_by
 from evolution.commands.progress import Bars
 from evolution.config import RunConfig
@@ -54,6 +55,7 @@ def measure(
         raise ValueError("measure: no individual was ever confirmed")
     best = _score_of(champion, agents, population, ask)
     console.print(_table(base, agents, champion, best, manager))
+    show_side_by_side(held_out, base.scores[BASE], best, console)
     console.print(f"Champion ({champion.individual}): {manager.keep_best()}")
     folder.write(
         "held_out.jsonl",
