@@ -327,13 +327,14 @@ def main() -> None:
                         "default all")  # fmt: skip
     parser.add_argument("--modes", nargs="+", choices=["note", "act"], default=["act"],
                         help="what the guard may do in hacked runs")  # fmt: skip
+    parser.add_argument("--model", default="embedded", help="as of `populora evolve`")
     given = vars(parser.parse_args())
     file, full, arms, modes = (given[name] for name in ("json", "full", "arms", "modes"))
     scale = FULL if full else replace(Scale(), seeds=1)
     saved = json.loads(file.read_text()) if file and file.exists() else {}
     cells: dict[str, Any] = saved.get("cells", {})
     console = Console(highlight=False, width=150)
-    base = load_base("embedded", products="auto")
+    base = load_base(given["model"], products="auto")
     plain = Arm({})
     wanted = [(CLEAN, "act", seed) for seed in range(scale.clean) if CLEAN in arms]
     hacks = [arm for arm in arms if arm != CLEAN]

@@ -105,8 +105,9 @@ class EvolutionConfig:
     """Weight of an individual's earlier generations in its standing, per generation; below 1."""
     confirm_problems: Annotated[int, Range(0)] = 16
     """Fresh problems for trials, which would-be elites and a new champion must pass; 0: none."""
-    confirm_confidence: Annotated[float, Range(0, 10)] = 0.0
-    """Standard errors by which a new champion must lead the old one in its trial."""
+    confirm_confidence: Annotated[float, Range(-10, 10)] = 0.0
+    """Standard errors by which a new champion must lead the old one in its trial; below 0 it may be
+    as far behind."""
     exchange: str = "crossover"
     """What members take over from each other: crossover (children of the fittest), none,
     average(rate=1,momentum=0), towards_start(share=0.3), cma_es(problems=24,rounds=4,sigma=0.3,

@@ -232,13 +232,15 @@ class Reevaluations:
 
 
 def outdoes(challenger: np.ndarray, holder: np.ndarray, confidence: float) -> bool:
-    """Whether a challenger is better by more than so many standard errors of the difference.
+    """Whether a challenger may take the holder's place.
 
     Args:
         challenger: What it earned on each problem ``[problems]``.
         holder: What the other earned on the same.
-        confidence: Standard errors; 0 asks for any lead at all.
+        confidence: Standard errors of the difference by which it must lead; 0 asks for any lead at
+            all, and below 0 it may be as far behind, so that ties are the challenger's.
     """
     lead = challenger - holder
     error = lead.std(ddof=1) / len(lead) ** 0.5 if len(lead) > 1 else 0.0
-    return bool(lead.mean() > confidence * error)
+    needed = confidence * error
+    return bool(lead.mean() >= needed if confidence < 0 else lead.mean() > needed)

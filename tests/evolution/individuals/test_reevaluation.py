@@ -163,3 +163,6 @@ def test_a_challenger_must_lead_by_as_much_as_is_asked():
     assert outdoes(better, holder, 0)
     assert not outdoes(better, holder, 2)
     assert not outdoes(holder, holder, 0)
+    assert outdoes(holder, holder, -1)
+    assert outdoes(holder, better, -3)
+    assert not outdoes(holder, better, -0.5)
