@@ -90,7 +90,11 @@ def _competing_turns(
 ) -> list[Sample]:
     """All turns, each against its rivals: those of other agents and tries at the same problem.
 
-    A turn without one, such as a proposal, is held against all of its phase and kind of task.
+    A turn without one, such as a proposal, is held against all of its phase and kind of task. Those
+    who learn from others' replies as well take them at the same advantage, as if they were their
+    own, and only those that are better than their rivals. So agents share experience, as in
+    Christianos et al. (2020, arXiv:2006.07169), but without importance weights: what is only made
+    more likely cannot run away.
     """
     turns: list[Turn] = []
     rewards: list[float] = []
@@ -115,10 +119,16 @@ def _competing_turns(
         rewards += [proposal_reward(t) if t.phase is Phase.PROPOSE else t.reward for t in rivals]
         groups += [group] * len(rivals)
     advantages = ADVANTAGES[config.advantage](rewards, groups)
-    return [
-        Sample(population.agents.index(turn.agent), *_token_ids(turn, population), advantage)
-        for turn, advantage in zip(turns, advantages.tolist(), strict=True)
-    ]
+    readers = config.readers(population.size)
+    samples: list[Sample] = []
+    for turn, advantage in zip(turns, advantages.tolist(), strict=True):
+        own = Sample(population.agents.index(turn.agent), *_token_ids(turn, population), advantage)
+        samples += [
+            replace(own, agent=slot)
+            for slot in readers[own.agent]
+            if slot == own.agent or advantage > 0
+        ]
+    return samples
 
 
 def _comparable_rewards(rivals: Sequence[Turn]) -> list[float]:

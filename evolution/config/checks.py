@@ -68,6 +68,11 @@ def check_together(config: "EvolutionConfig") -> None:
             "fittest that are there to be copied"
         )
     rate_range(config.learning_rates)
+    if config.learn_from == "population" and config.learner != "policy-gradient":
+        raise ConfigError(
+            f"learn_from: got 'population' with learner = {config.learner}, expected "
+            "policy-gradient; rejection has rejection_source"
+        )
     if config.rows == "shared":
         _check_rows(config)
     _check_self_play(config)

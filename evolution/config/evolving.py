@@ -172,6 +172,9 @@ class EvolutionConfig:
     """With several updates, how far above 1 it counts."""
     kl: Annotated[float, Range(0, 1e6)] = 0.0
     """Weight of the learner's divergence from the base model; 0 computes none."""
+    learn_from: RejectionSource = RejectionSource.OWN
+    """Whose replies an agent learns from by policy gradient: own, or its own and what others of its
+    island or role said better than their rivals (population)."""
     rejection_source: RejectionSource = RejectionSource.OWN
     """Whose right attempts an agent learns from by rejection: own, or population."""
     rejection_replies: Annotated[int, Range(1)] = 4
@@ -273,6 +276,12 @@ class EvolutionConfig:
         if roles is None or self.proposers == "all":
             return np.array_split(slots, self.islands)
         return [slots[: len(roles.proposers)], slots[len(roles.proposers) :]]
+
+    def readers(self, size: int) -> dict[int, list[int]]:
+        """Who learns from what each agent says, by slot: itself alone, or its whole home."""
+        if self.learn_from is RejectionSource.OWN:
+            return {slot: [slot] for slot in range(size)}
+        return {slot: home.tolist() for home in self.homes(size) for slot in home.tolist()}
 
     def operators(self, settings: "Settings | None" = None) -> "BreedingOperators":
         """Selection, crossover and mutations by name; see `evolution.registry`.

@@ -107,7 +107,9 @@ def demand_of(
     learned = [p for p in replies if own or p in (Phase.SOLVE, Phase.PROPOSE)]
     common = shared if by_tree else 0
     tokens = math.ceil(
-        useful * sum(replies[p] * (prompts[p] - common + filled * limits[p]) for p in learned)
+        useful
+        * max(map(len, config.readers(config.size).values()))
+        * sum(replies[p] * (prompts[p] - common + filled * limits[p]) for p in learned)
     )
     batch = max(min(config.tokens_per_batch, tokens), whole)
     each = max(tokens // config.size, whole) if by_tree and shared else whole

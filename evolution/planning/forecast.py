@@ -100,6 +100,7 @@ def forecast(
     own = config.learn_judging or config.learner is Learner.REJECTION
     learned = [
         seen.seconds_per_sample
+        * max(map(len, config.readers(config.size).values()))
         * sum(n for phase, n in counts.items() if own or phase in (Phase.SOLVE, Phase.PROPOSE))
         for counts in (replies, most)
     ]

@@ -196,6 +196,8 @@ def test_copies_inherit_optimiser_state_and_crossed_children_do_not(population, 
         ({"epochs": 0}, "epochs: got 0"),
         ({"clip_low": 2.0}, "clip_low: got 2.0"),
         ({"rejection_source": "peers"}, "rejection_source: got 'peers', expected one of own"),
+        ({"learn_from": "peers"}, "learn_from: got 'peers', expected one of own"),
+        ({"learn_from": "population", "learner": "none"}, "learner = none, expected policy-grad"),
         ({"rejection_replies": 0}, "rejection_replies: got 0"),
         ({"child_optimizer": "mix"}, "child_optimizer: got 'mix', expected one of reset, inherit"),
     ],
@@ -203,6 +205,32 @@ def test_copies_inherit_optimiser_state_and_crossed_children_do_not(population, 
 def test_bad_settings_are_named(settings, said):
     with pytest.raises(ConfigError, match=said):
         config(**settings)
+
+
+def competed(population, **settings):
+    """Agent, text and advantage of each sample of a policy gradient."""
+    samples = gather_samples(played(), population, config(**settings))
+    decode = population.base.tokenizer.decode
+    return [
+        (s.agent, decode(s.reply_ids, skip_special_tokens=True), s.advantage) for s in samples
+    ]
+
+
+def test_agents_learn_from_what_others_said_better_than_their_rivals(population):
+    own = competed(population)
+    shared = competed(population, learn_from="population")
+    assert len(own) == 2 * SIZE
+    assert [sample for sample in shared if sample in own] == own
+    better = [(text, advantage) for _, text, advantage in own if advantage > 0]
+    assert len(better) == 4
+    for agent in range(SIZE):
+        assert better == [(text, gain) for slot, text, gain in shared if slot == agent and gain > 0]
+    assert len(shared) == len(own) + (SIZE - 1) * len(better)
+
+
+def test_but_not_from_other_islands(population):
+    shared = competed(population, learn_from="population", islands=2, migrants=1)
+    assert [slot for slot, _, gain in shared if gain > 0] == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
 def test_settings_survive_a_toml_file(tmp_path):
