@@ -211,9 +211,7 @@ def competed(population, **settings):
     """Agent, text and advantage of each sample of a policy gradient."""
     samples = gather_samples(played(), population, config(**settings))
     decode = population.base.tokenizer.decode
-    return [
-        (s.agent, decode(s.reply_ids, skip_special_tokens=True), s.advantage) for s in samples
-    ]
+    return [(s.agent, decode(s.reply_ids, skip_special_tokens=True), s.advantage) for s in samples]
 
 
 def test_agents_learn_from_what_others_said_better_than_their_rivals(population):
