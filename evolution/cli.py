@@ -50,6 +50,7 @@ COMMANDS = {
         "grade every known answer against itself",
         "evolution.commands.validate", "ValidateOptions",
     ),
+    "watch": ("follow a run in the browser", "evolution.commands.watch", "WatchOptions"),
 }  # fmt: skip
 
 # What the package cannot do without, where it was installed without its dependencies.

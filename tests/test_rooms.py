@@ -83,6 +83,7 @@ ORDER = [
     "evolution.reporting.charts",
     "evolution.reporting.anatomy",
     "evolution.reporting",
+    "evolution.watch",
     "evolution.manager",
     "evolution.planning",
     "evolution.studies",

@@ -27,6 +27,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "trian
 GREY = "#888888"
 _MARKED = 40  # most generations whose points are marked
 _ALL = "agents"
+_TICKS = 12  # most generations of which each is marked
 _WRITTEN = 10  # most agents for whom numbers are written into the matrix
 
 
@@ -88,6 +89,7 @@ def curve(
         if np.isfinite(leads).any():
             line(figure, x, leads, "best by standing", RED, width=1.5, dash="dot")
     layout(figure, "generation", "")
+    whole_ticks(figure, run.generations)
     figure.update_layout(hovermode="x unified")
     if share:
         figure.update_yaxes(range=[-0.02, 1.02])
@@ -196,6 +198,12 @@ def layout(figure: go.Figure, x: str, y: str) -> None:
     )
     figure.update_xaxes(title={"text": x, "standoff": 8}, automargin=True, zeroline=False)
     figure.update_yaxes(title={"text": y, "standoff": 8}, automargin=True)
+
+
+def whole_ticks(figure: go.Figure, generations: Sequence[int]) -> None:
+    """Mark whole generations alone where there are few, as plotly does by itself where not."""
+    if generations[-1] - generations[0] <= _TICKS:
+        figure.update_xaxes(dtick=1)
 
 
 def line(

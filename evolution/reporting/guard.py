@@ -1,21 +1,28 @@
 """The report's section on the guard: what it measured, what it found bad, and what it did."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from evolution.reporting.charts import Chart, curve
 from evolution.reporting.findings import Findings
+from evolution.reporting.measures.data import RunData
 from evolution.runs.files import GUARD_FILE
 
+IN_GUARD = ("generation", "agent", "rung")
+"""What each row of its file has."""
 _MOST_STEPS = 60
 
 
 def guard_section(found: Findings) -> dict[str, Any] | None:
     """Return what the guard saw and did; None of a run that had none."""
-    run = found.run
-    rows = [row for _, row in run.saved.rows(GUARD_FILE, ("generation", "agent", "rung"))]
+    return guard_shown(found.run, [row for _, row in found.run.saved.rows(GUARD_FILE, IN_GUARD)])
+
+
+def guard_shown(run: RunData, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what rows of `GUARD_FILE` say, each with `IN_GUARD`; None if there are none."""
     rows = [row for row in rows if row["generation"] in run.generations]
     if not rows:
         return None

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from evolution.individuals.lineage import Individual
-from evolution.reporting.charts import COLOURS, GREY, RED, SKY, SYMBOLS, Chart, layout
+from evolution.reporting.charts import COLOURS, GREY, RED, SKY, SYMBOLS, Chart, layout, whole_ticks
 from evolution.reporting.measures.data import RunData
 from evolution.reporting.measures.family import Family, Life, is_copy, weights_of
 from evolution.reporting.page import hover, hover_text
@@ -50,6 +50,7 @@ def family_chart(run: RunData, tree: Family) -> Chart:
     colours = [getattr(life, tree.measured) for life in known]
     _births(figure, known, "birth", tree.best, size, color=colours, **scale)
     layout(figure, "generation", "")
+    whole_ticks(figure, run.generations)
     figure.update_yaxes(
         tickvals=list(range(len(run.agents))), ticktext=[hover(agent) for agent in run.agents],
         range=[len(run.agents) - 0.5, -0.5], zeroline=False,

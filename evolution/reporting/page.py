@@ -73,18 +73,29 @@ def page(
         sections: Key, title, and the arguments of the key's macro in ``sections.html``.
         charts: All charts that the sections have a place for.
     """
-    scripts = [Markup(get_plotlyjs().replace("\r", "")), _asset("page.js")]
+    scripts = [plotly_script(), asset("theme.js"), asset("page.js")]
     return ENVIRONMENT.get_template("page.html").render(
         name=name,
         facts=facts,
         sections=sections,
-        style=_asset("page.css"),
+        style=asset("page.css"),
         scripts=scripts,
         digests=[base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts],
-        charts={chart.key: json.loads(chart.figure.to_json() or "{}") for chart in charts},
+        charts=plain_figures(charts),
     )
 
 
-def _asset(name: str) -> Markup:
+def plotly_script() -> Markup:
+    """Return plotly's own script, as the installed package ships it."""
+    return Markup(get_plotlyjs().replace("\r", ""))
+
+
+def plain_figures(charts: Sequence["Chart"]) -> dict[str, Any]:
+    """Return the charts' figures by key, as JSON types."""
+    return {chart.key: json.loads(chart.figure.to_json() or "{}") for chart in charts}
+
+
+def asset(name: str) -> Markup:
+    """Return a style or script of the page."""
     file = resources.files("evolution.reporting") / "assets" / name
     return Markup(file.read_text(encoding="utf-8").replace("\r", ""))

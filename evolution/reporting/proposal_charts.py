@@ -15,6 +15,7 @@ from evolution.reporting.charts import (
     band,
     layout,
     line,
+    whole_ticks,
 )
 from evolution.reporting.measures.data import RunData
 from evolution.reporting.measures.proposals import Course, Meetings, Size
@@ -67,6 +68,8 @@ def course_charts(run: RunData, found: Course) -> list[Chart]:
     layout(distinct, "generation", "so far")
     distinct.update_yaxes(rangemode="tozero")
     distinct.update_layout(hovermode="x unified")
+    for figure in (shares, stacked, distinct):
+        whole_ticks(figure, run.generations)
     return [
         Chart("proposals-shares", shares),
         Chart("proposals-statuses", stacked),
@@ -83,6 +86,7 @@ def size_chart(number: int, run: RunData, size: Size) -> Chart:
     line(figure, x[known], size.mean[known], "mean", BLUE, mode="lines+markers",
          marker={"size": 6})  # fmt: skip
     layout(figure, "generation", "")
+    whole_ticks(figure, run.generations)
     figure.update_layout(hovermode="x unified")
     return Chart(f"size-{number}", figure)
 

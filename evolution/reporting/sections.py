@@ -52,10 +52,11 @@ def render(found: Findings) -> str:
     worked = [(key, title, work(found)) for key, title, work in SECTIONS]
     shown = [(key, title, values) for key, title, values in worked if values is not None]
     charts: list[Chart] = [c for _, _, values in shown for c in values.get("charts", ())]
-    return page(found.run.name, _facts(found), shown, charts)
+    return page(found.run.name, facts(found), shown, charts)
 
 
-def _facts(found: Findings) -> Mapping[str, object]:
+def facts(found: Findings) -> Mapping[str, object]:
+    """Return what a page says of a run above everything else; None for what was not recorded."""
     run, config = found.run, found.run.config
     asked = config.get("generations")
     return {
@@ -201,7 +202,8 @@ def _games(found: Findings) -> Shown:
         for i, agent in enumerate(played.agents)
     ]  # fmt: skip
     rows.sort(key=lambda row: -float(str(row[5])))
-    return {"charts": [matrix_chart(played)], "rows": rows}
+    decided = bool(np.isfinite(played.shares).any())
+    return {"charts": [matrix_chart(played)] if decided else [], "rows": rows}
 
 
 def _judges(found: Findings) -> Shown:

@@ -59,6 +59,26 @@ class RunLock:
         self._release()
 
 
+def is_played(folder: Path) -> bool | None:
+    """Whether a process of this machine plays a run; None where the system does not say.
+
+    Only looks, at what Linux tells of locks: who wants the lock meanwhile is not refused.
+    """
+    file = folder / LOCK_FILE
+    if not file.exists():
+        return False
+    try:
+        inode, holder = file.stat().st_ino, json.loads(file.read_text(encoding="utf-8"))
+        if holder["host"] != socket.gethostname():
+            return None
+        pid = str(holder["pid"])
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    held = (line.split() for line in locks if "FLOCK" in line)
+    return any(pid in words and any(w.endswith(f":{inode}") for w in words) for words in held)
+
+
 def _acquire(file: Path) -> _Lock:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     handle = os.open(file, flags, 0o644)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # which needs torch
 
 LATEST = 10**9  # no run has as many generations
 # What is raised when JSON or TOML is read that is not what it should be; nesting may be too deep.
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,7 +239,7 @@ class SavedRun:
                     if offset > end:
                         break
                     with self.reading(file, number):
-                        row = _row(line, required)
+                        row = read_row(line, required)
                     yield number, row
         if end is not math.inf and offset < end:
             raise self.error(
@@ -296,7 +296,7 @@ class SavedRun:
             raise
         except OSError as error:
             raise self.error(f"{file} cannot be read ({error.strerror})") from error
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
             reason = f"{kind}{error}"
             reason = reason if len(reason) <= 200 else reason[:200] + "…"
@@ -332,7 +332,13 @@ def trained_on(adapter: Path) -> str | None:
     return None
 
 
-def _row(line: bytes, required: Sequence[str]) -> dict[str, Any]:
+def read_row(line: bytes, required: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a line of a JSONL file of a run; within `SavedRun.reading`, which says what is wrong.
+
+    Raises:
+        TypeError: If it is no JSON object, or a generation or agent in it is of the wrong type.
+        ValueError: If it is no JSON, an entry is missing, or a generation is out of range.
+    """
     row: Any = json.loads(line)
     if not isinstance(row, dict):
         raise TypeError("expected a JSON object")

@@ -7,7 +7,7 @@ Held-out results and benchmarks are read in `reporting.measured`.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from populora_env.records import Transcript
 
 Series = NDArray[np.float64]
 
+HISTORY_FILE = "history.jsonl"
+IN_HISTORY = ("generation", "agent")
+"""What each row of it has."""
 _NO_SERIES = frozenset({"generation", "best"})
 _MOST = 1e60  # no recorded quantity is near: the largest float32 is 3.4e38
 
@@ -126,9 +129,26 @@ def read_run_data(path: str | Path) -> RunData:
             f"run: {path} is no run folder (it holds neither run.toml nor history.jsonl); "
             "expected one that populora evolve made"
         )
-    rows = list(saved.rows("history.jsonl", ("generation", "agent")))
+    rows = list(saved.rows(HISTORY_FILE, IN_HISTORY))
     if not rows:
         raise UsageError(f"run: {path} holds no finished generation; wait for its first")
+    agents = frozenset(row["agent"] for _, row in rows)
+    return run_data(saved, rows, tuple(_episodes(saved, agents)))
+
+
+def run_data(
+    saved: SavedRun, rows: Sequence[tuple[int, Mapping[str, Any]]], episodes: tuple[Episode, ...]
+) -> RunData:
+    """Put together what was read of a run.
+
+    Args:
+        saved: Reads what else is asked for.
+        rows: Line numbers and rows of `HISTORY_FILE`, at least one, each with `IN_HISTORY`.
+        episodes: Those that are kept, each checked by `check_episode`.
+
+    Raises:
+        UsageError: If a quantity is out of range, or a file is damaged.
+    """
     generations = tuple(sorted({row["generation"] for _, row in rows}))
     agents = tuple(dict.fromkeys(row["agent"] for _, row in rows))
     places = {number: place for place, number in enumerate(generations)}
@@ -146,12 +166,11 @@ def read_run_data(path: str | Path) -> RunData:
                 continue
             if isinstance(value, int | float):
                 if abs(value) > _MOST and not (isinstance(value, float) and math.isinf(value)):
-                    with saved.reading(path / "history.jsonl", number):
+                    with saved.reading(saved.path / HISTORY_FILE, number):
                         raise ValueError(f"{name!r} is out of range")
                 empty = np.full((len(generations), len(agents)), np.nan)
                 series.setdefault(name, empty)[g, n] = float(value)
     config = saved.tables.get("config", {})
-    episodes = tuple(_episodes(saved, frozenset(agents)))
     return RunData(
         saved=saved,
         config=config,
@@ -184,12 +203,16 @@ def _proposers(
 def _episodes(saved: SavedRun, agents: frozenset[str]) -> Iterator[Episode]:
     for number, generation, transcript in saved.episodes(turns=False):
         with saved.reading(saved.path / "transcripts.jsonl", number):
-            _check(transcript, agents)
+            check_episode(transcript, agents)
         yield Episode(generation, transcript)
 
 
-def _check(transcript: Transcript, agents: frozenset[str]) -> None:
-    """Check that an episode is about the run's agents, and judgements about what they wrote."""
+def check_episode(transcript: Transcript, agents: Set[str]) -> None:
+    """Check that an episode is about the run's agents, and judgements about what they wrote.
+
+    Raises:
+        ValueError: If it is not, or a figure in it is out of range.
+    """
     authors = {attempt.agent for attempt in transcript.attempts}
     asked = {entry.judge for entry in transcript.assessments}
     asked |= {entry.judge for entry in transcript.evaluations if entry.judge is not None}
