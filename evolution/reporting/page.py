@@ -73,7 +73,7 @@ def page(
         sections: Key, title, and the arguments of the key's macro in ``sections.html``.
         charts: All charts that the sections have a place for.
     """
-    scripts = [plotly_script(), asset("theme.js"), asset("page.js")]
+    scripts = [plotly_script(), asset("theme.js") + asset("page.js")]
     return ENVIRONMENT.get_template("page.html").render(
         name=name,
         facts=facts,

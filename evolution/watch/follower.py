@@ -8,6 +8,7 @@ out and said on the page: a page that follows a run must not end because a line 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from evolution.runs.saved_run import UNREADABLE, SavedRun, read_row
 from evolution.watch.lines import GrowingLines, Line
 from populora_env.records import Transcript
 
+_AT_ONCE = 500  # lines of each file that are read before something else may be done
 TRANSCRIPTS_FILE = "transcripts.jsonl"
 IN_TRANSCRIPTS = ("generation", "turns")
 _REPLACED = (
@@ -35,12 +37,13 @@ _REPLACED = (
 
 @dataclass(slots=True)
 class _Followed:
-    """A growing file, what was read of it, and what of it could not be."""
+    """A growing file, what was read of it, what could not be, and whether more is known to come."""
 
     lines: GrowingLines
     rows: list[Any] = field(default_factory=list[Any])
     begun_anew: int = 0
     damage: str = ""
+    behind: bool = False
 
 
 class Follower:
@@ -66,7 +69,7 @@ class Follower:
         return [*(own.damage for own in self._files.values() if own.damage), *self._said.values()]
 
     def poll(self) -> bool:
-        """Read what is new; returns whether anything is."""
+        """Read what is new, at most so much that it is soon done; returns whether anything is."""
         changed = self._follow(HISTORY_FILE, _history_row)
         if changed:
             self._agents = frozenset(row["agent"] for _, row in self._files[HISTORY_FILE].rows)
@@ -76,6 +79,11 @@ class Follower:
         changed |= found != self._replaced
         self._replaced = found
         return changed
+
+    def share_read(self) -> float | None:
+        """Which part of the run was read, from 0 to 1; None as soon as all was."""
+        shares = [own.lines.share_read for own in self._files.values() if own.behind]
+        return min(shares, default=None)
 
     def run(self) -> RunData | None:
         """What is known of the run; None before its first whole generation, or if it is damaged."""
@@ -147,20 +155,25 @@ class Follower:
 
     def _follow(self, name: str, read: Callable[[Line], Any]) -> bool:
         """Read what came to a growing file; returns whether anything did."""
-        own, changed = self._files[name], False
+        own = self._files[name]
         try:
-            for line in own.lines.new():
-                _forget_the_old(own)
-                changed = True
-                try:
-                    own.rows.append(read(line))
-                except UNREADABLE as error:
-                    said = f"{name}, line {line.number}, is damaged and left out: {error}"
-                    own.damage = own.damage or said[:300]
+            lines = list(islice(own.lines.new(), _AT_ONCE))
         except OSError as error:
-            said = f"{name} cannot be read ({error.strerror})"
-            changed, own.damage = changed or own.damage != said, said
-        return _forget_the_old(own) or changed
+            said, before = f"{name} cannot be read ({error.strerror})", own.damage
+            own.damage, own.behind = said, False
+            return said != before
+        own.behind = len(lines) == _AT_ONCE
+        changed = bool(lines)
+        if own.begun_anew != own.lines.times_begun_anew:  # what was read before is no more
+            own.rows.clear()
+            own.damage, own.begun_anew, changed = "", own.lines.times_begun_anew, True
+        for line in lines:
+            try:
+                own.rows.append(read(line))
+            except UNREADABLE as error:
+                said = f"{name}, line {line.number}, is damaged and left out: {error}"
+                own.damage = own.damage or said[:300]
+        return changed
 
     def _episode(self, line: Line) -> tuple[int, Episode]:
         row = read_row(line.text, IN_TRANSCRIPTS)
@@ -171,15 +184,6 @@ class Follower:
 
 def _history_row(line: Line) -> tuple[int, dict[str, Any]]:
     return line.number, read_row(line.text, IN_HISTORY)
-
-
-def _forget_the_old(own: _Followed) -> bool:
-    """Drop what a file held before it was begun anew; returns whether it was."""
-    if own.begun_anew == own.lines.times_begun_anew:
-        return False
-    own.rows.clear()
-    own.damage, own.begun_anew = "", own.lines.times_begun_anew
-    return True
 
 
 def _signature(file: Path) -> tuple[int, int, int]:

@@ -42,7 +42,7 @@ class GrowingLines:
         self.times_begun_anew = 0
 
     def new(self) -> Iterator[Line]:
-        """Yield the whole lines that came since the last time, which has to be read to its end.
+        """Yield the whole lines that came since the last one that was taken.
 
         Raises:
             OSError: If the file is there and cannot be read.
@@ -65,6 +65,15 @@ class GrowingLines:
                 self._number, self._offset = line.number, self._offset + len(text)
                 self._tail = (self._tail + text)[-_TAIL:]
                 yield line
+
+    @property
+    def share_read(self) -> float:
+        """Which part of the file was read, from 0 to 1; 1 where there is none."""
+        try:
+            size = self._file.stat().st_size
+        except OSError:
+            return 1.0
+        return min(self._offset / size, 1.0) if size else 1.0
 
     def again(self, offset: int) -> bytes:
         """Read the line that begins at an offset once more.

@@ -38,6 +38,7 @@ class View:
         self._follower = Follower(path)
         self._lock = threading.Lock()  # requests are answered in threads
         self._run: RunData | None = None
+        self._new = True  # whether anything was read that is not shown yet
         self._begun, self._version = secrets.token_hex(4), 0
         self._shown: dict[str, Any] = {}
 
@@ -46,13 +47,15 @@ class View:
         return TEMPLATES.get_template("watch.html").render(name=self._follower.path.resolve().name)
 
     def state(self, seen: str = "") -> str:
-        """What there is to show, as JSON.
+        """What there is to show, as JSON; while a long run is being read, how much of it was.
 
         Args:
             seen: The ``version`` that the asker has: if nothing changed since, only the status.
         """
         with self._lock:
             self._look()
+            if (share := self._follower.share_read()) is not None:
+                return json.dumps({"reading": share})
             version = f"{self._begun}-{self._version}"
             told = {"version": version, **self._status()}
             return json.dumps(told if seen == version else {**told, **self._shown})
@@ -66,8 +69,9 @@ class View:
 
     def _look(self) -> None:
         """Read what is new, and if anything is, work out what is shown."""
-        if self._follower.poll() or not self._version:
-            self._version += 1
+        self._new = self._follower.poll() or self._new
+        if self._new and self._follower.share_read() is None:
+            self._new, self._version = False, self._version + 1
             self._shown = self._work_out()
 
     def _work_out(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@
     version = state.version;
   };
 
-  const gone = (word, what) => {
+  const tell = (word, what) => {
     at("state").textContent = word;
     at("state").className = "verdict s-gone";
     at("age").textContent = what;
@@ -139,10 +139,13 @@
 
   const ask = async () => {
     const answer = await fetch(`state?seen=${encodeURIComponent(version)}`).catch(() => null);
-    setTimeout(ask, EVERY);
-    if (answer === null) gone("not served any more", "populora watch has ended; start it again");
-    else if (!answer.ok) gone("cannot be shown", "populora watch says in its terminal why");
-    else await show(await answer.json());
+    const state = answer?.ok ? await answer.json() : {};
+    const reading = state.reading !== undefined;
+    setTimeout(ask, reading ? 0 : EVERY);
+    if (answer === null) tell("not served any more", "populora watch has ended; start it again");
+    else if (!answer.ok) tell("cannot be shown", "populora watch says in its terminal why");
+    else if (reading) tell("reading", `${Math.floor(100 * state.reading)} % of what the run wrote`);
+    else await show(state);
   };
   ask();
   chartTheme.onChange(draw);

@@ -14,6 +14,7 @@ import pytest
 
 from evolution.reporting.measures.data import read_run_data
 from evolution.runs.lock import LOCK_FILE, RunLock, is_played
+from evolution.watch import follower as follower_module
 from evolution.watch.conversation import episodes_shown
 from evolution.watch.follower import Follower
 from evolution.watch.view import View
@@ -143,6 +144,27 @@ def test_nothing_is_sent_twice(writer):
     assert "sections" not in third
     assert third["version"] == second["version"]
     assert "sections" in json.loads(View(writer.copy).state(second["version"]))
+
+
+def test_a_long_run_is_read_bit_by_bit(writer, monkeypatch):
+    monkeypatch.setattr(follower_module, "_AT_ONCE", 5)
+    writer.begin()
+    for _ in range(5):
+        writer.go_on()
+    view = View(writer.copy)
+    shares = []
+    while "reading" in (told := json.loads(view.state())):
+        shares.append(told["reading"])
+    assert shares == sorted(shares)
+    assert len(shares) == 4
+    assert 0 < shares[0] < 0.4
+    assert told["done"] == 5
+    assert told["version"].endswith("-1")
+    writer.cut_back()
+    writer.go_on()
+    while "reading" in (told := json.loads(view.state())):
+        pass
+    assert told["done"] == 5
 
 
 def test_sections_of_self_play(tmp_path):
