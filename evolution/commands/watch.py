@@ -6,7 +6,6 @@ What the page shows is in `evolution.watch`. The run's folder is only read, and 
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +15,6 @@ from evolution.commands.usage import parse
 from evolution.errors import UsageError
 from populora_env.episodes.rendering import visible
 from populora_env.settings import Range
-
-_NEEDED = ("starlette", "uvicorn", "plotly", "jinja2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +33,6 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command, until Ctrl-C."""
     options = parse(WatchOptions, arguments, prog="populora watch")
     folder = _folder(options.run)
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise UsageError(
-            f"watch: needs {' and '.join(missing)}, not installed; say pip install "
-            '"populora-env[watch]"'
-        )
     from evolution.watch.server import ADDRESS, application, open_socket, server
 
     with open_socket(options.port) as listening:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from evolution import cli
 from evolution.commands import watch
 from evolution.errors import UsageError
 from evolution.watch.server import application, open_socket, server
@@ -106,10 +108,12 @@ def test_a_port_that_is_taken_is_refused(tmp_path):
             watch.main([str(tmp_path), "--port", str(port)])
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "find_spec", lambda name: None if name == "uvicorn" else name)
-    with pytest.raises(UsageError, match=r'uvicorn, not installed; say pip install "populora-env'):
-        watch.main([str(tmp_path)])
+def test_what_is_missing_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "evolution.watch.server", raising=False)
+    assert cli.main(["watch", str(tmp_path)]) == 2
+    said = "watch needs uvicorn, which is not installed; pip install 'populora-env[watch]'"
+    assert said in capsys.readouterr().err
 
 
 def browse(url, profile):
