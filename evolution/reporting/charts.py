@@ -91,6 +91,7 @@ def curve(
     layout(figure, "generation", "")
     whole_ticks(figure, run.generations)
     figure.update_layout(hovermode="x unified")
+    figure.update_yaxes(tickformat=".6~g")  # of what does not change, plotly would write 17 digits
     if share:
         figure.update_yaxes(range=[-0.02, 1.02])
     elif bool((values[np.isfinite(values)] >= 0).all()):

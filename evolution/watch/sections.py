@@ -39,7 +39,7 @@ _COLUMNS = (
     ("standing", "standing", "{:+.3f}"), ("standing_error", "±", "{:.3f}"),
     ("accuracy", "accuracy", "{:.2f}"), ("return", "return", "{:.2f}"),
     ("diversity", "diversity", "{:.3f}"), ("validity", "valid proposals", "{:.2f}"),
-    ("length", "characters a reply", "{:.0f}"), ("rating", "rating", "{:.1f}"),
+    ("length", "reply length", "{:.0f}"), ("rating", "rating", "{:.1f}"),
 )  # fmt: skip
 
 
