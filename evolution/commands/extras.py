@@ -44,7 +44,10 @@ EXTRAS = (
     Extra(
         "report", ("plotly", "jinja2"), "a run as one HTML page", "no report; a run goes on without"
     ),
-    Extra("watch", ("starlette", "uvicorn"), "a page that follows a run", "no populora watch"),
+    Extra(
+        "watch", ("plotly", "jinja2", "starlette", "uvicorn"), "a page that follows a run",
+        "no populora watch",
+    ),
     Extra(
         "hub", ("datasets",), "problems from the hub and from Parquet files",
         "problems from JSON lines, CSV and generators only",
