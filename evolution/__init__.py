@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from evolution.fitness.strategies import CLASSIFIERS
     from evolution.individuals.lineage import Individual
     from evolution.loggers.base import CallbackLogger, ConsoleLogger, JsonlLogger, Logger
+    from evolution.loggers.named import LOGGERS
     from evolution.loggers.tensorboard import TensorBoardLogger
+    from evolution.loggers.trackers import TrackioLogger, WandbLogger
     from evolution.lowrank.anatomy import Anatomy
     from evolution.manager import EvolutionManager
     from evolution.operators.crossover import CROSSOVERS
@@ -58,12 +60,15 @@ _LAZY = {
     "Learner": "evolution.config",
     "Logger": "evolution.loggers.base",
     "KERNELS": "evolution.fitness.diversity",
+    "LOGGERS": "evolution.loggers.named",
     "MUTATIONS": "evolution.operators.mutation_weights",
     "RunConfig": "evolution.config",
     "SCALES": "evolution.fitness.scaling",
     "SCHEDULES": "evolution.fitness.scaling",
     "SELECTIONS": "evolution.operators.selection",
     "TensorBoardLogger": "evolution.loggers.tensorboard",
+    "TrackioLogger": "evolution.loggers.trackers",
+    "WandbLogger": "evolution.loggers.trackers",
     "anatomy": "evolution.reporting.anatomy.reading",
     "branch": "evolution.runs.branching",
 }
@@ -77,6 +82,7 @@ __all__ = [
     "FITNESSES",
     "GATES",
     "KERNELS",
+    "LOGGERS",
     "MINIMAL_CRITERIA",
     "MUTATIONS",
     "SCALES",
@@ -100,6 +106,8 @@ __all__ = [
     "Logger",
     "RunConfig",
     "TensorBoardLogger",
+    "TrackioLogger",
+    "WandbLogger",
     "anatomy",
     "branch",
 ]

@@ -155,6 +155,7 @@ OPERATORS = [
     ("--diversity-bar", "evolution.fitness.attempts.MINIMAL_CRITERIA"),
     ("--fitness-scale", "evolution.fitness.scaling.SCALES"),
     ("--fitness", "evolution.fitness.rules.FITNESSES"),
+    ("--log", "evolution.loggers.named.LOGGERS"),
 ]
 REGISTRIES = [
     *(registry for _, registry in OPERATORS),

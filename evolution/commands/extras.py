@@ -65,6 +65,8 @@ EXTRAS = (
         "embeddings", ("sentence_transformers",), "diversity by sentence embeddings",
         "the other measures of diversity only",
     ),
+    Extra("trackio", ("trackio",), "runs in Trackio", "no evolve --log trackio"),
+    Extra("wandb", ("wandb",), "runs in Weights & Biases", "no evolve --log wandb"),
     Extra("qd", ("ribs",), "MAP-Elites archives", "no fitness map_elites"),
     Extra(
         "4bit", ("bitsandbytes", "accelerate"), "a base model in 4 bits",

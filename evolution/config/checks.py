@@ -9,13 +9,14 @@ population's size tells (`EvolutionConfig.resolved`).
 import math
 from typing import TYPE_CHECKING
 
-from evolution.errors import ConfigError
+from evolution.errors import ConfigError, OperatorError
 from evolution.exchange.gate import GATES
 from evolution.exchange.step import EXCHANGES
 from evolution.fitness.attempts import MINIMAL_CRITERIA
 from evolution.fitness.diversity import KERNELS
 from evolution.fitness.rules import FITNESSES
 from evolution.fitness.scaling import SCALES, SCHEDULES
+from evolution.loggers.named import read_loggers
 from populora_env.episodes.arguments import read_forms
 from populora_env.episodes.rewards import RewardWeights
 from populora_env.reading.forms import FORMS
@@ -151,6 +152,18 @@ def check_server(config: "RunConfig") -> None:
     ):
         if not value:
             raise ConfigError(f"{name}: got none with engine = vllm, expected {expected}")
+
+
+def check_log(config: "RunConfig") -> None:
+    """Check that loggers by name exist.
+
+    Raises:
+        ConfigError: If one does not.
+    """
+    try:
+        read_loggers(config.log)
+    except OperatorError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_self_play(config: "EvolutionConfig") -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from agents.loading.linear import DTYPE_NAMES, MatmulPrecision
-from evolution.config.checks import ENGINES, check_server
+from evolution.config.checks import ENGINES, check_log, check_server
 from evolution.config.evolving import EvolutionConfig
 from populora_env.settings import OneOf, Range
 
@@ -67,6 +67,9 @@ class RunConfig(EvolutionConfig):
     """Generations in total."""
     max_minutes: Annotated[float, Range(0, finite=False)] = 0.0
     """Start no generation after this many minutes of a call; 0 for no limit."""
+    log: str = "tensorboard"
+    """Who is told of generations beside the console: tensorboard, trackio, wandb, joined by +; none
+    for nobody."""
     out: str = ""
     """Run folder; by default runs/<date>-<time>."""
 
@@ -78,4 +81,5 @@ class RunConfig(EvolutionConfig):
         """
         super().check()
         check_server(self)
+        check_log(self)
         self.resolved(self.size)

@@ -2,8 +2,9 @@
 
 A logger is told of every generation once it is complete and saved. `history.jsonl` and the
 transcripts are not loggers: they are part of the run's state and are written by the manager.
-`evolution.loggers.tensorboard` has the logger for TensorBoard, `evolution.loggers.held_out` one
-that measures.
+`evolution.loggers.tensorboard` has the logger for TensorBoard, `evolution.loggers.trackers` those
+for Weights & Biases and Trackio, `evolution.loggers.held_out` one that measures;
+`evolution.loggers.named` calls them by name.
 
 A logger never stops a run: one that raises is warned of, closed and dropped, and the run goes on.
 """
@@ -12,7 +13,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -76,7 +77,8 @@ def log_all(
             logger.log(result, transcripts)
         except Exception as error:
             loggers.remove(logger)
-            _warn(logger, f"failed in generation {result.generation} and is dropped", error)
+            what = f"failed in generation {result.generation} and is dropped"
+            warn_of(type(logger).__name__, what, error)
             close_all([logger])
 
 
@@ -86,13 +88,13 @@ def close_all(loggers: Sequence[Logger]) -> None:
         try:
             logger.close()
         except Exception as error:
-            _warn(logger, "could not be closed", error)
+            warn_of(type(logger).__name__, "could not be closed", error)
 
 
-def _warn(logger: Logger, what: str, error: Exception) -> None:
+def warn_of(name: str, what: str, error: Exception) -> None:
+    """Warn that something went wrong with a logger, which never stops a run."""
     warnings.warn(
-        f"loggers: {type(logger).__name__} {what} ({type(error).__name__}: {error}); the run is "
-        "not affected",
+        f"loggers: {name} {what} ({type(error).__name__}: {error}); the run is not affected",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -137,6 +139,46 @@ def aggregates(result: "GenerationResult") -> dict[str, float | None]:
                                  for own in guard.agents)  # fmt: skip
         found["guard/rung"] = max(int(own.rung) for own in guard.agents)
     return found
+
+
+def spreads(result: "GenerationResult") -> dict[str, np.ndarray]:
+    """What is told of all agents one by one: names, as in ``fitness/agents``, to known values."""
+    scores = result.scores
+    told = {"fitness": scores.fitness, "returns": scores.returns, "diversity": scores.diversity}
+    told["standing"] = result.standing
+    known_ones = {f"{name}/agents": v[np.isfinite(v)] for name, v in told.items()}
+    return {name: values for name, values in known_ones.items() if len(values)}
+
+
+def strengths(result: "GenerationResult") -> dict[str, float]:
+    """Agent to its strength in comparisons; empty where there were none."""
+    peers = result.peers
+    if not peers.comparisons.any():
+        return {}
+    return dict(zip(peers.agents, peers.strengths.tolist(), strict=True))
+
+
+class Alert(NamedTuple):
+    """What a person should be told at once.
+
+    Attributes:
+        title: In short.
+        text: All of it, in one line.
+        is_stop: Whether the run ends with it.
+    """
+
+    title: str
+    text: str
+    is_stop: bool
+
+
+def alerts(result: "GenerationResult") -> list[Alert]:
+    """What the guard has to say of a generation, and why it ends the run, if it does."""
+    if (guard := result.guard) is None:
+        return []
+    when = f"generation {result.generation + 1}"
+    said = [Alert(f"Guard, {when}", line, False) for line in guard.lines]
+    return said + ([Alert(f"Guard stops the run, {when}", guard.stop, True)] if guard.stop else [])
 
 
 class CallbackLogger:

@@ -1,24 +1,21 @@
 """What TensorBoard shows of a run: curves, histograms, sample episodes, settings and their outcome.
 
-Needs the package ``tensorboard``, which comes with the extra ``lora``.
+Needs the package ``tensorboard``, which comes with the extra ``evolve``.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from agents.plain_files import refuse_links, remove
 from evolution.errors import CheckpointError
-from evolution.loggers.base import aggregates
+from evolution.loggers.base import aggregates, spreads, strengths
 from populora_env.proposals.record import Proposal
 from populora_env.records import Transcript
 
 if TYPE_CHECKING:
     from evolution.results import GenerationResult
 
-_HISTOGRAMS = ("fitness", "returns", "diversity")
 _HPARAMS = "hparams"  # a folder of its own, since it is written anew at every close
 
 
@@ -65,13 +62,10 @@ class TensorBoardLogger:
         self._last = {k: v for k, v in aggregates(result).items() if v is not None}
         for name, value in self._last.items():
             self._writer.add_scalar(name, value, step)
-        spread = {name: getattr(result.scores, name) for name in _HISTOGRAMS}
-        for name, values in {**spread, "standing": result.standing}.items():
-            if len(known := values[np.isfinite(values)]):
-                self._writer.add_histogram(f"{name}/agents", known, step)
-        if result.peers.comparisons.any():
-            strengths = dict(zip(result.peers.agents, result.peers.strengths.tolist(), strict=True))
-            self._writer.add_scalars("peer_strength", strengths, step)
+        for name, values in spreads(result).items():
+            self._writer.add_histogram(name, values, step)
+        if told := strengths(result):
+            self._writer.add_scalars("peer_strength", told, step)
         for number, transcript in enumerate(transcripts[: self._samples]):
             self._writer.add_text(f"transcript/{number}", as_markdown(transcript), step)
         self._writer.flush()

@@ -42,7 +42,7 @@ FIXED: Mapping[str, str] = {
 }
 """Settings that cannot change in a run, and why."""
 
-UNRECORDED = frozenset({"max_minutes", "out"})
+UNRECORDED = frozenset({"log", "max_minutes", "out"})
 """Settings of one call, which say nothing of how generations are played."""
 
 

@@ -27,7 +27,7 @@ from evolution.commands.usage import Interrupts
 from evolution.config import RunConfig
 from evolution.loggers.base import ConsoleLogger
 from evolution.loggers.held_out import HeldOutLogger
-from evolution.loggers.tensorboard import TensorBoardLogger
+from evolution.loggers.named import LoggedRun, check_packages, make_loggers
 from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
 from evolution.run_population import newborn
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     options = read_options(arguments)
     if options.dry_run:
         return dry_run(options, newborn)
+    check_packages(options.log)
     console = PlainConsole()
     started = time.monotonic()
     train = load_problems(options.problems, split="train", seed=options.seed)
@@ -76,10 +77,8 @@ def main(arguments: Sequence[str]) -> int:
             show_first_answers(population, train, options.solve_tokens, grader, console)
         manager.loggers += [
             ConsoleLogger(console, generations=options.generations),
-            TensorBoardLogger(
-                folder.path / "tensorboard",
-                first=manager.generation,
-                settings=plain_settings(options),
+            *make_loggers(
+                options.log, LoggedRun(folder.path, manager.generation, plain_settings(options))
             ),
         ]
         if held_out and (every := options.held_out_every):
