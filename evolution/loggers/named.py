@@ -11,7 +11,7 @@ are joined by ``+``; ``none`` is no logger.
         return lambda result, transcripts: (run.folder / name).write_text(result.best)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +43,7 @@ class LoggedRun:
     settings: Mapping[str, Any]
 
 
-LOGGERS = Operators("log")
+LOGGERS: Operators[Callable[..., Logger | Callback]] = Operators("log")
 """Loggers by name."""
 
 
@@ -108,8 +108,7 @@ def make_loggers(text: str, run: LoggedRun) -> list[Logger]:
     made: list[Logger] = []
     for use in read_loggers(text):
         try:
-            logger: Logger | Callback = use(run)
-            made.append(as_logger(logger))
+            made.append(as_logger(use(run)))
         except PopuloraError:
             raise
         except Exception as error:

@@ -164,7 +164,7 @@ class TrackioLogger(_Tracker):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(samples)
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         known = kept_id(Path(folder) / "trackio")
         self._trackio: Any = trackio
