@@ -43,7 +43,7 @@ class LoggedRun:
     settings: Mapping[str, Any]
 
 
-LOGGERS: Operators[Callable[..., Logger | Callback]] = Operators("log")
+LOGGERS = Operators[Callable[..., Logger | Callback]]("log")
 """Loggers by name."""
 
 
