@@ -33,6 +33,10 @@ COMMANDS = {
         "make one adapter, or one model, of many",
         "evolution.commands.export.command", "ExportOptions",
     ),
+    "push": (
+        "upload a run's adapters with a model card", "evolution.commands.push.command",
+        "PushOptions",
+    ),
     "distill": (
         "train one adapter on a run's verified replies",
         "evolution.commands.distill.command", "DistillOptions",

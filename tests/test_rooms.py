@@ -92,6 +92,7 @@ ORDER = [
     "evolution.commands.evolve",
     "evolution.commands.bench",
     "evolution.commands.export",
+    "evolution.commands.push",
     "evolution.commands.distill",
     "evolution.commands.play",
     "evolution.commands.doctor",

@@ -83,7 +83,11 @@ EXTRAS = (
 )  # fmt: skip
 """All extras but ``all`` and ``lora``, an older name of ``evolve``; what most need is first."""
 
-_BESIDE = {"tokenizers": "evolve", "pyarrow": "hub"}  # what they bring along
+_BESIDE = {
+    "tokenizers": "evolve",
+    "huggingface_hub": "evolve",
+    "pyarrow": "hub",
+}  # what they bring along
 
 
 def extra_of(module: str) -> Extra | None:

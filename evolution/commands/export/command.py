@@ -21,6 +21,14 @@ from agents.loading.models import load_base
 from agents.loading.quiet import no_bars
 from agents.peft_io import CONFIG_FILE, WEIGHTS_FILE, PeftAdapter, read_adapter
 from agents.plain_files import whole_folder
+from evolution.commands.export.card import (
+    CARD_FILE,
+    NOT_HERE,
+    SETTINGS_FILE,
+    Carded,
+    card_text,
+    settings_text,
+)
 from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_sources
 from evolution.commands.progress import Bars
 from evolution.commands.usage import installed, parse, writing_to
@@ -37,7 +45,7 @@ class ExportOptions:
     sources: tyro.conf.Positional[tuple[str, ...]]
     """A run folder, or PEFT adapter folders; a run among several stands for its best adapter."""
     out: str
-    """Folder for the adapter and export.json; must not exist yet."""
+    """Folder for the adapter, its model card and export.json; must not exist yet."""
     agents: tuple[str, ...] = (ALL,)
     """With a run: all agents of its last generation that solve, best, or some by name."""
     weights: tuple[str, ...] = ("equal",)
@@ -96,6 +104,7 @@ def main(arguments: Sequence[str]) -> int:
             merged.write(work)
         record = lineage_record(run, sources, merged, made)
         (work / "export.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_card(work, options.out, run, sources, merged, made)
         if options.merge_into_base:
             console.print("merging into the base model")
             write_model(merged, work / "model", options, run)
@@ -106,6 +115,35 @@ def main(arguments: Sequence[str]) -> int:
     if options.merge_into_base:
         console.print(f"Model: {Path(options.out) / 'model'}")
     return 0
+
+
+def write_card(
+    work: Path,
+    name: str,
+    run: SavedRun | None,
+    sources: Sequence[Source],
+    merged: PeftAdapter,
+    made: Merge | None,
+) -> None:
+    """Write the model card, and the run's settings if there is a run."""
+    if made is None:
+        source = sources[0]
+        measured_as = source.name if run is not None else ""
+        whose = str(source.record.get("individual", ""))
+        entries = [Carded(f"a copy of {source.name}", "", measured_as, whose)]
+    else:
+        # Not measured itself; those that it was made of may be.
+        entries = [Carded("the merged adapter")]
+        entries += [
+            Carded(f"{one.name}, weight {one.weight:.4g}", NOT_HERE, one.name,
+                   str(one.record.get("individual", "")))
+            for one in sources
+        ]  # fmt: skip
+    said = [] if made is None else ["\n".join(error_lines(merged, made))]
+    text = card_text(name, entries, run=run, base=merged.base, made=said)
+    (work / CARD_FILE).write_text(text, encoding="utf-8")
+    if run is not None:
+        (work / SETTINGS_FILE).write_text(settings_text(run), encoding="utf-8")
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def read_held_out(run: RunData) -> HeldOut | None:
     agents: dict[str, Estimate] = {}
     apart = math.hypot(base.standard_error, best.standard_error)
     gain, paired = Estimate(best.value - base.value, apart), False
-    marks = _marks(run.saved, problems)
+    marks = held_out_marks(run.saved, problems)
     if marks:
         # Beside the agents there are the base and the champion, a snapshot of one of them.
         agents = {name: Estimate.of(marks[name].tolist()) for name in run.agents if name in marks}
@@ -120,8 +120,12 @@ def _binomial(accuracy: float, problems: int) -> Estimate:
     return Estimate(accuracy, math.sqrt(max(accuracy * (1 - accuracy), 0.0) / max(problems - 1, 1)))
 
 
-def _marks(saved: SavedRun, problems: int) -> dict[str, Series]:
-    """Return who is right where, [problems] for each; empty if replies are not all there."""
+def held_out_marks(saved: SavedRun, problems: int) -> dict[str, Series]:
+    """Return who is right where, [problems] for each; empty if replies are not all there.
+
+    Raises:
+        UsageError: If the file is damaged.
+    """
     found: dict[str, list[float]] = {}
     name = "held_out.jsonl"
     for line, row in saved.rows(name, ("agent", "correct")):

@@ -1,0 +1,1 @@
+"""``populora push``."""
