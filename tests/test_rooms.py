@@ -37,6 +37,7 @@ ORDER = [
     "populora_env.arena",
     "populora_env.gym",
     "populora_env.trl",
+    "populora_env.interop",
     "populora_env.testing",
     "populora_env",
     "agents.old_names",

@@ -222,7 +222,7 @@ def hub(online):
 def test_everything_arrives_at_the_hub(made, tmp_path, hub, capsys):
     assert push(made, tmp_path / "out", "--private") == 0
     assert "Uploaded: http" in capsys.readouterr().out
-    assert hub.made[0]["private"] is True
+    assert hub.made[0]["visibility"] == "private"
     here = {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()}
     assert hub.files == here
     assert push(made, tmp_path / "out") == 0  # a former one is replaced
