@@ -69,6 +69,7 @@ def measure(
     )  # fmt: skip
     return {
         "problems": len(held_out),
+        "champion": champion.individual,
         "base": base.scores[BASE].accuracy,
         "best": best.accuracy,
         "mean": agents.mean,

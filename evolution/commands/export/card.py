@@ -69,7 +69,7 @@ def card_text(
         license_id: As hubs call it; empty names none.
     """
     model = base_name(base if run is None else run.config.model)
-    parts = [f"# {name}\n", _about(adapters, run, model), *made, _loading(name, model, adapters[0])]
+    parts = [f"# {name}", _about(adapters, run, model), *made, _loading(name, model, adapters[0])]
     if run is None:
         parts.append(
             "## Origin\n\nNo run was given, so data, seeds and lineage are not known here."
@@ -87,6 +87,18 @@ def settings_text(run: SavedRun) -> str:
     if (model := str(first.get("model", EMBEDDED))) != EMBEDDED:
         first["model"] = base_name(model)
     return tomli_w.dumps(first)
+
+
+def champion_of(run: SavedRun) -> str:
+    """The individual that the run's champion is a snapshot of; empty if not recorded.
+
+    The history has whom it was when the last generation was saved; trials at the end of a run may
+    have changed that, and are recorded with what was measured then.
+    """
+    summary = _summary(run)
+    measured = summary.get("held_out") or {}
+    is_of_now = summary.get("generations") == run.generation + 1
+    return str(measured.get("champion", "")) if is_of_now else ""
 
 
 def base_name(model: str) -> str:

@@ -19,6 +19,7 @@ from evolution.commands.export.card import (
     SETTINGS_FILE,
     Carded,
     card_text,
+    champion_of,
     settings_text,
 )
 from evolution.commands.usage import one_line, parse, writing_to
@@ -118,7 +119,7 @@ def _sources(run: SavedRun, agents: bool) -> list[tuple[Carded, Path]]:
     rows, best = run.last_rows, run.path / BEST
     found: list[tuple[Carded, Path]] = []
     if (best / CONFIG_FILE).is_file():
-        whose = next((str(row["champion"]) for row in rows.values() if row.get("champion")), "")
+        whose = champion_of(run)
         named = f"the champion, {whose}" if whose else "the champion"
         found.append((Carded(named, "", CHAMPION, whose), best))
     if agents:

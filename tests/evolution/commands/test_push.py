@@ -42,7 +42,7 @@ def made(tmp_path_factory):
     run.write("run.toml", tomli_w.dumps({"config": config, "versions": versions}))
     rows = [
         {"generation": 4, "agent": f"agent_{i}", "individual": f"g{3 * i}-{i}", "best": i == 1,
-         "champion": "g3-1"}
+         "champion": "g0-0"}  # trials at the end changed that
         for i in range(2)
     ]  # fmt: skip
     run.append("history.jsonl", rows)
@@ -56,7 +56,14 @@ def made(tmp_path_factory):
     marks = {"base": [1, 0, 0, 0], "agent_0": [1, 1, 0, 0], "champion": [1, 1, 1, 0]}
     lines = [{"agent": who, "correct": bool(m)} for who, own in marks.items() for m in own]
     run.write("held_out.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    measured = {"problems": 4, "base": 0.25, "best": 0.75, "mean": 0.5, "vote": 0.5}
+    measured = {
+        "problems": 4,
+        "champion": "g3-1",
+        "base": 0.25,
+        "best": 0.75,
+        "mean": 0.5,
+        "vote": 0.5,
+    }
     run.write("summary.json", json.dumps({"generations": 5, "held_out": measured}))
     run.close()
     return folder
@@ -149,6 +156,7 @@ def test_figures_that_are_not_of_these_adapters_are_left_out(made, tmp_path, gen
     text = (tmp_path / "out" / "README.md").read_text()
     assert said in text
     assert "0.750" not in text
+    assert "- the champion\n" in text  # whom it is of is not recorded either
 
 
 def test_a_base_and_data_of_the_hub_are_in_the_header(made, tmp_path):
