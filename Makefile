@@ -6,7 +6,7 @@ EXAMPLES := $(wildcard examples/*.py)
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
-.PHONY: run self-play test test-all check examples run-study docs clean $(EXAMPLES:%=run-%)
+.PHONY: run self-play test test-all check examples run-study run-notebook docs clean $(EXAMPLES:%=run-%)
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
@@ -26,7 +26,7 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-examples: $(EXAMPLES:%=run-%) run-study
+examples: $(EXAMPLES:%=run-%) run-study run-notebook
 $(EXAMPLES:%=run-%): run-%: .venv/.installed
 	@echo "== $*"
 	$(BIN)/python $*
@@ -34,6 +34,11 @@ $(EXAMPLES:%=run-%): run-%: .venv/.installed
 run-study: .venv/.installed
 	@echo "== examples/studies/smoke.toml"
 	$(BIN)/populora study examples/studies/smoke.toml --out "$$(mktemp -d)"
+
+# Without keeping what it shows: the notebook stays as it is.
+run-notebook: .venv/.installed
+	@echo "== examples/quickstart.ipynb"
+	$(BIN)/jupyter execute --timeout 1200 examples/quickstart.ipynb
 
 # All pages and the reference, to docs/_build/index.html; a broken link or name fails.
 docs: .venv/.docs
