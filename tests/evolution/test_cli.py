@@ -209,6 +209,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, model_folder):
         process = start("--resume", str(folder))
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
+    assert "Going on after generation " in said
     for name in ("history.jsonl", "transcripts.jsonl", "lineage.json", "held_out.jsonl"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

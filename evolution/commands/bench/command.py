@@ -141,6 +141,7 @@ def main(arguments: Sequence[str]) -> int:
         forgetting=options.forgetting,
         known=[spec for name in options.adapters if (spec := trained_on(adapter_folder(name)))],
     )
+    console.print(f"loading {', '.join(task.spec for task in tasks)}")  # the hub may be slow
     problems = load_tasks(
         tasks,
         split=None if options.split == "all" else options.split,

@@ -40,7 +40,9 @@ def result_table(result: BenchmarkResult) -> Table:
     by problem, under the main rule; with many rules that is a table of its own, `changes_table`.
     """
     changes = None if len(result.figures) > _RULES_BESIDE else result.main.changes
-    caption = "accuracy ± s.e.; the best is chosen on these very problems"
+    caption = "accuracy ± s.e."
+    if _has_summary(result):
+        caption += "; the best is chosen on these very problems"
     table = Table(caption=caption if changes is None else f"{caption}\n{_changes_words(changes)}")
     table.add_column("who", max_width=_NAME_WIDTH, overflow="fold")
     for rule in result.figures:
@@ -72,6 +74,11 @@ def changes_table(result: BenchmarkResult) -> Table | None:
     return table
 
 
+def _has_summary(result: BenchmarkResult) -> bool:
+    """Whether there are several agents, so that the table has their mean, best and vote."""
+    return sum(not participant.apart for participant in result.participants) > 1
+
+
 def _rows(
     result: BenchmarkResult,
 ) -> Iterator[tuple[str, list[Estimate | None], Estimate | None, bool]]:
@@ -81,7 +88,7 @@ def _rows(
     for participant in result.participants:
         own = [entry.accuracy[participant.name] for entry in entries]
         yield participant.name, [*own], single.get(participant.name), False
-    if sum(not participant.apart for participant in result.participants) < 2:
+    if not _has_summary(result):
         return
     best = result.main.best
     yield "mean", [entry.mean for entry in entries], changes and changes.mean, True

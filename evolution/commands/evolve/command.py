@@ -54,8 +54,10 @@ def main(arguments: Sequence[str]) -> int:
     train = load_problems(options.problems, split="train", seed=options.seed)
     held_out = held_out_problems(options)
     folder = _open_folder(options)
-    goes_on = bool(folder.generations())
+    goes_on = bool(done := folder.generations())
     console.print(_what(options))
+    if done:
+        console.print(f"Going on after generation {done[-1] + 1}, which {folder.path} holds")
     with console.status(f"loading the base model {options.model}"):
         base = load(options)
     command = f"populora evolve --resume {shlex.quote(str(folder.path))}"

@@ -178,7 +178,7 @@ def _usual(row: Row, names: Sequence[str], option: str) -> str:
     unknown = "; answer=none if no answer is known" if option == "answer" else ""
     raise ProblemSpecError(
         f"{row.place}: column {' or '.join(map(repr, names))} is missing, found {found}: "
-        f"say which it is with {option}=COLUMN{unknown}"
+        f"say which it is, as in 'FILE({option}=COLUMN)'{unknown}"
     )
 
 

@@ -74,7 +74,9 @@ def rows_of(path):
 def test_the_base_alone(saved, capsys, tmp_path):
     said = measure(saved, capsys, tmp_path / "out")
     assert "3 problems, arena-v1, greedy" in said
+    assert said.startswith(f"loading {SUMS}\n")
     assert "majority vote" not in said
+    assert "the best is chosen" not in said
     (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert result["problems"] == 3
     assert set(result["rules"]["default"]["accuracy"]) == {"base"}
