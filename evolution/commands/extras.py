@@ -90,6 +90,11 @@ _BESIDE = {
 }  # what they bring along
 
 
+def lacks(name: str) -> bool:
+    """Whether an extra by this name is not, or not wholly, installed."""
+    return any(extra.name == name and extra.missing() for extra in EXTRAS)
+
+
 def extra_of(module: str) -> Extra | None:
     """The extra that brings a module, given by its dotted name; None if none does."""
     top = module.partition(".")[0]

@@ -19,6 +19,10 @@ _STATE, _PERSON = 3400, 240  # of state.json: settings and the like; an individu
 _REPLY = 170  # of held_out.jsonl, without the reply's text
 _CURVES, _AGENT = 9000, 1150  # of TensorBoard, a generation: curves and sample episodes; an agent's
 _ONCE = 12000  # run.toml, summary.json, settings with the outcome
+_REPORT = 4_900_000  # report.html: nearly all of it the library that draws
+
+REPORT_READS = 32 << 20
+"""Bytes of transcripts up to which a report is written without being asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class DiskPlan:
         best: The champion's adapter.
         transcripts: Of all episodes.
         records: History, lineage, curves and the like.
+        report: The report that a run writes at its end, if it does.
     """
 
     generation: int
@@ -38,15 +43,22 @@ class DiskPlan:
     best: int
     transcripts: int
     records: int
+    report: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.generation * self.kept + self.best + self.transcripts + self.records
+        rest = self.best + self.transcripts + self.records + self.report
+        return self.generation * self.kept + rest
 
 
 def plan_disk(
-    shapes: BaseShapes, config: RunConfig, transcripts: float, first: int = 0
+    shapes: BaseShapes,
+    config: RunConfig,
+    transcripts: float,
+    first: int = 0,
+    *,
+    reports: bool = True,
 ) -> DiskPlan:
     """Predict what a run keeps.
 
@@ -55,6 +67,7 @@ def plan_disk(
         config: Settings of the run.
         transcripts: Bytes of those of a generation.
         first: Generations that were played before; what they keep is there already.
+        reports: Whether what writes a report is installed.
     """
     plain = "float32" if config.load_in_4bit else config.dtype
     held = DTYPES[config.adapter_dtype or plain].itemsize
@@ -86,4 +99,5 @@ def plan_disk(
         adapter,
         int(transcripts * played),
         played * a_generation + text + born * _PERSON + _ONCE,
+        _REPORT if reports and transcripts * config.generations <= REPORT_READS else 0,
     )

@@ -20,7 +20,7 @@ from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.memory import memory_words, peak_memory
 from evolution.commands.evolve.options import EvolveOptions, new_folder, read_options, run_toml
 from evolution.commands.evolve.workers import show_workers, with_workers
-from evolution.commands.extras import EXTRAS
+from evolution.commands.extras import lacks
 from evolution.commands.live_table import AgentsTable
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
@@ -29,6 +29,7 @@ from evolution.loggers.base import ConsoleLogger
 from evolution.loggers.held_out import HeldOutLogger
 from evolution.loggers.named import LoggedRun, check_packages, make_loggers
 from evolution.manager import EvolutionManager
+from evolution.planning.disk import REPORT_READS
 from evolution.results import GenerationResult
 from evolution.run_population import newborn
 from evolution.run_problems import check_fit, held_out_problems
@@ -39,8 +40,6 @@ from evolution.terminal import PlainConsole
 from populora_env.errors import PopuloraError
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
-
-_MOST_READ = 32 << 20  # bytes of transcripts of which a report is written without being asked for
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -156,9 +155,8 @@ def _what(options: EvolveOptions) -> str:
 def _report(run: Path, console: Console) -> None:
     """Write the run's report, if that can be done in seconds; else say how."""
     command = f"populora report {shlex.quote(str(run))}"
-    lacking = any(extra.name == "report" and extra.missing() for extra in EXTRAS)
     episodes = run / "transcripts.jsonl"
-    if lacking or (episodes.exists() and episodes.stat().st_size > _MOST_READ):
+    if lacks("report") or (episodes.exists() and episodes.stat().st_size > REPORT_READS):
         console.print(f"Report: {command}")
         return
     from evolution.commands.report import write_report

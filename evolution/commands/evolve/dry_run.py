@@ -19,6 +19,7 @@ from evolution.commands.evolve.engine import connected, load
 from evolution.commands.evolve.forecast_table import Outlook, show_forecast
 from evolution.commands.evolve.options import EvolveOptions, new_folder
 from evolution.commands.evolve.workers import with_workers
+from evolution.commands.extras import lacks
 from evolution.config import Learner, RunConfig
 from evolution.learning import make_learner
 from evolution.manager import EvolutionManager
@@ -99,7 +100,7 @@ def dry_run(
     memory = plan_memory(shapes, demand, process)
     if options.engine != "local":  # a server decodes, and its memory is its own
         memory = _elsewhere(memory, weights=not base.is_skeleton)
-    disk = plan_disk(shapes, options, told.transcripts, first)
+    disk = plan_disk(shapes, options, told.transcripts, first, reports=not lacks("report"))
     run = Outlook(
         options=options, told=told, seen=seen, memory=memory, disk=disk, first=first,
         loading=loading, room=_room(base, options), on_gpu=on_gpu, context=population.context,

@@ -101,7 +101,8 @@ def _costs(run: Outlook) -> Table:
     table.add_row("disk: a saved generation", size(disk.generation),
                   f"{disk.kept} kept: {size(disk.kept * disk.generation)}")  # fmt: skip
     table.add_row("disk: transcripts", size(disk.transcripts / max(n, 1)), size(disk.transcripts))
-    table.add_row("disk: the best, records", "", size(disk.best + disk.records))
+    table.add_row("disk: the best, records, report", "",
+                  size(disk.best + disk.records + disk.report))  # fmt: skip
     table.add_row("disk: all", "", size(disk.total))
     return table
 
