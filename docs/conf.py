@@ -112,12 +112,16 @@ def readable_defaults(app, what, name, obj, options, signature, returns):
 
 @cache
 def modules():
-    """All modules of the project, by name."""
+    """All modules of the project, by name, but those for packages that are not installed."""
     found = {}
     for package in map(importlib.import_module, PACKAGES):
         found[package.__name__] = package
         for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            found[entry.name] = importlib.import_module(entry.name)
+            try:
+                found[entry.name] = importlib.import_module(entry.name)
+            except ModuleNotFoundError as error:
+                if str(error.name).partition(".")[0] in PACKAGES:
+                    raise
     return found
 
 
