@@ -149,7 +149,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     assert summary["arena"]["majority"]["episodes"] == 4
     assert summary["arena"]["judges"]["overall"]["comparisons"] > 0
     assert set(summary["held_out"]) == {
-        "problems", "base", "best", "mean", "vote", "standard_error"
+        "problems", "base", "best", "champion", "mean", "vote", "standard_error"
     }  # fmt: skip
     assert summary["generations"] == 2
     assert summary["held_out"]["problems"] == 5
