@@ -9,7 +9,6 @@ smoothed; a curve ends where the shortest run does. Runs are only read; nothing 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,21 +22,20 @@ from agents.population import BASE
 from evolution.errors import UsageError
 from evolution.fitness.task import mean_of
 from evolution.runs.changes import UNRECORDED
-from evolution.runs.files import CURVE_FILE
+from evolution.runs.files import CURVE_FILE, HISTORY_FILE
 from evolution.runs.saved_run import SavedRun
 from evolution.runs.settings_files import read_preset
 from evolution.studies.drawing import (
     COLOURS,
     FAINT,
-    GRID,
     WIDTH,
     band,
     figure,
+    grid,
     line,
     path,
     round_ticks,
     text,
-    tick_text,
 )
 from evolution.studies.tables import Grid, markdown
 from populora_env.errors import PopuloraError
@@ -86,15 +84,11 @@ def read(folder: Path) -> Played:
             f"runs: the settings of {folder} changed while it ran; expected those of a preset"
         )
     _ = run.generation  # says it if there is none
-    file = folder / "summary.json"
-    summary: dict[str, Any] = {}
-    if file.is_file():
-        with run.reading(file):
-            summary = json.loads(file.read_text(encoding="utf-8"))
+    summary = run.summary()
     return Played(
         folder,
         asdict(run.settings()),
-        _by_generation(run, "history.jsonl"),
+        _by_generation(run, HISTORY_FILE),
         _by_generation(run, CURVE_FILE),
         summary,
     )
@@ -169,10 +163,7 @@ def chart(title: str, about: str, words: str, expected: Mapping[int, Interval]) 
     def y(value: float) -> float:
         return bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
 
-    marks: list[str] = []
-    for tick in ticks:
-        marks.append(line(left, y(tick), right, y(tick), GRID))
-        marks.append(text(left - 8, y(tick) + 4.5, tick_text(tick, ticks), FAINT, anchor="end"))
+    marks = grid(ticks, left, right, y)
     for tick in round_ticks(first, last, share=False):
         if first <= tick <= last and float(tick).is_integer():
             marks.append(line(x(tick), bottom, x(tick), bottom + 5, FAINT))

@@ -19,7 +19,7 @@ from evolution.lowrank.genomes import (
     read_genome,
     restore_genome,
 )
-from evolution.lowrank.sums import weighted_sum
+from evolution.lowrank.sums import mean_of_members
 
 _NAME = "champion"
 
@@ -70,8 +70,7 @@ class Champion:
     ) -> "Champion":
         """The mean of members' updates, kept under the name of the best of them."""
         lora = population.lora
-        members = [read_genome(lora, slot, copy=False) for slot in slots]
-        genome, _ = weighted_sum(members, [1 / len(members)] * len(members))
+        genome = mean_of_members(lora, slots)
         known = factors_hash(genome.alpha, genome.factors)
         agent = population.agents[individual.slot]
         return cls(individual.name, agent, generation, known, genome, is_mean=True)

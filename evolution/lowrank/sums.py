@@ -13,13 +13,26 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from agents.engine.adapters import StackedLora
 from evolution.lowrank import algebra
 from evolution.lowrank.algebra import compress
-from evolution.lowrank.genomes import Genome
+from evolution.lowrank.genomes import Genome, read_genome
 from evolution.lowrank.layers import in_stacks
 
 _NUMBERS = 1 << 22  # gathered at once
 _FLAT = 1e-3  # rows that are nearer than this to dependent are left as they were found
+
+
+def mean_of_members(lora: StackedLora, slots: Sequence[int]) -> Genome:
+    """One genome whose update is the mean of some members', at the first one's rank.
+
+    Args:
+        lora: Theirs.
+        slots: At least one.
+    """
+    members = [read_genome(lora, slot, copy=False) for slot in slots]
+    mean, _ = weighted_sum(members, [1 / len(members)] * len(members))
+    return mean
 
 
 def weighted_sum(genomes: Sequence[Genome], weights: ArrayLike) -> tuple[Genome, float]:

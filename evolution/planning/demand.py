@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agents.engine.jobs import Feature
 from evolution.config import Learner, Rows, RunConfig
 from evolution.fitness.evaluator import FitnessEvaluator
-from evolution.planning.replies import generation_replies
+from evolution.planning.replies import generation_replies, most_readers
 from evolution.run_problems import reply_limits
 from populora_env.records import Phase
 
@@ -108,7 +108,7 @@ def demand_of(
     common = shared if by_tree else 0
     tokens = math.ceil(
         useful
-        * max(map(len, config.readers(config.size).values()))
+        * most_readers(config)
         * sum(replies[p] * (prompts[p] - common + filled * limits[p]) for p in learned)
     )
     batch = max(min(config.tokens_per_batch, tokens), whole)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from evolution.config import Learner, RunConfig
 from evolution.planning.probe import Asked, Probe
-from evolution.planning.replies import Measurements, generation_replies, measurements
+from evolution.planning.replies import Measurements, generation_replies, measurements, most_readers
 from evolution.run_problems import reply_limits
 from populora_env.records import Phase
 
@@ -100,7 +100,7 @@ def forecast(
     own = config.learn_judging or config.learner is Learner.REJECTION
     learned = [
         seen.seconds_per_sample
-        * max(map(len, config.readers(config.size).values()))
+        * most_readers(config)
         * sum(n for phase, n in counts.items() if own or phase in (Phase.SOLVE, Phase.PROPOSE))
         for counts in (replies, most)
     ]

@@ -19,6 +19,11 @@ from populora_env.grading import Grader
 from populora_env.records import Phase
 
 
+def most_readers(config: RunConfig) -> int:
+    """How many agents learn from one reply, at most."""
+    return max(map(len, config.readers(config.size).values()))
+
+
 def generation_replies(
     config: EvolutionConfig, size: int, *, problems: int | None = None, valid: float = 1.0
 ) -> dict[Phase, int]:

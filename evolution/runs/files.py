@@ -21,9 +21,15 @@ from evolution.errors import CheckpointError, DamageError
 
 FORMAT = 5
 OLDEST = 4  # the oldest format that a run can go on from: without digests of growing files
+HISTORY_FILE = "history.jsonl"
+"""What became of each agent in each generation."""
+TRANSCRIPTS_FILE = "transcripts.jsonl"
+"""Episodes, in order."""
+SUMMARY_FILE = "summary.json"
+"""What was measured when the run ended."""
 GUARD_FILE = "guard.jsonl"
 """What the guard saw and did, by generation and agent."""
-GROWING = ("history.jsonl", "transcripts.jsonl", GUARD_FILE)
+GROWING = (HISTORY_FILE, TRANSCRIPTS_FILE, GUARD_FILE)
 CURVE_FILE = "held_out_curve.jsonl"
 """Accuracy on held-out problems, by generation and agent."""
 

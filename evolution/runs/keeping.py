@@ -16,7 +16,7 @@ from evolution.individuals.lineage import lineage_text
 from evolution.results import GenerationResult, history_rows
 from evolution.runs.changes import Change, find_changes, plain_settings, record
 from evolution.runs.checkpoint import RunFolder
-from evolution.runs.files import GUARD_FILE
+from evolution.runs.files import GUARD_FILE, HISTORY_FILE, TRANSCRIPTS_FILE
 from evolution.runs.fingerprints import check_same
 from evolution.runs.parts import Part, collect, restore
 from populora_env.records import Transcript
@@ -60,9 +60,9 @@ class Keeper:
             CheckpointError: If it cannot be written.
         """
         folder, config = self.folder, self._config
-        folder.append("history.jsonl", history_rows(result))
+        folder.append(HISTORY_FILE, history_rows(result))
         folder.append(
-            "transcripts.jsonl",
+            TRANSCRIPTS_FILE,
             ({"generation": result.generation, **t.to_dict()} for t in transcripts),
         )
         if result.guard is not None:

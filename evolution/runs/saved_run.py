@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from evolution.errors import CheckpointError, RunError
 from evolution.individuals.lineage import Individual
 from evolution.runs.changes import Change, read_changes
-from evolution.runs.files import GROWING, folder_of, saved_generations
+from evolution.runs.files import (
+    GROWING,
+    HISTORY_FILE,
+    SUMMARY_FILE,
+    TRANSCRIPTS_FILE,
+    folder_of,
+    saved_generations,
+)
 from evolution.runs.integrity import check_run, refusing
 from populora_env.records import Transcript
 from populora_env.storage import read_record
@@ -187,7 +194,7 @@ class SavedRun:
         Raises:
             RunError: If it cannot be read.
         """
-        rows = [row for _, row in self.rows("history.jsonl", ("generation", "agent"))]
+        rows = [row for _, row in self.rows(HISTORY_FILE, ("generation", "agent"))]
         return {row["agent"]: row for row in rows if row["generation"] == self.generation}
 
     @property
@@ -255,12 +262,27 @@ class SavedRun:
         Raises:
             RunError: If one cannot be read.
         """
-        for number, row in self.rows("transcripts.jsonl", ("generation", "turns")):
+        for number, row in self.rows(TRANSCRIPTS_FILE, ("generation", "turns")):
             if not turns:
                 row["turns"] = []
-            with self.reading(self.path / "transcripts.jsonl", number):
+            with self.reading(self.path / TRANSCRIPTS_FILE, number):
                 transcript = Transcript.from_dict(row)
             yield number, row["generation"], transcript
+
+    def summary(self) -> dict[str, Any]:
+        """What was written of the run when it ended; empty if nothing was.
+
+        Raises:
+            RunError: If it cannot be read.
+        """
+        file = self.path / SUMMARY_FILE
+        if not file.exists():
+            return {}
+        with self.reading(file):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise TypeError("expected a JSON object")
+            return found
 
     def lineage(self, until: int, size: int) -> tuple[Individual, ...]:
         """Births up to a generation, among so many slots; none if they were not recorded.

@@ -14,6 +14,7 @@ from evolution.studies.drawing import (
     cut,
     dot,
     figure,
+    grid,
     line,
     path,
     round_ticks,
@@ -126,10 +127,7 @@ def _curves(answer: Answer) -> tuple[int, list[str]]:
     def y(value: float) -> float:
         return bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
 
-    marks: list[str] = []
-    for tick in ticks:
-        marks.append(line(left, y(tick), right, y(tick), GRID))
-        marks.append(text(left - 8, y(tick) + 4.5, tick_text(tick, ticks), FAINT, anchor="end"))
+    marks = grid(ticks, left, right, y)
     for budget in replies:
         marks.append(line(x(budget), bottom, x(budget), bottom + 5, FAINT))
         marks.append(text(x(budget), bottom + 20, f"{budget:,}", FAINT, anchor="middle"))

@@ -5,7 +5,7 @@ page's is. What a figure shows is not decided here.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 WIDTH = 760
@@ -98,6 +98,25 @@ def path(points: Iterable[tuple[float, float]], colour: str, dash: str = "") -> 
     extra = f' stroke-dasharray="{dash}"' if dash else ""
     places = " ".join(f"{number(x)},{number(y)}" for x, y in points)
     return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"{extra}/>'
+
+
+def grid(
+    ticks: Sequence[float], left: float, right: float, place: Callable[[float], float]
+) -> list[str]:
+    """Level lines at an axis' ticks, with their numbers left of them.
+
+    Args:
+        ticks: Of the axis, as `round_ticks` gives them.
+        left: Where the lines begin.
+        right: Where they end.
+        place: Height of a value.
+    """
+    marks: list[str] = []
+    for tick in ticks:
+        at = place(tick)
+        marks.append(line(left, at, right, at, GRID))
+        marks.append(text(left - 8, at + 4.5, tick_text(tick, ticks), FAINT, anchor="end"))
+    return marks
 
 
 def round_ticks(low: float, high: float, *, share: bool) -> list[float]:

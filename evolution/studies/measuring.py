@@ -18,8 +18,8 @@ from agents.progress import Progress
 from evolution.fitness.diversity import cosine_kernel, same, vendi
 from evolution.fitness.task import mean_of
 from evolution.individuals.champion import hosting
-from evolution.lowrank.genomes import content_hash, read_genome
-from evolution.lowrank.sums import weighted_sum
+from evolution.lowrank.genomes import content_hash
+from evolution.lowrank.sums import mean_of_members
 from evolution.manager import EvolutionManager
 from evolution.studies.measured import text_of
 from populora_env.grading import Grader
@@ -115,10 +115,7 @@ def averaged(population: LoraPopulation, slots: Sequence[int]) -> Generator[str,
     lora = population.lora
     finite = lora.finite().cpu().numpy()
     some = [slot for slot in slots if finite[slot]] or [slots[0]]
-    mean, _ = weighted_sum(
-        [read_genome(lora, slot, copy=False) for slot in some], [1 / len(some)] * len(some)
-    )
-    with hosting(lora, slots[0], mean):
+    with hosting(lora, slots[0], mean_of_members(lora, some)):
         yield population.agents[slots[0]]
 
 

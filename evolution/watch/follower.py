@@ -15,23 +15,27 @@ from typing import Any
 from evolution.errors import RunError
 from evolution.reporting.guard import IN_GUARD
 from evolution.reporting.measures.data import (
-    HISTORY_FILE,
     IN_HISTORY,
     Episode,
     RunData,
     check_episode,
     run_data,
 )
-from evolution.runs.files import CURVE_FILE, GUARD_FILE
+from evolution.runs.files import (
+    CURVE_FILE,
+    GUARD_FILE,
+    HISTORY_FILE,
+    SUMMARY_FILE,
+    TRANSCRIPTS_FILE,
+)
 from evolution.runs.saved_run import UNREADABLE, SavedRun, read_row
 from evolution.watch.lines import GrowingLines, Line
 from populora_env.records import Transcript
 
 _AT_ONCE = 500  # lines of each file that are read before something else may be done
-TRANSCRIPTS_FILE = "transcripts.jsonl"
 IN_TRANSCRIPTS = ("generation", "turns")
 _REPLACED = (
-    "run.toml", "lineage.json", "changes.jsonl", "summary.json", "held_out.jsonl", CURVE_FILE,
+    "run.toml", "lineage.json", "changes.jsonl", SUMMARY_FILE, "held_out.jsonl", CURVE_FILE,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from agents.loading.models import BaseModel
 from agents.policy import Request
 from agents.population import LoraPopulation
 from agents.progress import Progress
+from evolution.runs.files import TRANSCRIPTS_FILE
 from evolution.runs.saved_run import SavedRun
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed, generator
@@ -54,7 +55,7 @@ def from_transcripts(
     for line, generation, transcript in run.episodes():
         if generation > run.generation or transcript.problem.id in forbidden:
             continue
-        with run.reading(run.path / "transcripts.jsonl", line):
+        with run.reading(run.path / TRANSCRIPTS_FILE, line):
             # Where agents answer several times, their attempts and turns are in the same order.
             turns: dict[str, deque[Turn]] = defaultdict(deque)
             for turn in transcript.turns:

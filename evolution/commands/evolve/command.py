@@ -36,6 +36,7 @@ from evolution.run_problems import check_fit, held_out_problems
 from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import plain_settings, read_changes
 from evolution.runs.checkpoint import RunFolder
+from evolution.runs.files import SUMMARY_FILE, TRANSCRIPTS_FILE
 from evolution.terminal import PlainConsole
 from populora_env.errors import PopuloraError
 from populora_env.grading import Grader
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
             if said := memory_words(peaks):
                 console.print(said)
             summary["seconds"] = round(time.monotonic() - started, 1)
-            folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
+            folder.write(SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         except KeyboardInterrupt:
             console.print(f"\nInterrupted; {_done(folder, command)}")
             return 130
@@ -155,7 +156,7 @@ def _what(options: EvolveOptions) -> str:
 def _report(run: Path, console: Console) -> None:
     """Write the run's report, if that can be done in seconds; else say how."""
     command = f"populora report {shlex.quote(str(run))}"
-    episodes = run / "transcripts.jsonl"
+    episodes = run / TRANSCRIPTS_FILE
     if lacks("report") or (episodes.exists() and episodes.stat().st_size > REPORT_READS):
         console.print(f"Report: {command}")
         return

@@ -23,6 +23,7 @@ from evolution.individuals.champion import Champion, hosting
 from evolution.lowrank.genomes import content_hash
 from evolution.manager import EvolutionManager
 from evolution.runs.checkpoint import RunFolder
+from evolution.runs.files import HISTORY_FILE
 from evolution.runs.saved_run import SavedRun
 from populora_env.episodes.roles import PROPOSER, SOLVER
 from populora_env.grading import Grader
@@ -88,7 +89,7 @@ def show_proposals(folder: RunFolder, console: Console) -> dict[str, Any] | None
     # Each agent's row of a generation has the same.
     found = {
         row["generation"]: row["proposals"]["statuses"]
-        for _, row in SavedRun(folder.path).rows("history.jsonl")
+        for _, row in SavedRun(folder.path).rows(HISTORY_FILE)
         if "proposals" in row
     }
     if not found:

@@ -4,7 +4,6 @@ It says what the run's files say, and leaves out with a sentence what they do no
 network.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +94,7 @@ def champion_of(run: SavedRun) -> str:
     The history has whom it was when the last generation was saved; trials at the end of a run may
     have changed that, and are recorded with what was measured then.
     """
-    summary = _summary(run)
+    summary = run.summary()
     measured = summary.get("held_out") or {}
     is_of_now = summary.get("generations") == run.generation + 1
     return str(measured.get("champion", "")) if is_of_now else ""
@@ -166,7 +165,7 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{model}"
 def _accuracy(run: SavedRun, adapters: Sequence[Carded]) -> str:
     head = "## Accuracy\n\n"
     config = run.config
-    summary = _summary(run)
+    summary = run.summary()
     found = summary.get("held_out")
     if not found:
         return f"{head}The run has no figures on held-out problems, so there are none here."
@@ -268,14 +267,3 @@ def _versions(run: SavedRun | None) -> str:
     if not known:
         return f"## Versions\n\nWritten by populora-env {installed('populora-env')}."
     return "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in known.items())
-
-
-def _summary(run: SavedRun) -> dict[str, Any]:
-    file = run.path / "summary.json"
-    if not file.is_file():
-        return {}
-    with run.reading(file):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise TypeError("expected a JSON object")
-        return found

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from evolution.errors import UsageError
 from evolution.individuals.lineage import Individual
+from evolution.runs.files import HISTORY_FILE, TRANSCRIPTS_FILE
 from evolution.runs.integrity import check_run, refusing
 from evolution.runs.saved_run import SavedRun
 from populora_env.records import Transcript
 
 Series = NDArray[np.float64]
 
-HISTORY_FILE = "history.jsonl"
 IN_HISTORY = ("generation", "agent")
 """What each row of it has."""
 _NO_SERIES = frozenset({"generation", "best"})
@@ -124,7 +124,7 @@ def read_run_data(path: str | Path) -> RunData:
         check_run(path)
     if not path.is_dir():
         raise UsageError(f"run: {path} is no folder; expected one that populora evolve made")
-    if not saved.tables and not (path / "history.jsonl").exists():
+    if not saved.tables and not (path / HISTORY_FILE).exists():
         raise UsageError(
             f"run: {path} is no run folder (it holds neither run.toml nor history.jsonl); "
             "expected one that populora evolve made"
@@ -202,7 +202,7 @@ def _proposers(
 
 def _episodes(saved: SavedRun, agents: frozenset[str]) -> Iterator[Episode]:
     for number, generation, transcript in saved.episodes(turns=False):
-        with saved.reading(saved.path / "transcripts.jsonl", number):
+        with saved.reading(saved.path / TRANSCRIPTS_FILE, number):
             check_episode(transcript, agents)
         yield Episode(generation, transcript)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from agents.measuring.statistics import Estimate
 from evolution.reporting.measures.data import RunData, Series
-from evolution.runs.files import CURVE_FILE, folder_of, saved_generations
+from evolution.runs.files import CURVE_FILE, SUMMARY_FILE, folder_of, saved_generations
 from evolution.runs.saved_run import SavedRun
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch
@@ -86,14 +86,11 @@ def read_held_out(run: RunData) -> HeldOut | None:
     Raises:
         UsageError: If a file is damaged.
     """
-    file = run.path / "summary.json"
-    if not file.exists():
+    summary = run.saved.summary()
+    found = summary.get("held_out")
+    if not found:
         return None
-    with run.saved.reading(file):
-        summary = json.loads(file.read_text(encoding="utf-8"))
-        found = summary.get("held_out")
-        if not found:
-            return None
+    with run.saved.reading(run.path / SUMMARY_FILE):
         problems = _count(found["problems"])
         base = _binomial(_number(found["base"]), problems)
         best = _binomial(_number(found["best"]), problems)
