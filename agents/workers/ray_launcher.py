@@ -7,8 +7,10 @@ nothing and repeats no call: whose answer counts is the pool's to say.
 import contextlib
 import importlib.util
 import os
+import signal
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from agents.loading.files import first_line
@@ -45,18 +47,19 @@ class RayLauncher:
         self._own = not ray.is_initialized()
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
-            if not self._own:
-                pass
-            elif workers.address:
-                _reach(workers.address)
-                ray.init(address=workers.address, **quiet)
-            else:
-                ray.init(
-                    num_cpus=max(spec.threads * workers.count, 1),
-                    object_store_memory=max(store, _STORE),
-                    include_dashboard=False,
-                    **quiet,
-                )
+            with _sigterm_kept():
+                if not self._own:
+                    pass
+                elif workers.address:
+                    _reach(workers.address)
+                    ray.init(address=workers.address, **quiet)
+                else:
+                    ray.init(
+                        num_cpus=max(spec.threads * workers.count, 1),
+                        object_store_memory=max(store, _STORE),
+                        include_dashboard=False,
+                        **quiet,
+                    )
             self._check_resources()
         except WorkerError:
             self.close()
@@ -168,6 +171,18 @@ class _Actor:
 
     def learn(self, call: Any, given: Any) -> Any:
         return self._worker.learn(call, given)
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Generator[None, None, None]:
+    """Give SIGTERM back to whose it was: Ray ends the process at once, in the middle of a run."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _reach(address: str) -> None:

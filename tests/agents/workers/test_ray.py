@@ -41,7 +41,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster():
     """One Ray for all tests here, with more processors than there may be."""
-    before = random.getstate()
+    before, ends = random.getstate(), signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
@@ -49,6 +49,7 @@ def cluster():
         object_store_memory=1 << 27,
     )  # fmt: skip
     random.setstate(before)
+    signal.signal(signal.SIGTERM, ends)  # Ray's ends the process, and it would stay
     yield
     ray.shutdown()
 
@@ -172,6 +173,20 @@ def test_without_ray_it_is_named(base, monkeypatch):
     monkeypatch.setattr(ray_launcher.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(WorkerError, match="needs the package ray; pip install"):
         start_workers(population, Workers(1))
+
+
+def test_sigterm_stays_whose_it_was(base, monkeypatch):
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        raise RuntimeError("no more processes")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    population = LoraPopulation(load_base(base, device="cpu"), 2, 4)
+    with pytest.raises(WorkerError, match="could not be started on this machine"):
+        start_workers(population, Workers(1, cpus=1))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow
