@@ -14,7 +14,7 @@ import pytest
 
 PAGE = Path(__file__).with_name("public_api.txt")
 PACKAGES = ("populora_env", "agents", "evolution")
-ROOMS = ("populora_env.judges", "populora_env.testing", "populora_env.trl")
+ROOMS = ("populora_env.gym", "populora_env.judges", "populora_env.testing", "populora_env.trl")
 
 
 def listed(module: str) -> list[str]:
@@ -26,6 +26,9 @@ def listed(module: str) -> list[str]:
             lines += [f"{where}.{member.name} = {member.value!r}" for member in entry]
         elif inspect.isclass(entry) and issubclass(entry, Exception):
             lines.append(f"{where} is a {', '.join(base.__name__ for base in entry.__bases__)}")
+        elif typing.is_typeddict(entry):
+            hints = typing.get_type_hints(entry)
+            lines += [f"{where}[{key!r}]: {inspect.formatannotation(hints[key])}" for key in hints]
         elif getattr(entry, "_is_protocol", False):
             lines += [
                 f"{where}.{each}{signature(member)}"

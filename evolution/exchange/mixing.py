@@ -1,7 +1,6 @@
 """Mixing: weights of members in a sum, searched for on fresh training problems."""
 
 import numpy as np
-from cmaes import CMA
 
 from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
 from evolution.lowrank.genomes import Genome, read_genome, write_genome
@@ -37,6 +36,8 @@ def cma_es(
     made: list[Exchanged] = []
     if step.is_founding:
         return made
+    from cmaes import CMA  # brings SciPy's statistics: most of a second at every start
+
     for number, home in enumerate(step.homes):
         sound = step.sound(home)
         count = len(sound)

@@ -92,7 +92,8 @@ def plan_disk(
         kept += sum((g + 1) % config.keep_every == 0 for g in range(first, last))
     asked = measurements(config, first)
     text = asked.table[0] * (_REPLY + 2 * config.solve_tokens) if config.held_out else 0
-    a_generation = config.size * (_ROW + _AGENT) + _CURVES
+    drawn = "tensorboard" in config.log.split("+")
+    a_generation = config.size * (_ROW + _AGENT * drawn) + _CURVES * drawn
     return DiskPlan(
         generation,
         kept,

@@ -3,6 +3,7 @@
 The folder is whole before anything is sent, and stays if sending fails.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from evolution.commands.export.card import (
     CHAMPION,
     SETTINGS_FILE,
     Carded,
+    base_name,
     card_text,
     champion_of,
     settings_text,
@@ -83,8 +85,10 @@ def write(run: SavedRun, folder: Path, options: PushOptions) -> None:
         with whole_folder(folder, shared=True, replace=True) as work:
             for entry, source in sources:
                 (work / entry.folder).mkdir(parents=True, exist_ok=True)
-                for name in (CONFIG_FILE, WEIGHTS_FILE):
-                    shutil.copyfile(source / name, work / entry.folder / name)
+                shutil.copyfile(source / WEIGHTS_FILE, work / entry.folder / WEIGHTS_FILE)
+                (work / entry.folder / CONFIG_FILE).write_text(
+                    _public_config(source / CONFIG_FILE, run.config.model), encoding="utf-8"
+                )
             entries = [entry for entry, _ in sources]
             card = card_text(options.to, entries, run=run, license_id=options.license)
             (work / CARD_FILE).write_text(card, encoding="utf-8")
@@ -133,6 +137,13 @@ def _sources(run: SavedRun, agents: bool) -> list[tuple[Carded, Path]]:
             "--agents True"
         )
     return found
+
+
+def _public_config(file: Path, model: str) -> str:
+    """An adapter's configuration, with its base as others can find it: no path of this machine."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_name(model)
+    return json.dumps(config, indent=2) + "\n"
 
 
 def _is_former(folder: Path) -> bool:

@@ -102,6 +102,8 @@ def test_all_agents_go_along(made, tmp_path):
         *(f"agents/agent_{i}/{name}" for i in range(2)
           for name in ("adapter_config.json", "adapter_model.safetensors")),
     }  # fmt: skip
+    for file in (tmp_path / "out").rglob("adapter_config.json"):  # no path of this machine
+        assert json.loads(file.read_text())["base_model_name_or_path"] == "model"
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| agent_0, g0-0 | 0.500 | 0.289 |" in text
     assert "Not measured: agent_1, g3-1." in text

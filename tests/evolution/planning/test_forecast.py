@@ -3,10 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from transformers import LlamaConfig
 
 from evolution.config import RunConfig
+from evolution.planning.disk import plan_disk
 from evolution.planning.forecast import forecast
 from evolution.planning.probe import Asked, Probe
+from evolution.planning.shapes import BaseShapes
 from populora_env.records import Phase
 
 CONFIG = RunConfig(
@@ -66,3 +69,16 @@ def test_where_no_proposal_was_valid_replies_are_still_bounded():
     assert found.written == (50, 10 * 24 + 20 * 20)
     # Nobody has solved yet: as long as proposing takes.
     assert found.playing == pytest.approx((0.85 * 3.0, 1.15 * 5.0))
+
+
+def test_disk_for_tensorboard_is_counted_where_it_is_told():
+    tiny = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    shapes = BaseShapes.of(tiny)
+    told, both, none = (
+        plan_disk(shapes, replace(CONFIG, log=log), 100.0).records
+        for log in ("trackio+tensorboard", "tensorboard", "none")
+    )
+    assert told == both > none > 0
