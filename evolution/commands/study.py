@@ -89,7 +89,8 @@ def _play(
     with Interrupts() as interrupts, Bars(console) as bars:
         bars.count("runs", 0, len(left))
         for done, (arm, seed) in enumerate(left, 1):
-            begin = time.monotonic()
+            begin, config = time.monotonic(), arm.config(seed)
+            results.check_base(config, bases.of(config)[1])
             cell = play(
                 study,
                 arm,

@@ -75,6 +75,8 @@ class Cell:
             self-play what proposals came to.
         notes: What else the run has to say.
         versions: Of packages.
+        base: Digest of the base; see `agents.loading.digest.base_digest`. Empty where an earlier
+            version wrote the cell.
     """
 
     arm: str
@@ -91,6 +93,7 @@ class Cell:
     curves: Mapping[str, tuple[float | None, ...]]
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    base: str = ""
 
     def at(self, budget: int | None = None) -> Measured | None:
         """What was measured at a budget; None if it was not reached, or for the last one."""

@@ -23,6 +23,9 @@ from evolution.studies.measured import Cell
 from populora_env.storage import plain, read_record
 
 RESULTS_FILE = "results.jsonl"
+BASE_SETTINGS = ("model", "dtype", "device", "products", "load_in_4bit")
+"""Settings that say which base a run has."""
+
 _DEFAULTS = "defaults"
 
 
@@ -112,6 +115,21 @@ class Results:
             if len(cell.measured[0].champion) == study.held_out and _in_time(cell, study.seconds):
                 return cell
         return None
+
+    def check_base(self, config: RunConfig, digest: str) -> None:
+        """Check that cells before had the base that this name stands for now.
+
+        Raises:
+            UsageError: If one had another.
+        """
+        wanted = {name: getattr(config, name) for name in BASE_SETTINGS}
+        for cell, settings in self._found:
+            same = all(settings.get(name, value) == value for name, value in wanted.items())
+            if same and cell.base not in ("", digest):
+                raise UsageError(
+                    f"model: {config.model!r} is another base now than in {self.file}, whose runs "
+                    "would not compare with new ones; put that base back, or choose another --out"
+                )
 
     def _read(self) -> list[str]:
         """Read the file; return its whole lines."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from agents.loading.digest import base_digest
 from agents.loading.models import BaseModel, load_base
 from agents.measuring.evaluate import evaluate
 from agents.population import BASE as BARE
@@ -26,28 +27,27 @@ from evolution.runs.fingerprints import problems_digest
 from evolution.studies.design import Arm, Study
 from evolution.studies.measured import BASE, Cell, Measured, text_of
 from evolution.studies.measuring import measure
-from evolution.studies.results import changed, settings_of
+from evolution.studies.results import BASE_SETTINGS, changed, settings_of
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
 from populora_env.records import Problem
-
-_BASE_SETTINGS = ("model", "dtype", "device", "products", "load_in_4bit")
 
 
 @dataclass(slots=True)
 class Bases:
     """Base models, each loaded once, whose populations come and go."""
 
-    _loaded: dict[tuple[Any, ...], BaseModel] = field(default_factory=dict)
+    _loaded: dict[tuple[Any, ...], tuple[BaseModel, str]] = field(default_factory=dict)
 
-    def of(self, config: RunConfig) -> BaseModel:
-        """The base that settings ask for."""
-        key = tuple(getattr(config, name) for name in _BASE_SETTINGS)
+    def of(self, config: RunConfig) -> tuple[BaseModel, str]:
+        """The base that settings ask for, and its digest."""
+        key = tuple(getattr(config, name) for name in BASE_SETTINGS)
         if key not in self._loaded:
             model, dtype, device, products, in_4bit = key
-            self._loaded[key] = load_base(
+            base = load_base(
                 model, dtype=dtype, device=device, products=products, load_in_4bit=in_4bit
             )
+            self._loaded[key] = base, base_digest(base)
         return self._loaded[key]
 
 
@@ -103,7 +103,7 @@ def play(
     """
     config = arm.config(seed)
     problems = _held_out(config, study.held_out)
-    base = bases.of(config)
+    base, digest = bases.of(config)
     check_fit(base, problems, config.solve_tokens)
     tell = progress or _nobody
     population = newborn(base, config)
@@ -128,6 +128,7 @@ def play(
         measuring_seconds=round(clock.measuring, 2),
         tokens=population.stats.tokens,
         versions=versions or {},
+        base=digest,
         **found,
     )
 

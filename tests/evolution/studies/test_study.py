@@ -135,6 +135,21 @@ def test_only_what_changed_is_played_again(study_file, tmp_path, capsys):
     assert [row["arm"] for row in cells(tmp_path / "out")] == ["base", "one", "three", "three"]
 
 
+def test_runs_on_another_base_of_the_same_name_are_not_mixed(study_file, tmp_path, capsys):
+    words = ["study", str(study_file), "--out", "out", "--arms", "one"]
+    assert main([*words, "--seeds", "0"]) == 0
+    (kept,) = [row for row in cells(tmp_path / "out") if row["arm"] == "one"]
+    assert len(kept["base"]) == 32
+    file = tmp_path / "out/results.jsonl"
+    text = file.read_text()
+    file.write_text(text.replace(kept["base"], "0" * 32))
+    capsys.readouterr()
+    assert main([*words, "--seeds", "1"]) == 2
+    assert "is another base now than in" in capsys.readouterr().err
+    file.write_text(text.replace(f', "base": "{kept["base"]}"', ""))  # of an earlier version
+    assert main([*words, "--seeds", "1"]) == 0
+
+
 def test_a_default_that_changes_makes_no_two_runs_alike(study_file, tmp_path):
     study = read_study(study_file)
     main(["study", str(study_file), "--out", "out", "--seeds", "0", "--arms", "one"])
