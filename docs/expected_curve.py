@@ -42,7 +42,13 @@ from populora_env.errors import PopuloraError
 
 AT_LEAST = 3
 """Runs that it takes: the band of two is where they happened to be."""
-ENDS = {"base": "base", "best": "champion", "mean": "mean of agents", "vote": "vote"}
+ENDS = {
+    "base": "base",
+    "best": "champion",
+    "mean": "mean of agents",
+    "vote": "vote",
+    "average": "average of agents",
+}
 """What `summary.json` says of held-out problems, and its name here."""
 
 PRODUCTS = frozenset({"products"})

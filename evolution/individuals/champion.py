@@ -1,4 +1,4 @@
-"""The champion: the best that was ever confirmed, a snapshot of weights."""
+"""The champion: the best that was ever confirmed, a snapshot of weights. And the members' mean."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,3 +125,23 @@ def hosting(lora: StackedLora, slot: int, genome: Genome) -> Generator[None, Non
         yield
     finally:
         restore_genome(lora, slot, owner)
+
+
+@contextmanager
+def averaged(population: LoraPopulation, slots: Sequence[int]) -> Generator[str, None, None]:
+    """Put the mean of some members' updates into the first one's slot inside the block.
+
+    At that member's rank; those whose weights are not finite are left out.
+
+    Args:
+        population: Theirs.
+        slots: At least one.
+
+    Yields:
+        The agent whose slot it is.
+    """
+    lora = population.lora
+    finite = lora.finite().cpu().numpy()
+    some = [slot for slot in slots if finite[slot]] or [slots[0]]
+    with hosting(lora, slots[0], mean_of_members(lora, some)):
+        yield population.agents[slots[0]]

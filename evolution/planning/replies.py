@@ -109,6 +109,7 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
     if gate is not None:  # of the champion, and of those that take an elite's place
         tests = 2 * gate().most * (held + exchanges * config.elites * homes)
     paid = RewardWeights.preset(config.rewards).progress and bool(config.proposers)
+    average = solvers > 1
     curve = 0
     if table and config.held_out_every:
         times = sum((g + 1) % config.held_out_every == 0 for g in played)
@@ -118,7 +119,7 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
         (asked, asked + held * most * config.confirm_problems + tests),
         PROBLEMS * solvers * len(played) if paid else 0,
         curve,
-        (table * (solvers + 1), table * (solvers + 2)),
+        (table * (solvers + average + 1), table * (solvers + average + 2)),
         _guarded(config, played, solvers),
     )
 

@@ -162,6 +162,9 @@ def _measured(found: Findings) -> Shown:
             rows.append([name, own.value, _error(own), f"{own.value - base:+.3f}"])
         if held.vote is not None:
             rows.append(["majority vote", held.vote, None, f"{held.vote - base:+.3f}"])
+        if (own := held.average) is not None:
+            change = f"{own.value - base:+.3f}"
+            rows.append(["average, as one adapter", own.value, _error(own), change])
     changes = sorted(bench.changes if bench else (), key=lambda change: change.outside)
     table = [
         [c.task, "no" if c.outside else "yes", c.problems, c.base, c.mean, f"{c.change.value:+.3f}",

@@ -3,8 +3,7 @@
 All answer greedily, each problem once. Nothing that is measured has an influence on the run.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,9 +16,8 @@ from agents.population import LoraPopulation
 from agents.progress import Progress
 from evolution.fitness.diversity import cosine_kernel, same, vendi
 from evolution.fitness.task import mean_of
-from evolution.individuals.champion import hosting
+from evolution.individuals.champion import averaged, hosting
 from evolution.lowrank.genomes import content_hash
-from evolution.lowrank.sums import mean_of_members
 from evolution.manager import EvolutionManager
 from evolution.studies.measured import text_of
 from populora_env.grading import Grader
@@ -97,26 +95,6 @@ def _champion(manager: EvolutionManager, ask: Any, agents: EvaluationResult | No
         return _alone(ask, name) if agents is None else _right(agents.scores[name])
     with hosting(population.lora, slot, champion.genome):
         return _alone(ask, name)
-
-
-@contextmanager
-def averaged(population: LoraPopulation, slots: Sequence[int]) -> Generator[str, None, None]:
-    """Put the mean of some members' updates into the first one's slot inside the block.
-
-    At that member's rank; those whose weights are not finite are left out.
-
-    Args:
-        population: Theirs.
-        slots: At least one.
-
-    Yields:
-        The agent whose slot it is.
-    """
-    lora = population.lora
-    finite = lora.finite().cpu().numpy()
-    some = [slot for slot in slots if finite[slot]] or [slots[0]]
-    with hosting(lora, slots[0], mean_of_members(lora, some)):
-        yield population.agents[slots[0]]
 
 
 def _alone(ask: Any, agent: str) -> str:

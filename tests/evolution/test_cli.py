@@ -140,6 +140,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     assert (folder / "report.html").is_file()
     assert f"populora play --agents {folder},base*2" in " ".join(said.split())
     assert "majority vote" in said
+    assert "average, as one adapter" in said
     assert "How the agents judged" in said
     assert "Majority answers: " in said
     summary = json.loads((folder / "summary.json").read_text())
@@ -149,7 +150,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     assert summary["arena"]["majority"]["episodes"] == 4
     assert summary["arena"]["judges"]["overall"]["comparisons"] > 0
     assert set(summary["held_out"]) == {
-        "problems", "base", "best", "champion", "mean", "vote", "standard_error"
+        "problems", "base", "best", "champion", "mean", "vote", "average", "standard_error"
     }  # fmt: skip
     assert summary["generations"] == 2
     assert summary["held_out"]["problems"] == 5

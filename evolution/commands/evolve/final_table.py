@@ -4,6 +4,7 @@ In self-play also how many proposals were held-out problems.
 """
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,11 +20,11 @@ from evolution.commands.evolve.answers import show_side_by_side
 from evolution.commands.evolve.engine import computed_by
 from evolution.commands.progress import Bars
 from evolution.config import RunConfig
-from evolution.individuals.champion import Champion, hosting
+from evolution.individuals.champion import Champion, averaged, hosting
 from evolution.lowrank.genomes import content_hash
 from evolution.manager import EvolutionManager
 from evolution.runs.checkpoint import RunFolder
-from evolution.runs.files import HISTORY_FILE
+from evolution.runs.files import AVERAGE, HISTORY_FILE
 from evolution.runs.saved_run import SavedRun
 from populora_env.episodes.roles import PROPOSER, SOLVER
 from populora_env.grading import Grader
@@ -55,16 +56,23 @@ def measure(
     if champion is None:
         raise ValueError("measure: no individual was ever confirmed")
     best = _score_of(champion, agents, population, ask)
-    console.print(_table(base, agents, champion, best, manager))
+    average = _average(manager, ask)
+    console.print(_table(base, agents, champion, best, average, manager))
     show_side_by_side(held_out, base.scores[BASE], best, console)
     console.print(f"Champion ({champion.individual}): {manager.keep_best()}")
+    scores = {**base.scores, **agents.scores, "champion": best}
+    if average is not None:
+        scores[AVERAGE] = average
+        run = folder.path
+        words = ["populora", "export", str(run), "--out", str(run / AVERAGE)]
+        console.print(f"Average of the agents, as one adapter: {shlex.join(words)}")
     folder.write(
         "held_out.jsonl",
         "".join(
             json.dumps({"agent": agent, "problem": problem.prompt, "answer": problem.answer,
                         "reply": reply, "extracted": grade.extracted, "correct": grade.correct})
             + "\n"
-            for agent, score in {**base.scores, **agents.scores, "champion": best}.items()
+            for agent, score in scores.items()
             for problem, reply, grade in zip(held_out, score.replies, score.grades, strict=True)
         ),
     )  # fmt: skip
@@ -75,6 +83,7 @@ def measure(
         "best": best.accuracy,
         "mean": agents.mean,
         "vote": agents.vote if agents.vote is not None else agents.mean,
+        "average": best.accuracy if average is None else average.accuracy,
         "standard_error": best.standard_error,
     }
 
@@ -116,11 +125,22 @@ def _score_of(
         return ask(agents=(champion.agent,)).scores[champion.agent]
 
 
+def _average(manager: EvolutionManager, ask: Callable[..., EvaluationResult]) -> AgentScore | None:
+    """Held-out score of the mean of all who solve; None where there is but one."""
+    population = manager.population
+    if len(manager.solvers) < 2:
+        return None
+    slots = [population.agents.index(agent) for agent in manager.solvers]
+    with averaged(population, slots) as agent:
+        return ask(agents=(agent,)).scores[agent]
+
+
 def _table(
     base: EvaluationResult,
     agents: EvaluationResult,
     champion: Champion,
     best: AgentScore,
+    average: AgentScore | None,
     manager: EvolutionManager,
 ) -> Table:
     table = Table(
@@ -161,4 +181,6 @@ def _table(
     row("mean of the solvers" if apart else "population mean", agents.mean, None)
     if agents.vote is not None:
         row("majority vote", agents.vote, None)
+    if average is not None:
+        row("average, as one adapter", average.accuracy, average.standard_error)
     return table

@@ -34,6 +34,7 @@ from evolution.commands.progress import Bars
 from evolution.commands.usage import installed, parse, writing_to
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Merge, merge
+from evolution.runs.files import AVERAGE
 from evolution.runs.saved_run import SavedRun
 from evolution.terminal import PlainConsole
 
@@ -104,7 +105,10 @@ def main(arguments: Sequence[str]) -> int:
             merged.write(work)
         record = lineage_record(run, sources, merged, made)
         (work / "export.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        write_card(work, options.out, run, sources, merged, made)
+        average = (
+            options.agents == (ALL,) and options.weights == ("equal",) and options.rank is None
+        )
+        write_card(work, options.out, run, sources, merged, made, AVERAGE if average else "")
         if options.merge_into_base:
             console.print("merging into the base model")
             write_model(merged, work / "model", options, run)
@@ -124,16 +128,27 @@ def write_card(
     sources: Sequence[Source],
     merged: PeftAdapter,
     made: Merge | None,
+    measured_as: str,
 ) -> None:
-    """Write the model card, and the run's settings if there is a run."""
+    """Write the model card, and the run's settings if there is a run.
+
+    Args:
+        work: Folder to write to.
+        name: Of the adapter.
+        run: Where the adapters are from; None if from several places.
+        sources: The adapters.
+        merged: What they came to.
+        made: How; None of a copy.
+        measured_as: What a run's held-out table calls the merged adapter; empty where it is not in
+            there.
+    """
     if made is None:
         source = sources[0]
         measured_as = source.name if run is not None else ""
         whose = str(source.record.get("individual", ""))
         entries = [Carded(f"a copy of {source.name}", "", measured_as, whose)]
     else:
-        # Not measured itself; those that it was made of may be.
-        entries = [Carded("the merged adapter")]
+        entries = [Carded("the merged adapter", measured_as=measured_as)]
         entries += [
             Carded(f"{one.name}, weight {one.weight:.4g}", NOT_HERE, one.name,
                    str(one.record.get("individual", "")))

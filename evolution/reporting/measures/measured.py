@@ -14,7 +14,7 @@ import numpy as np
 
 from agents.measuring.statistics import Estimate
 from evolution.reporting.measures.data import RunData, Series
-from evolution.runs.files import CURVE_FILE, SUMMARY_FILE, folder_of, saved_generations
+from evolution.runs.files import AVERAGE, CURVE_FILE, SUMMARY_FILE, folder_of, saved_generations
 from evolution.runs.saved_run import SavedRun
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch
@@ -34,6 +34,7 @@ class HeldOut:
         paired: Whether it is.
         agents: Agent to its accuracy; empty if the replies were not kept.
         vote: Accuracy of the majority; None if not recorded.
+        average: Of the mean of the agents' updates; None if not recorded.
     """
 
     after: int | None
@@ -45,6 +46,7 @@ class HeldOut:
     paired: bool
     agents: Mapping[str, Estimate]
     vote: float | None
+    average: Estimate | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,14 +105,15 @@ def read_held_out(run: RunData) -> HeldOut | None:
     apart = math.hypot(base.standard_error, best.standard_error)
     gain, paired = Estimate(best.value - base.value, apart), False
     marks = held_out_marks(run.saved, problems)
+    average = Estimate.of(marks[AVERAGE].tolist()) if AVERAGE in marks else None
     if marks:
-        # Beside the agents there are the base and the champion, a snapshot of one of them.
+        # Beside the agents there are the base, the champion, a snapshot of one, and their average.
         agents = {name: Estimate.of(marks[name].tolist()) for name in run.agents if name in marks}
         if BASE in marks and best_agent in agents:
             best = agents[best_agent]  # the summary's is the champion's, where there is one
             gain = Estimate.of((marks[best_agent] - marks[BASE]).tolist())
             paired = True
-    return HeldOut(after, problems, best_agent, base, best, gain, paired, agents, vote)
+    return HeldOut(after, problems, best_agent, base, best, gain, paired, agents, vote, average)
 
 
 def _binomial(accuracy: float, problems: int) -> Estimate:

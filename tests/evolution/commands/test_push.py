@@ -137,6 +137,19 @@ def test_a_merged_adapter_is_not_said_to_be_measured(made, tmp_path):
     text = ModelCard.load(tmp_path / "out" / "README.md").text
     assert "Not measured: the merged adapter; agent_1, weight 0.5." in text
     assert "relative error" in text
+    held_out = tmp_path / "run" / "held_out.jsonl"
+    shutil.copytree(made / "run", held_out.parent)
+    (held_out.parent / "checksums.json").unlink()
+    with held_out.open("a") as file:  # as where evolve has measured the average
+        file.writelines(
+            f'{{"agent": "average", "correct": {m}}}\n' for m in ["true"] * 3 + ["false"]
+        )
+    words = ["export", str(held_out.parent), "--out"]
+    assert main([*words, str(tmp_path / "same")]) == 0
+    text = ModelCard.load(tmp_path / "same" / "README.md").text
+    assert "| the merged adapter | 0.750 | 0.250 |" in text
+    assert main([*words, str(tmp_path / "other"), "--weights", "1", "3"]) == 0
+    assert "Not measured: the merged" in (tmp_path / "other" / "README.md").read_text()
     adapters = [str(made / "run" / "generation_0004" / "adapters" / f"agent_{i}") for i in (0, 1)]
     assert main(["export", *adapters, "--out", str(tmp_path / "two")]) == 0
     card = ModelCard.load(tmp_path / "two" / "README.md")

@@ -107,7 +107,7 @@ def test_trials_stay_within_what_is_said(changes):
 def test_held_out_replies_are_those_of_solvers_and_base():
     config = replace(SMALL, held_out=5, held_out_every=2, generations=6)
     said = measurements(config)
-    assert said.table == (5 * 5, 5 * 6)
+    assert said.table == (5 * 6, 5 * 7)  # the average of the agents as well
     assert said.curve == 5 * (4 * 3 + 1)
     assert measurements(config, first=4).curve == 5 * 4
     assert measurements(replace(config, generations=4), first=4).trials == (0, 0)

@@ -11,9 +11,9 @@ import torch
 from agents.population import LoraPopulation
 from evolution.cli import main
 from evolution.errors import UsageError
+from evolution.individuals.champion import averaged
 from evolution.studies import run as playing
 from evolution.studies.file import read_study
-from evolution.studies.measuring import averaged
 from evolution.studies.results import Results
 from evolution.studies.run import Bases, play
 from tests.agents.helpers import randomise
