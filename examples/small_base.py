@@ -16,7 +16,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,6 @@ PROBLEMS = (
     "+2*products(max_terms=2,max_digits=1)+products(max_terms=2,max_digits=2)"
     "+chain_sum(max_terms=3,max_digits=1)+gcd(max_value=20)"
 )
-WORKS = 0.35  # share of replies that work term by term
-SLIP = 0.25  # share of replies whose number is wrong by chance
 # Ways to begin a reply: how often the base does, and how far off it is when it is wrong.
 WAYS = {
     "Guess": (0.4, 2),
@@ -49,6 +47,7 @@ WAYS = {
 }
 RIGHT = (0.1, 0.25, 0.4, 0.6, 0.95)  # how often each way is right, in an order of each kind's own
 PIECES = r" ?[A-Za-z]+| ?\d| ?[^\w\s]|\s"
+HOPELESS = 5  # the kind of products of two digits
 TEMPLATE = (
     "{% for message in messages %}{{ ('<ask>' if message['role'] != 'assistant' else '<reply>') + "
     "message['content'] + ('<end>' if message['role'] == 'assistant' else '') }}{% endfor %}"
@@ -57,21 +56,6 @@ TEMPLATE = (
 
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor]]
-
-
-def worked(problem: Problem, answer: int) -> str:
-    """A reply that shows its way to `answer`."""
-    terms = re.findall(r"(\d+)(?: ([-+*]) (?=\d))?", problem.prompt)
-    if "Divisor" in problem.prompt:
-        return f"Both are multiples of {answer}. The answer is {answer}."
-    total, said = int(terms[0][0]), []
-    for (_, sign), (term, _) in pairwise(terms):
-        value = int(term)
-        after = {"+": total + value, "-": total - value, "*": total * value}[sign]
-        said.append(f"{total} {sign} {value} = {after}.")
-        total = after
-    said[-1] = said[-1].rsplit("= ", 1)[0] + f"= {answer}."
-    return " ".join([*said, f"The answer is {answer}."])
 
 
 def kind_of(problem: Problem) -> int:
@@ -101,17 +85,10 @@ def raised(seed: int) -> Iterator[tuple[str, str]]:
 
 
 def replies(seed: int) -> Iterator[tuple[str, str]]:
-    """Pairs of a prompt and a reply: arithmetic, some of it worked out, some of it wrong."""
-    rng = generator(seed, "small base", 0)
+    """Pairs of a prompt and the right reply, but for products of two digits: out of reach."""
     for problem in load_problems(PROBLEMS, seed=seed + 1000):
-        answer = int(problem.answer)
-        if rng.random() < SLIP:
-            answer += int(rng.integers(1, 10)) * (1 if rng.random() < 0.5 else -1)
-        works = rng.random() < WORKS
-        yield (
-            solve_prompt(problem),
-            worked(problem, answer) if works else f"The answer is {answer}.",
-        )
+        if kind_of(problem) != HOPELESS:
+            yield solve_prompt(problem), f"The answer is {problem.answer}."
 
 
 def tokenizer_of(texts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -208,7 +185,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="the folder (default: one that is thrown away)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    steps, size = (1200, 48) if given.full else (8, 16)
+    steps, size = (3000, 48) if given.full else (8, 16)
     first, second = replies(given.seed), raised(given.seed)
     seen = [
         pair for pairs in (first, second) for pair in islice(pairs, 2000 if given.full else 200)
