@@ -1,6 +1,6 @@
 """Writes what may be expected of a preset, from runs of it that differ in their seed.
 
-    python docs/expected_curve.py quick runs/A runs/B runs/C --out docs/results/quick
+    python docs/expected_curve.py quick runs/A runs/B runs/C --out docs/results/presets/quick
 
 ``accuracy.svg`` is the agents' mean accuracy in training over generations, ``held_out.svg`` (where
 all runs had ``--held-out-every``) that on held-out problems: the mean of the runs, in the band from
