@@ -328,9 +328,14 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=["note", "act"], default=["act"],
                         help="what the guard may do in hacked runs")  # fmt: skip
     parser.add_argument("--model", default="embedded", help="as of `populora evolve`")
+    parser.add_argument("--learning-rate", type=float, help="for a small base, on which hacks "
+                        "do harm at a larger one")  # fmt: skip
+    parser.add_argument("--generations", type=int, help="of a hacked run, at most")
     given = vars(parser.parse_args())
     file, full, arms, modes = (given[name] for name in ("json", "full", "arms", "modes"))
     scale = FULL if full else replace(Scale(), seeds=1)
+    own = {name: given[name] for name in ("learning_rate", "generations") if given[name]}
+    scale = replace(scale, **own)
     saved = json.loads(file.read_text()) if file and file.exists() else {}
     cells: dict[str, Any] = saved.get("cells", {})
     console = Console(highlight=False, width=150)
