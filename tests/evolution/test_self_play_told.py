@@ -129,7 +129,7 @@ def test_only_solvers_are_measured(played):
     assert {row["agent"] for row in curve} == {"base", "agent_2", "agent_3", "agent_4"}
     kept = [json.loads(line) for line in (folder / "held_out.jsonl").open()]
     asked = {row["agent"] for row in kept}
-    assert asked == {"base", "agent_2", "agent_3", "agent_4", "champion"}
+    assert asked == {"base", "agent_2", "agent_3", "agent_4", "champion", "average"}
     lines = {cells[0]: cells[1:] for line in said.splitlines() if "│" in line
              for cells in [[cell.strip() for cell in line.split("│")[1:-1]]]}  # fmt: skip
     assert lines["agent_0"][:4] == ["proposer", "", "", ""]

@@ -129,7 +129,7 @@ def test_no_table_shows_an_error_of_zero(marks):
         ),
     )
     champion = SimpleNamespace(agent="agent_0", generation=1)
-    last = final_table._table(base, agents, champion, agents.scores["agent_0"], made)
+    last = final_table._table(base, agents, champion, agents.scores["agent_0"], None, made)
     assert "greedy, int8 (1 generations)" in last.title
     for table in (
         result_table(result),
