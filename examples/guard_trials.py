@@ -334,8 +334,8 @@ def main() -> None:
     given = vars(parser.parse_args())
     file, full, arms, modes = (given[name] for name in ("json", "full", "arms", "modes"))
     scale = FULL if full else replace(Scale(), seeds=1)
-    own = {name: given[name] for name in ("learning_rate", "generations") if given[name]}
-    scale = replace(scale, **own)
+    changes = {name: given[name] for name in ("learning_rate", "generations") if given[name]}
+    scale = replace(scale, **changes)
     saved = json.loads(file.read_text()) if file and file.exists() else {}
     cells: dict[str, Any] = saved.get("cells", {})
     console = Console(highlight=False, width=150)

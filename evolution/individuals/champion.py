@@ -128,20 +128,20 @@ def hosting(lora: StackedLora, slot: int, genome: Genome) -> Generator[None, Non
 
 
 @contextmanager
-def averaged(population: LoraPopulation, slots: Sequence[int]) -> Generator[str, None, None]:
+def averaged(population: LoraPopulation, agents: Sequence[str]) -> Generator[str, None, None]:
     """Put the mean of some members' updates into the first one's slot inside the block.
 
     At that member's rank; those whose weights are not finite are left out.
 
     Args:
         population: Theirs.
-        slots: At least one.
+        agents: At least one.
 
     Yields:
         The agent whose slot it is.
     """
-    lora = population.lora
+    lora, slots = population.lora, [population.agents.index(agent) for agent in agents]
     finite = lora.finite().cpu().numpy()
     some = [slot for slot in slots if finite[slot]] or [slots[0]]
     with hosting(lora, slots[0], mean_of_members(lora, some)):
-        yield population.agents[slots[0]]
+        yield agents[0]

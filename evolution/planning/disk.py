@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from agents.loading.models import DTYPES
 from evolution.config import Learner, Rows, RunConfig
+from evolution.loggers.named import read_loggers
 from evolution.lowrank.sketches import PRODUCTS
 from evolution.planning.replies import measurements
 from evolution.planning.shapes import BaseShapes
@@ -92,7 +93,7 @@ def plan_disk(
         kept += sum((g + 1) % config.keep_every == 0 for g in range(first, last))
     asked = measurements(config, first)
     text = asked.table[0] * (_REPLY + 2 * config.solve_tokens) if config.held_out else 0
-    drawn = "tensorboard" in config.log.split("+")
+    drawn = any(use.name == "tensorboard" for use in read_loggers(config.log))
     a_generation = config.size * (_ROW + _AGENT * drawn) + _CURVES * drawn
     return DiskPlan(
         generation,

@@ -77,8 +77,7 @@ def measure(
     each = tuple(_right(score) for score in agents.scores.values())
     champion, average = _champion(manager, ask, agents), each[0]
     if len(manager.solvers) > 1:
-        slots = [population.agents.index(agent) for agent in manager.solvers]
-        with averaged(population, slots) as agent:
+        with averaged(population, manager.solvers) as agent:
             average = _alone(ask, agent)
     population.forget()
     votes, ties = _votes(agents)

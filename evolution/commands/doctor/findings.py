@@ -143,8 +143,8 @@ def _compiled() -> Iterator[Finding]:
         yield Finding("compiler", said, cost)
         return
     from agents.compiled import native, products
-    from agents.loading.linear import resolve
-    from agents.loading.processor import has_int8, has_tiles, packs_bfloat16
+    from agents.loading.linear import is_compiled, resolve
+    from agents.loading.processor import has_int8, packs_bfloat16
 
     made, kernel = products.library(), native.kernel()
     if versions and (made is None or kernel is None):
@@ -153,10 +153,7 @@ def _compiled() -> Iterator[Finding]:
         )  # fmt: skip
     yield Finding("compiler", said, cost)
     usable = ["float32", *["bfloat16"] * packs_bfloat16(), *["int8"] * has_int8()]
-    compiled = set(made.precisions if made is not None else ())
-    if has_tiles():
-        compiled.discard("bfloat16")  # oneDNN's are faster
-    said = ", ".join(f"{name} (compiled)" if name in compiled else name for name in usable)
+    said = ", ".join(f"{name} (compiled)" if is_compiled(name) else name for name in usable)
     chosen = resolve("auto", device="cpu")
     yield Finding("products", f"{said}; auto takes {chosen} on the CPU")
 

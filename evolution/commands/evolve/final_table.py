@@ -127,11 +127,9 @@ def _score_of(
 
 def _average(manager: EvolutionManager, ask: Callable[..., EvaluationResult]) -> AgentScore | None:
     """Held-out score of the mean of all who solve; None where there is but one."""
-    population = manager.population
     if len(manager.solvers) < 2:
         return None
-    slots = [population.agents.index(agent) for agent in manager.solvers]
-    with averaged(population, slots) as agent:
+    with averaged(manager.population, manager.solvers) as agent:
         return ask(agents=(agent,)).scores[agent]
 
 

@@ -144,9 +144,9 @@ def write_card(
     """
     if made is None:
         source = sources[0]
-        measured_as = source.name if run is not None else ""
+        known = source.name if run is not None else ""
         whose = str(source.record.get("individual", ""))
-        entries = [Carded(f"a copy of {source.name}", "", measured_as, whose)]
+        entries = [Carded(f"a copy of {source.name}", "", known, whose)]
     else:
         entries = [Carded("the merged adapter", measured_as=measured_as)]
         entries += [

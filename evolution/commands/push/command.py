@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from agents.peft_config import CONFIG_FILE
+from agents.peft_config import CONFIG_FILE, read_config
 from agents.peft_io import WEIGHTS_FILE
 from agents.plain_files import whole_folder
 from evolution.commands.export.card import (
@@ -87,7 +87,7 @@ def write(run: SavedRun, folder: Path, options: PushOptions) -> None:
                 (work / entry.folder).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / WEIGHTS_FILE, work / entry.folder / WEIGHTS_FILE)
                 (work / entry.folder / CONFIG_FILE).write_text(
-                    _public_config(source / CONFIG_FILE, run.config.model), encoding="utf-8"
+                    _public_config(source, run.config.model), encoding="utf-8"
                 )
             entries = [entry for entry, _ in sources]
             card = card_text(options.to, entries, run=run, license_id=options.license)
@@ -139,10 +139,9 @@ def _sources(run: SavedRun, agents: bool) -> list[tuple[Carded, Path]]:
     return found
 
 
-def _public_config(file: Path, model: str) -> str:
+def _public_config(folder: Path, model: str) -> str:
     """An adapter's configuration, with its base as others can find it: no path of this machine."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base_name(model)
+    config = {**read_config(folder), "base_model_name_or_path": base_name(model)}
     return json.dumps(config, indent=2) + "\n"
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from agents.compiled.products import PRECISIONS as WRITTEN
 from agents.compiled.products import library
 from agents.engine import compiled_pass, generation
 from agents.engine.adapters import StackedLora
@@ -14,8 +15,8 @@ from agents.engine.compiled_pass import CompiledPass, compiled_forward
 from agents.engine.general_pass import GeneralPass
 from agents.engine.generation import Job, generate
 from agents.engine.sampling import choose
+from agents.loading.linear import is_compiled
 from agents.loading.models import freeze
-from agents.loading.processor import has_tiles
 from tests.agents.helpers import randomise
 from tests.conftest import make_tiny_base, make_tiny_tokenizer
 
@@ -23,13 +24,7 @@ pytestmark = [
     pytest.mark.skipif(library() is None, reason="no compiled code here"),
     pytest.mark.usefixtures("shared_generators"),
 ]
-PRECISIONS = [
-    precision
-    for precision in (library().precisions if library() is not None else ())
-    if not (
-        precision == "bfloat16" and has_tiles()
-    )  # then oneDNN multiplies, and no pass is compiled
-]
+PRECISIONS = [name for name in WRITTEN if is_compiled(name)]
 FAMILIES = {
     "llama": ("LlamaConfig", {}),
     "llama-bias": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),

@@ -216,7 +216,7 @@ def test_the_average_is_of_updates_and_leaves_all_as_they_were():
     randomise(lora.lora)
     before = [updates(lora.lora, i) for i in range(3)]
     hashes = lora.lora.hashes([0, 1, 2])
-    with averaged(lora, [1, 2]) as agent:
+    with averaged(lora, ["agent_1", "agent_2"]) as agent:
         assert agent == "agent_1"
         made = updates(lora.lora, 1)
         assert distance(updates(lora.lora, 2), before[2]) == 0
