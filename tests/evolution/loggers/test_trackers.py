@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 import struct
+import time
 from unittest import mock
 
 import numpy as np
@@ -121,22 +122,35 @@ def expected(result):
 
 
 def wandb_records(folder):
-    """Records of offline runs, in the order of the calls: LevelDB's log format after 7 bytes."""
+    """Records of offline runs that have ended, in the order of the calls."""
+    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        last = time.monotonic() + 60
+        # Another process writes it, and may not have done so yet when `finish` returns.
+        while not (records := records_in(file)) or records[-1].WhichOneof("record_type") != "exit":
+            assert time.monotonic() < last, f"{file} does not end"
+            time.sleep(0.05)
+        yield from records
+
+
+def records_in(file):
+    """What LevelDB's log format holds after 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    block = 32768
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        data, at, parts = file.read_bytes(), 7, b""
-        while at + 7 <= len(data):
-            if block - at % block < 7:
-                at += block - at % block  # what no header fits into is left empty
-                continue
-            _, length, kind = struct.unpack_from("<IHB", data, at)
-            parts += data[at + 7 : at + 7 + length]
-            at += 7 + length
-            if kind in (1, 4):  # a whole record, or its last part
-                yield Record.FromString(parts)
-                parts = b""
+    block, found = 32768, []
+    data, at, parts = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block  # what no header fits into is left empty
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):
+            break
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or its last part
+            found.append(Record.FromString(parts))
+            parts = b""
+    return found
 
 
 @pytest.mark.slow
