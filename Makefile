@@ -6,7 +6,7 @@ EXAMPLES := $(wildcard examples/*.py)
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
-.PHONY: run self-play test test-all check examples run-study run-notebook docs clean $(EXAMPLES:%=run-%)
+.PHONY: run self-play test test-all test-verifiers check examples run-study run-notebook docs clean $(EXAMPLES:%=run-%)
 
 run: .venv/.installed
 	$(BIN)/populora evolve --preset quick
@@ -21,6 +21,12 @@ test: .venv/.installed
 
 test-all: .venv/.installed
 	$(PYTEST)
+
+# Verifiers asks for an older openai than the rest, so it has an environment of its own, without PyTorch.
+test-verifiers:
+	$(PYTHON) -m venv .venv/verifiers
+	.venv/verifiers/bin/pip install -q -e . "verifiers==0.4.0" pytest pytest-random-order
+	.venv/verifiers/bin/pytest tests/populora_env/interop
 
 check: .venv/.installed
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, get_origin
 
+from sphinx.ext.autodoc.mock import mock
 from sphinx.util import logging
 
 from populora_env.settings import field_rules
@@ -40,8 +41,13 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False  # signatures show them
 nitpicky = True
 nitpick_ignore_regex = [  # what others document
-    ("py:.*", r"(collections|pathlib|numpy|torch|gymnasium|pettingzoo|rich)\..*"),
+    ("py:.*", r"(collections|pathlib|numpy|torch|gymnasium|pettingzoo|rich|verifiers)\..*"),
 ]
+
+# Has pages although it is not installed with the rest: it asks for other versions of what is.
+autodoc_mock_imports = ["verifiers"]
+with mock(autodoc_mock_imports):
+    importlib.import_module("populora_env.interop.verifiers")
 
 LOGGER = logging.getLogger(__name__)
 PACKAGES = ("populora_env", "agents", "evolution")

@@ -35,8 +35,8 @@ class Reevaluation:
 
     Attributes:
         problems: Of how many problems.
-        accuracy: Slot to the share it answered rightly.
-        champion: The same of the champion; None if it did not take part.
+        accuracy: Slot to the share it answered rightly; none of these is an average's.
+        champion: The same of the champion before; None if it did not take part.
         replaced: Whether the champion was replaced.
     """
 
@@ -131,17 +131,21 @@ class Reevaluations:
             else:
                 rival = holder
         elif holder is not None and problems:
-            if top not in right or self._by_mean:
+            if self._by_mean:
                 with hosting(self._population.lora, top, rival.genome):
+                    mine = self._right([top], problems)[0]
+            else:
+                if top not in right:
                     measure([top])
+                mine = right[top]
             with hosting(self._population.lora, top, holder.genome):
                 marks = self._right([top], problems)[0]
-            replaced = outdoes(right[top], marks, self._config.confirm_confidence)
+            replaced = outdoes(mine, marks, self._config.confirm_confidence)
             held = float(marks.mean())
-            winner = rival if replaced else holder
-            rival = replace(winner, accuracy=float(right[top].mean()) if replaced else held)
+            winner, own = (rival, mine) if replaced else (holder, marks)
+            rival = replace(winner, accuracy=float(own.mean()))
         self.champion = rival
-        if not right:
+        if held is None and not right:
             return None
         return Reevaluation(
             len(problems),

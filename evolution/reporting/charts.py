@@ -130,7 +130,8 @@ def add_held_out(
         best = held_out.best
         figure.add_trace(
             go.Scatter(x=[held_out.after - 1], y=[best.value], mode="markers",
-                       name="held out: best", marker={"color": RED, "size": 11, "symbol": "star"},
+                       name="held out: at the end",
+                       marker={"color": RED, "size": 11, "symbol": "star"},
                        error_y={"array": [best.standard_error], "color": RED, "thickness": 1.5},
                        hovertemplate=best.text())
         )  # fmt: skip

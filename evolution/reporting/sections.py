@@ -32,6 +32,7 @@ from evolution.reporting.self_play import (
     proposals_section,
 )
 from evolution.reporting.text import text_map
+from evolution.runs.files import CHAMPION
 from populora_env.judges import JudgeStatistics, majority_figures
 from populora_env.judges.bias import OUTSIDE, OVERALL
 from populora_env.proposals.record import ProposalStatus
@@ -158,7 +159,10 @@ def _measured(found: Findings) -> Shown:
     if held is not None:
         base = held.base.value
         rows.append(["base", base, _error(held.base), None])
-        for name, own in held.agents.items() or [(held.best_agent or "best", held.best)]:
+        shown = dict(held.agents)
+        if held.agent not in shown:
+            shown[held.agent or CHAMPION] = held.best
+        for name, own in shown.items():
             rows.append([name, own.value, _error(own), f"{own.value - base:+.3f}"])
         if held.vote is not None:
             rows.append(["majority vote", held.vote, None, f"{held.vote - base:+.3f}"])

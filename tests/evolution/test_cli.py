@@ -12,7 +12,9 @@ import tomllib
 import pytest
 
 from evolution.cli import main
+from evolution.commands.export.card import card_of_champion
 from evolution.commands.usage import Interrupts
+from evolution.runs.saved_run import read_run
 from evolution.runs.settings_files import presets, read_preset
 
 QUICK = [
@@ -124,6 +126,22 @@ def evolve(folder, model_folder, *more):
 
 
 @pytest.mark.slow
+def test_the_end_of_a_run_that_comes_to_a_mean_shows_it_once(tmp_path, model_folder, capsys):
+    folder = tmp_path / "run"
+    more = ("--generations", "1", "--exchange", "average", "--learner", "policy-gradient")
+    assert evolve(folder, model_folder, *more) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "champion (average)" in said
+    assert "average, as one adapter" not in said
+    assert f"Champion (average of the agents): {folder / 'best'}" in said
+    assert "populora export" not in said
+    found = json.loads((folder / "summary.json").read_text())["held_out"]
+    assert (found["champion_is"], found["average"]) == ("average", found["best"])
+    card = card_of_champion(read_run(folder))
+    assert (card.what, len(card.individuals)) == ("the champion, the average of the agents", 3)
+
+
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     folder = tmp_path / "run"
     assert evolve(folder, model_folder, "--generations", "2") == 0
@@ -150,8 +168,10 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     assert summary["arena"]["majority"]["episodes"] == 4
     assert summary["arena"]["judges"]["overall"]["comparisons"] > 0
     assert set(summary["held_out"]) == {
-        "problems", "base", "best", "champion", "mean", "vote", "average", "standard_error"
+        "problems", "base", "best", "champion", "champion_is", "mean", "vote", "average",
+        "standard_error",
     }  # fmt: skip
+    assert summary["held_out"]["champion_is"] in ("agent_0", "agent_1", "agent_2")
     assert summary["generations"] == 2
     assert summary["held_out"]["problems"] == 5
     config = tomllib.loads((folder / "run.toml").read_text())

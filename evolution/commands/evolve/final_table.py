@@ -24,7 +24,7 @@ from evolution.individuals.champion import Champion, averaged, hosting
 from evolution.lowrank.genomes import content_hash
 from evolution.manager import EvolutionManager
 from evolution.runs.checkpoint import RunFolder
-from evolution.runs.files import AVERAGE, HISTORY_FILE
+from evolution.runs.files import AVERAGE, CHAMPION, HISTORY_FILE
 from evolution.runs.saved_run import SavedRun
 from populora_env.episodes.roles import PROPOSER, SOLVER
 from populora_env.grading import Grader
@@ -56,11 +56,12 @@ def measure(
     if champion is None:
         raise ValueError("measure: no individual was ever confirmed")
     best = _score_of(champion, agents, population, ask)
-    average = _average(manager, ask)
+    average = None if _is_average(manager) else _average(manager, ask)
     console.print(_table(base, agents, champion, best, average, manager))
     show_side_by_side(held_out, base.scores[BASE], best, console)
-    console.print(f"Champion ({champion.individual}): {manager.keep_best()}")
-    scores = {**base.scores, **agents.scores, "champion": best}
+    whose = "average of the agents" if champion.is_mean else champion.individual
+    console.print(f"Champion ({whose}): {manager.keep_best()}")
+    scores = {**base.scores, **agents.scores, CHAMPION: best}
     if average is not None:
         scores[AVERAGE] = average
         run = folder.path
@@ -79,6 +80,7 @@ def measure(
     return {
         "problems": len(held_out),
         "champion": champion.individual,
+        "champion_is": AVERAGE if champion.is_mean else champion.agent,
         "base": base.scores[BASE].accuracy,
         "best": best.accuracy,
         "mean": agents.mean,
@@ -123,6 +125,12 @@ def _score_of(
         return agents.scores[champion.agent]
     with hosting(population.lora, slot, champion.genome):
         return ask(agents=(champion.agent,)).scores[champion.agent]
+
+
+def _is_average(manager: EvolutionManager) -> bool:
+    """Whether the champion is the average of the agents as they are now."""
+    champion = manager.champion
+    return bool(champion and champion.is_mean and champion.generation == manager.generation)
 
 
 def _average(manager: EvolutionManager, ask: Callable[..., EvaluationResult]) -> AgentScore | None:
@@ -175,7 +183,8 @@ def _table(
             row(agent, score.accuracy, score.standard_error, shown, SOLVER)
     table.add_section()
     taken = "" if champion.generation == manager.generation else f", gen. {champion.generation}"
-    row(f"champion ({champion.agent}{taken})", best.accuracy, best.standard_error)
+    whose = AVERAGE if champion.is_mean else champion.agent
+    row(f"champion ({whose}{taken})", best.accuracy, best.standard_error)
     row("mean of the solvers" if apart else "population mean", agents.mean, None)
     if agents.vote is not None:
         row("majority vote", agents.vote, None)

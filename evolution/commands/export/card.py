@@ -17,11 +17,11 @@ from agents.measuring.statistics import Estimate
 from evolution.commands.usage import installed
 from evolution.individuals.lineage import Individual
 from evolution.reporting.measures.measured import BASE, held_out_marks
+from evolution.runs.files import AVERAGE, CHAMPION
 from evolution.runs.saved_run import SavedRun
 from populora_env.problems.benchmarks import BENCHMARKS
 
 CARD_FILE, SETTINGS_FILE = "README.md", "settings.toml"
-CHAMPION = "champion"
 NOT_HERE = "-"
 """As a folder: of an adapter that went into another one, and does not lie beside the card."""
 _OF_THE_PLACE = frozenset(
@@ -39,13 +39,13 @@ class Carded:
         what: What it is, in words.
         folder: Where it lies below the card; empty for beside it, or `NOT_HERE`.
         measured_as: What the run's held-out figures call it; empty if they have none of it.
-        individual: Whom it is of; empty if not known.
+        individuals: Whom it is of, several of an average; empty names are of nobody known.
     """
 
     what: str
     folder: str = ""
     measured_as: str = ""
-    individual: str = ""
+    individuals: tuple[str, ...] = ()
 
 
 def card_text(
@@ -88,16 +88,22 @@ def settings_text(run: SavedRun) -> str:
     return tomli_w.dumps(first)
 
 
-def champion_of(run: SavedRun) -> str:
-    """The individual that the run's champion is a snapshot of; empty if not recorded.
+def card_of_champion(run: SavedRun) -> Carded:
+    """What a card says of the run's champion; whom it is a snapshot of only if that is recorded.
 
     The history has whom it was when the last generation was saved; trials at the end of a run may
     have changed that, and are recorded with what was measured then.
     """
     summary = run.summary()
-    measured = summary.get("held_out") or {}
     is_of_now = summary.get("generations") == run.generation + 1
-    return str(measured.get("champion", "")) if is_of_now else ""
+    measured = (summary.get("held_out") or {}) if is_of_now else {}
+    if measured.get("champion_is") == AVERAGE:
+        rows = run.last_rows
+        living = [str(rows.get(agent, {}).get("individual", "")) for agent in run.solvers]
+        return Carded("the champion, the average of the agents", "", CHAMPION, tuple(living))
+    whose = str(measured.get("champion", ""))
+    named = f"the champion, {whose}" if whose else "the champion"
+    return Carded(named, "", CHAMPION, (whose,))
 
 
 def base_name(model: str) -> str:
@@ -212,7 +218,7 @@ def _data(run: SavedRun) -> str:
 def _lineage(run: SavedRun, adapters: Sequence[Carded]) -> str:
     head = "## Lineage\n\n"
     born = {one.name: one for one in run.lineage(run.generation, run.config.size)}
-    known = list(dict.fromkeys(a.individual for a in adapters if a.individual in born))
+    known = [n for n in dict.fromkeys(n for a in adapters for n in a.individuals) if n in born]
     if not known:
         return f"{head}The run has no record of births for these adapters."
     lines: list[str] = []

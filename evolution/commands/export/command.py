@@ -146,12 +146,12 @@ def write_card(
         source = sources[0]
         known = source.name if run is not None else ""
         whose = str(source.record.get("individual", ""))
-        entries = [Carded(f"a copy of {source.name}", "", known, whose)]
+        entries = [Carded(f"a copy of {source.name}", "", known, (whose,))]
     else:
         entries = [Carded("the merged adapter", measured_as=measured_as)]
         entries += [
             Carded(f"{one.name}, weight {one.weight:.4g}", NOT_HERE, one.name,
-                   str(one.record.get("individual", "")))
+                   (str(one.record.get("individual", "")),))
             for one in sources
         ]  # fmt: skip
     said = [] if made is None else ["\n".join(error_lines(merged, made))]

@@ -16,12 +16,11 @@ from agents.peft_io import WEIGHTS_FILE
 from agents.plain_files import whole_folder
 from evolution.commands.export.card import (
     CARD_FILE,
-    CHAMPION,
     SETTINGS_FILE,
     Carded,
     base_name,
+    card_of_champion,
     card_text,
-    champion_of,
     settings_text,
 )
 from evolution.commands.usage import one_line, parse, writing_to
@@ -123,14 +122,12 @@ def _sources(run: SavedRun, agents: bool) -> list[tuple[Carded, Path]]:
     rows, best = run.last_rows, run.path / BEST
     found: list[tuple[Carded, Path]] = []
     if (best / CONFIG_FILE).is_file():
-        whose = champion_of(run)
-        named = f"the champion, {whose}" if whose else "the champion"
-        found.append((Carded(named, "", CHAMPION, whose), best))
+        found.append((card_of_champion(run), best))
     if agents:
         for agent, place in run.adapters.items():
             whose = str(rows.get(agent, {}).get("individual", ""))
             what = f"{agent}, {whose}" if whose else agent
-            found.append((Carded(what, f"agents/{agent}", agent, whose), place))
+            found.append((Carded(what, f"agents/{agent}", agent, (whose,)), place))
     if not found:
         raise UsageError(
             f"run: {run.path} has no champion yet; let it go on, or push its agents with "

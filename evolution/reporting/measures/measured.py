@@ -14,7 +14,14 @@ import numpy as np
 
 from agents.measuring.statistics import Estimate
 from evolution.reporting.measures.data import RunData, Series
-from evolution.runs.files import AVERAGE, CURVE_FILE, SUMMARY_FILE, folder_of, saved_generations
+from evolution.runs.files import (
+    AVERAGE,
+    CHAMPION,
+    CURVE_FILE,
+    SUMMARY_FILE,
+    folder_of,
+    saved_generations,
+)
 from evolution.runs.saved_run import SavedRun
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch
@@ -27,9 +34,11 @@ class HeldOut:
     Attributes:
         after: Number of generations after which it was measured; None if not recorded.
         problems: How many problems.
-        best_agent: Agent of highest standing at that time; None if not recorded.
+        who: What the run came to, in words: its champion, or the agent of highest standing where a
+            champion is not recorded.
+        agent: Agent that this is; None if it is none of them as they are, or is not recorded.
         base: Of the bare base.
-        best: Of that agent.
+        best: Of what the run came to.
         gain: Best less base; paired by problem where the replies are kept.
         paired: Whether it is.
         agents: Agent to its accuracy; empty if the replies were not kept.
@@ -39,7 +48,8 @@ class HeldOut:
 
     after: int | None
     problems: int
-    best_agent: str | None
+    who: str
+    agent: str | None
     base: Estimate
     best: Estimate
     gain: Estimate
@@ -100,7 +110,8 @@ def read_held_out(run: RunData) -> HeldOut | None:
         after = None if after is None else _count(after, least=0)
         vote = None if found.get("vote") is None else _number(found["vote"])
     place = run.generations.index(after - 1) if after and after - 1 in run.generations else None
-    best_agent = None if place is None else run.best[place]
+    agent = None if place is None else run.best[place]
+    who = f"the best agent by standing{f' ({agent})' if agent else ''}"
     agents: dict[str, Estimate] = {}
     apart = math.hypot(base.standard_error, best.standard_error)
     gain, paired = Estimate(best.value - base.value, apart), False
@@ -109,11 +120,16 @@ def read_held_out(run: RunData) -> HeldOut | None:
     if marks:
         # Beside the agents there are the base, the champion, a snapshot of one, and their average.
         agents = {name: Estimate.of(marks[name].tolist()) for name in run.agents if name in marks}
-        if BASE in marks and best_agent in agents:
-            best = agents[best_agent]  # the summary's is the champion's, where there is one
-            gain = Estimate.of((marks[best_agent] - marks[BASE]).tolist())
+        if CHAMPION in marks:
+            own = str(found.get("champion_is", ""))
+            agent = own if own in agents and (marks[own] == marks[CHAMPION]).all() else None
+            whose = "average of the agents" if own == AVERAGE else own
+            who = f"the champion{f' ({whose})' if whose else ''}"
+        if BASE in marks and (CHAMPION in marks or agent in agents):
+            right = marks[CHAMPION if CHAMPION in marks else agent]
+            best, gain = Estimate.of(right.tolist()), Estimate.of((right - marks[BASE]).tolist())
             paired = True
-    return HeldOut(after, problems, best_agent, base, best, gain, paired, agents, vote, average)
+    return HeldOut(after, problems, who, agent, base, best, gain, paired, agents, vote, average)
 
 
 def _binomial(accuracy: float, problems: int) -> Estimate:

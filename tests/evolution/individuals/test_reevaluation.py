@@ -13,7 +13,8 @@ from evolution.individuals.champion import Champion, hosting
 from evolution.individuals.lineage import Individual
 from evolution.individuals.reevaluation import Reevaluations, outdoes
 from evolution.individuals.standing import Standing
-from evolution.lowrank.genomes import content_hash
+from evolution.lowrank.genomes import content_hash, factors_hash
+from evolution.lowrank.sums import mean_of_members
 from populora_env import Grader, Problem
 from tests.conftest import make_tiny_base
 
@@ -123,6 +124,57 @@ def test_real_members_answer_and_the_visitor_leaves_no_trace(grader):
     assert trial.problems == 20
     assert set(trial.accuracy) == {0}
     assert trial.champion is not None
+
+
+class OfMembers(Planted):
+    """Members answer most problems rightly, and what is no member a few."""
+
+    def _right(self, slots, problems):
+        self.asked = [*getattr(self, "asked", []), list(slots)]
+        known = [content_hash(self._population.lora, slot) for slot in slots]
+        shares = [0.9 if own in self.members else 0.2 for own in known]
+        return np.array([np.arange(len(problems)) < s * len(problems) for s in shares], float)
+
+
+def vary(lora, slots):
+    draws = torch.Generator().manual_seed(sum(slots))
+    for layer in lora.layers():
+        for slot in slots:
+            layer.B[slot] = torch.randn(layer.B[slot].shape, generator=draws)
+
+
+def make_averaged(grader, **settings):
+    """Trials of four different members that exchange their mean."""
+    population, standing, trials = make(
+        grader, [0.02] * 4, [3, 2, 1, 0], kind=OfMembers, exchange="average",
+        learner="policy-gradient", **settings,
+    )  # fmt: skip
+    vary(population.lora, range(4))
+    trials.members = {content_hash(population.lora, slot) for slot in range(4)}
+    return population, standing, trials
+
+
+def test_the_mean_is_the_champion_where_members_exchange_it(grader):
+    population, standing, trials = make_averaged(grader)
+    next(population.lora.layers()).B[1] = float("nan")  # no part of it
+    trials.hold(standing, LIVING, 1)
+    champion, mean = trials.champion, mean_of_members(population.lora, [0, 2, 3])
+    assert champion.is_mean
+    assert champion.content_hash == factors_hash(mean.alpha, mean.factors)
+    for mine, theirs in zip(champion.genome.factors, mean.factors, strict=True):
+        assert all(map(torch.equal, mine, theirs))
+    assert champion.individual == "g0-0"  # of the best of them
+
+
+def test_a_mean_is_tried_against_the_one_before_and_is_nobodys_figure(grader):
+    population, standing, trials = make_averaged(grader)
+    trials.hold(standing, LIVING, 1)
+    first = trials.champion
+    vary(population.lora, [3])
+    trial = trials.hold(standing, LIVING, 2)
+    assert (trial.accuracy, trial.champion, trial.replaced) == ({}, 0.2, False)
+    assert trials.champion.content_hash == first.content_hash
+    assert [len(slots) for slots in trials.asked] == [1, 1]
 
 
 def test_hosting_brings_the_guests_own_rank_and_scale_and_takes_them_away(grader):

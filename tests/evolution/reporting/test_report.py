@@ -70,27 +70,36 @@ def test_only_finished_generations_are_read(folder):
         read_run_data(folder)
 
 
-def test_the_best_agent_is_not_the_champion(folder):
+@pytest.mark.parametrize("whose", ["agent_0", "average", ""])
+def test_the_champion_is_what_a_run_came_to(folder, whose):
     run = read_run_data(write_measured(folder))
     before = read_held_out(run)
+    assert before.who == f"the best agent by standing ({before.agent})"
     rows = [json.loads(line) for line in (folder / "held_out.jsonl").read_text().splitlines()]
-    own = [row for row in rows if row["agent"] == before.best_agent]
+    own = [row for row in rows if row["agent"] == before.agent]
     more = [{**row, "agent": "champion", "correct": True} for row in own]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *more])
     (folder / "held_out.jsonl").write_text(text)
     summary = json.loads((folder / "summary.json").read_text())
-    summary["held_out"]["best"] = 1.0  # the champion's, as a run with one writes it
+    summary["held_out"]["best"] = 1.0
+    if whose:  # earlier versions do not say it
+        summary["held_out"]["champion_is"] = whose
     (folder / "summary.json").write_text(json.dumps(summary))
     found = read_held_out(run)
-    assert found.best.value == pytest.approx(found.base.value + found.gain.value)
-    assert found.best.value == pytest.approx(np.mean([row["correct"] for row in own]))
+    assert found.best.value == 1.0
+    assert found.gain.value == pytest.approx(1 - found.base.value)
+    assert found.agent is None  # not an agent as it is now: its replies are others
     assert "champion" not in found.agents
+    said = {"agent_0": " (agent_0)", "average": " (average of the agents)", "": ""}[whose]
+    assert found.who == f"the champion{said}"
+    file, _ = report.write_report(folder)
+    assert f"held-out problems {found.who} solves 1.000" in file.read_text()
 
 
 def test_what_was_held_out_is_read(folder):
     run = read_run_data(write_measured(folder))
     found = read_held_out(run)
-    assert found.best_agent == run.best[-1]
+    assert found.agent == run.best[-1]
     assert found.paired
     assert found.gain.value == pytest.approx(0.375)
     curve = read_curve(run)
@@ -103,7 +112,7 @@ def test_what_was_held_out_is_read(folder):
     assert apart.gain.standard_error == pytest.approx((0.164**2 + 0.183**2) ** 0.5, abs=1e-3)
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "generations": 5}))
-    assert read_held_out(run).best_agent == run.best[4]
+    assert read_held_out(run).agent == run.best[4]
     file, _ = report.write_report(folder)
     assert "was measured after 5 generations, before the run went on" in file.read_text()
 
