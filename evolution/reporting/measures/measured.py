@@ -125,8 +125,8 @@ def read_held_out(run: RunData) -> HeldOut | None:
             agent = own if own in agents and (marks[own] == marks[CHAMPION]).all() else None
             whose = "average of the agents" if own == AVERAGE else own
             who = f"the champion{f' ({whose})' if whose else ''}"
-        if BASE in marks and (CHAMPION in marks or agent in agents):
-            right = marks[CHAMPION if CHAMPION in marks else agent]
+        right = marks.get(CHAMPION if CHAMPION in marks else agent or "")
+        if BASE in marks and right is not None:
             best, gain = Estimate.of(right.tolist()), Estimate.of((right - marks[BASE]).tolist())
             paired = True
     return HeldOut(after, problems, who, agent, base, best, gain, paired, agents, vote, average)
