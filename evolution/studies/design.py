@@ -31,18 +31,22 @@ DRAWS: Mapping[str, Callable[[Any, Sequence[Any]], Any]] = {
     "log_uniform": lambda rng, of: float(math.exp(rng.uniform(*map(math.log, of)))),
     "choice": lambda rng, of: of[int(rng.integers(len(of)))],
 }
-"""How a setting is drawn for a seed, by name."""
+"""How a setting is drawn for a seed, by name; between two numbers, but for a choice."""
+IN_TURN = "in_turn"
+"""Seeds take a setting's values one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A setting that each seed draws anew."""
+    """A setting that each seed has its own value of."""
 
     how: str
     of: tuple[Any, ...]
 
     def value(self, setting: str, seed: int) -> Any:
         """What a seed draws."""
+        if self.how == IN_TURN:
+            return self.of[seed % len(self.of)]
         return DRAWS[self.how](generator("study", setting, seed), self.of)
 
 

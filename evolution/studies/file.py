@@ -40,6 +40,7 @@ from evolution.config import RunConfig
 from evolution.errors import ConfigError
 from evolution.studies.design import (
     DRAWS,
+    IN_TURN,
     UNSETTABLE,
     Arm,
     Draw,
@@ -128,7 +129,7 @@ _ALONE: Mapping[str, Any] = {"size": 1, "rank": 1, "elites": 0, "parents": 1, "l
 
 def _base(shared: Mapping[str, Any], problems: str) -> Arm:
     """The base model, which answers as it is, alone, whatever the arms' size and learner are."""
-    own = {k: v for k, v in shared.items() if k in _OF_BASE and not isinstance(v, Draw)}
+    own = {k: v for k, v in shared.items() if k in _OF_BASE}
     return Arm(BASE, "base model", {**own, **_ALONE, "problems": problems}, ())
 
 
@@ -184,12 +185,12 @@ def _draw(value: Mapping[str, Any], where: str) -> Draw:
     numbers = isinstance(of, list) and all(
         isinstance(n, int | float) and not isinstance(n, bool) for n in cast(list[Any], of)
     )
-    if len(value) != 1 or how not in DRAWS or not isinstance(of, list) or not of:
+    if len(value) != 1 or how not in (*DRAWS, IN_TURN) or not isinstance(of, list) or not of:
         raise ConfigError(
             f"{where}: got {dict(value)!r}, expected a value, or one of "
-            + ", ".join(f"{{{name} = [...]}}" for name in DRAWS)
+            + ", ".join(f"{{{name} = [...]}}" for name in (*DRAWS, IN_TURN))
         )
-    if how != "choice" and not (numbers and len(of) == 2 and of[0] <= of[1]):
+    if how not in ("choice", IN_TURN) and not (numbers and len(of) == 2 and of[0] <= of[1]):
         raise ConfigError(f"{where}.{how}: got {of!r}, expected two numbers, the smaller one first")
     if how == "log_uniform" and of[0] <= 0:
         raise ConfigError(f"{where}.{how}: got {of!r}, expected numbers above 0")

@@ -54,6 +54,13 @@ def test_what_seeds_draw_is_the_same_for_all_arms():
     assert sum(rate < 3e-4 for rate in rates) in range(4, 17)
 
 
+def test_seeds_may_take_turns_at_bases():
+    turns = 'model = {in_turn = ["a", "b", "c"]}'
+    read = study(('model = "embedded"', turns))
+    for arm in read.arms.values():  # the base model among them
+        assert [arm.config(seed).model for seed in range(5)] == ["a", "b", "c", "a", "b"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
