@@ -35,7 +35,7 @@ from evolution.individuals.hyperparameters import Hyperparameters
 from evolution.individuals.lineage import Individual, Lineage
 from evolution.individuals.non_finite import broken_slots, set_aside
 from evolution.individuals.progress import make_meter
-from evolution.individuals.reevaluation import Reevaluation, Reevaluations
+from evolution.individuals.reevaluation import LastTrial, Reevaluation, Reevaluations
 from evolution.individuals.standing import Standing
 from evolution.learning import gather_samples, make_learner, threads_of
 from evolution.loggers.base import Callback, Logger, as_logger, close_all, log_all
@@ -117,6 +117,7 @@ class EvolutionManager:
             population, self.config, self._grader, self._drawn.with_answers
         )
         self._confirmed = 0  # generations that had been played when trials were last held
+        self._chosen: tuple[Champion, LastTrial] | None = None  # in a last trial, if one was held
         self._plan: EpisodePlan | None = None
         self._started = 0.0
         self._lineage = Lineage()
@@ -161,8 +162,8 @@ class EvolutionManager:
 
     @property
     def champion(self) -> Champion | None:
-        """A snapshot of the best individual that was ever confirmed; see `confirm`."""
-        return self._reevaluations.champion
+        """A snapshot of the best individual that was ever confirmed; see `confirm`, `conclude`."""
+        return self._reevaluations.champion if self._chosen is None else self._chosen[0]
 
     def confirm(self) -> Reevaluation | None:
         """Let would-be elites and a new champion prove themselves on fresh training problems.
@@ -174,6 +175,19 @@ class EvolutionManager:
             return None
         self._confirmed = self.generation
         return self._reevaluations.hold(self._standing, self._lineage.living, self.generation)
+
+    def conclude(self) -> LastTrial | None:
+        """Choose the champion of a run that ends here: `confirm`, then the last trial.
+
+        It may go on all the same, with the champion of before. Calling it again before that asks
+        nothing anew.
+        """
+        self.confirm()
+        if self._chosen is None:
+            self._chosen = self._reevaluations.choose(
+                self._standing, self._lineage.living, self.generation
+            )
+        return None if self._chosen is None else self._chosen[1]
 
     @property
     def best(self) -> str:
@@ -196,6 +210,7 @@ class EvolutionManager:
         """
         if self._plan is not None:
             return self._plan
+        self._chosen = None
         self._started = time.monotonic()
         config, generation = self.config, self.generation
         trial, born, exchange = None, (), None
@@ -354,7 +369,7 @@ class EvolutionManager:
         names = {"base": self.population.base.name, "problems": spec, "excluded": spec}
         self.generation, changes = keeper.resume(self._parts(), names, note)
         self.hyperparameters.restore(self._lineage, changes)
-        self._plan = None
+        self._plan = self._chosen = None
 
     def keep_best(self) -> Path | None:
         """Write the champion's adapter to ``best`` in the run's folder, where it is not yet.

@@ -108,6 +108,9 @@ class EvolutionConfig:
     confirm_confidence: Annotated[float, Range(-10, 10)] = 0.0
     """Standard errors by which a new champion must lead the old one in its trial; below 0 it may be
     as far behind."""
+    last_trial: Annotated[int, Range(0)] = 64
+    """Fresh problems that, at the end of a run, the champion, all who solve and their average
+    answer: who gets most of them right is the champion; 0: none, as beside a gate."""
     exchange: str = "crossover"
     """What members take over from each other: crossover (children of the fittest), none,
     average(rate=1,momentum=0), towards_start(share=0.3), cma_es(problems=24,rounds=4,sigma=0.3,

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+CHAMPION, AVERAGE = "champion", "average"
+"""What the champion, and the average of all who solve, are called beside agents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Individual:

@@ -21,7 +21,7 @@ from evolution.config import EvolutionConfig
 from evolution.exchange.gate import GATES, Gate, GateOutcome, GateRecord
 from evolution.exchange.step import EXCHANGES
 from evolution.individuals.champion import Champion, hosting
-from evolution.individuals.lineage import Individual
+from evolution.individuals.lineage import AVERAGE, CHAMPION, Individual
 from evolution.individuals.standing import Standing
 from evolution.lowrank.genomes import Genome, content_hash
 from evolution.operators.selection import ranking
@@ -44,6 +44,22 @@ class Reevaluation:
     accuracy: Mapping[int, float]
     champion: float | None
     replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LastTrial:
+    """What the candidates for the champion came to at the end of a run.
+
+    Attributes:
+        problems: On how many problems.
+        accuracy: Candidate to the share it answered rightly: an agent, `AVERAGE`, or `CHAMPION` as
+            it was before.
+        kept: The candidate that is the champion now.
+    """
+
+    problems: int
+    accuracy: Mapping[str, float]
+    kept: str
 
 
 class Reevaluations:
@@ -153,6 +169,55 @@ class Reevaluations:
             held,
             replaced,
         )
+
+    def choose(
+        self, standing: Standing, living: Mapping[int, Individual], generation: int
+    ) -> tuple[Champion, LastTrial] | None:
+        """Choose the champion of a run that ends, after `hold`; `champion` stays as it is.
+
+        Candidates are the champion, all who solve and are sound, and their average; where members
+        exchange their mean, it and the champion alone. The same weights are measured once. Of
+        equals the first is kept: the champion, then the average, then by standing.
+
+        Args:
+            standing: Of the members.
+            living: Who lives in which slot.
+            generation: Generations played.
+
+        Returns:
+            The one to keep, and what was measured; None where there is nothing to choose, or to
+            choose by.
+        """
+        holder, count = self.champion, self._config.last_trial
+        if holder is None or self.gate is not None or not count:
+            return None
+        lora = self._population.lora
+        finite = lora.finite().cpu().numpy() & np.isfinite(standing.values)
+        sound = finite & self._solvers(len(finite))
+        slots = [slot for slot in ranking(standing.values).tolist() if sound[slot]]
+        found = {CHAMPION: holder}
+        if len(slots) > 1:
+            found[AVERAGE] = Champion.mean(self._population, slots, living[slots[0]], generation)
+        if not self._by_mean:
+            for slot in slots:
+                one = Champion.of(self._population, slot, living[slot], generation)
+                found[one.agent] = one
+        apart = {one.content_hash: name for name, one in reversed(found.items())}
+        found = {name: one for name, one in found.items() if apart[one.content_hash] == name}
+        problems = list(self._fresh(generation, count, "last trial")) if len(found) > 1 else []
+        if not problems:
+            return None
+        right = dict.fromkeys(found, 0.0)
+        members = [slot for slot in slots if self._population.agents[slot] in found]
+        if members:
+            for slot, marks in zip(members, self._right(members, problems), strict=True):
+                right[self._population.agents[slot]] = float(marks.mean())
+        for name in (CHAMPION, AVERAGE):
+            if name in found:
+                with hosting(lora, slots[0], found[name].genome):
+                    right[name] = float(self._right(slots[:1], problems)[0].mean())
+        kept = max(right, key=lambda name: right[name])
+        return replace(found[kept], accuracy=right[kept]), LastTrial(len(problems), right, kept)
 
     def for_exchange(self, generation: int) -> Callable[[Sequence[int], int], np.ndarray]:
         """A measure of members on fresh problems, the same ones as often as it is called.

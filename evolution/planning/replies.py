@@ -109,6 +109,10 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
     if gate is not None:  # of the champion, and of those that take an elite's place
         tests = 2 * gate().most * (held + exchanges * config.elites * homes)
     paid = RewardWeights.preset(config.rewards).progress and bool(config.proposers)
+    last, chosen = config.last_trial if played and gate is None and solvers > 1 else 0, (0, 0)
+    if last:  # the champion and the average may be one, or the champion one of those who solve
+        central = EXCHANGES.is_central(config.exchange)
+        chosen = (0, 2 * last) if central else ((solvers + 1) * last, (solvers + 2) * last)
     average = solvers > 1
     curve = 0
     if table and config.held_out_every:
@@ -116,7 +120,7 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
         fresh = times and first < config.held_out_every  # then the base is measured, too
         curve = table * (solvers * times + bool(fresh))
     return Measurements(
-        (asked, asked + held * most * config.confirm_problems + tests),
+        (asked + chosen[0], asked + held * most * config.confirm_problems + tests + chosen[1]),
         PROBLEMS * solvers * len(played) if paid else 0,
         curve,
         (table * (solvers + average + 1), table * (solvers + average + 2)),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.measuring.statistics import Estimate
+from evolution.individuals.lineage import CHAMPION
 from evolution.reporting.anatomy.section import anatomy_section
 from evolution.reporting.anatomy.sentences import summary as inside_in_short
 from evolution.reporting.charts import Chart, add_held_out, curve, judging_chart, matrix_chart
@@ -32,7 +33,6 @@ from evolution.reporting.self_play import (
     proposals_section,
 )
 from evolution.reporting.text import text_map
-from evolution.runs.files import CHAMPION
 from populora_env.judges import JudgeStatistics, majority_figures
 from populora_env.judges.bias import OUTSIDE, OVERALL
 from populora_env.proposals.record import ProposalStatus

@@ -35,10 +35,6 @@ CURVE_FILE = "held_out_curve.jsonl"
 
 _NAME = re.compile(r"generation_([0-9]+)")
 BEST = "best"
-CHAMPION = "champion"
-"""What is in `BEST`, in `held_out.jsonl`."""
-AVERAGE = "average"
-"""Of all who solve, as one adapter: in `held_out.jsonl`, and as a folder to export it to."""
 _CHUNK = 1 << 20
 _GONE = os.strerror(errno.ENOENT)
 

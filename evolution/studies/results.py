@@ -27,6 +27,7 @@ BASE_SETTINGS = ("model", "dtype", "device", "products", "load_in_4bit")
 """Settings that say which base a run has."""
 
 _DEFAULTS = "defaults"
+_BEFORE = {"last_trial": 0}
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -109,8 +110,9 @@ class Results:
         for cell, settings in reversed(self._found):
             if cell.seed != seed or cell.budgets != arm.replies:
                 continue
-            # A setting that came later had no effect until then: it counts as today's default.
-            if {**now, **{k: v for k, v in settings.items() if k in now}} != wanted:
+            # A setting that came later had no effect until then: it counts as today's default, or
+            # as what left things as they were.
+            if {**now, **_BEFORE, **{k: v for k, v in settings.items() if k in now}} != wanted:
                 continue
             if len(cell.measured[0].champion) == study.held_out and _in_time(cell, study.seconds):
                 return cell

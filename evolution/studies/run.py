@@ -2,8 +2,8 @@
 
 A cell is a run of its own on the seed's problems. Generations are played until the population has
 given as many replies as the budget says, those of trials included, so it may give a generation and
-a trial more. At each budget the champion is confirmed, and all are measured on the seed's held-out
-problems, the same for all arms.
+a trial more. At each budget the champion is confirmed and a last trial held, whose replies come on
+top, and all are measured on the seed's held-out problems, the same for all arms.
 """
 
 import time
@@ -184,6 +184,9 @@ def _run(
             manager.confirm()
             cut_off = cut_off and clock.replies < budget
             seconds, replies = round(clock.seconds, 2), clock.replies
+            last = clock.measure(manager.conclude)  # the run goes on without
+            if last is not None:
+                replies += last.problems * len(last.accuracy)
             found = clock.measure(
                 lambda: measure(manager, problems, grader, tell, members=arm.members)
             )

@@ -125,6 +125,10 @@ def evolve(folder, model_folder, *more):
     return main(["evolve", "--model", model_folder, "--out", str(folder), *QUICK, *more])
 
 
+def last_trial_kept(folder):
+    return json.loads((folder / "summary.json").read_text())["last_trial"]["kept"]
+
+
 @pytest.mark.slow
 def test_the_end_of_a_run_that_comes_to_a_mean_shows_it_once(tmp_path, model_folder, capsys):
     folder = tmp_path / "run"
@@ -158,11 +162,19 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
     assert (folder / "report.html").is_file()
     assert f"populora play --agents {folder},base*2" in " ".join(said.split())
     assert "majority vote" in said
-    assert "average, as one adapter" in said
+    shown = last_trial_kept(folder) != "average"  # else it is the champion, and shown as that
+    assert ("average, as one adapter" in said) == shown
     assert "How the agents judged" in said
     assert "Majority answers: " in said
     summary = json.loads((folder / "summary.json").read_text())
-    assert set(summary) == {"held_out", "seconds", "generations", "arena", "peak_memory_mib"}
+    assert set(summary) == {
+        "held_out", "last_trial", "seconds", "generations", "arena", "peak_memory_mib"
+    }  # fmt: skip
+    last = summary["last_trial"]
+    assert last["problems"] == 64
+    assert {"champion", "average"} < set(last["accuracy"])
+    assert last["accuracy"][last["kept"]] == max(last["accuracy"].values())
+    assert "Last trial, on 64 fresh training problems: " in said
     assert summary["peak_memory_mib"]["process"] > 50
     assert f"Memory at most: {summary['peak_memory_mib']['process']:,.0f} MiB" in said
     assert summary["arena"]["majority"]["episodes"] == 4
@@ -171,7 +183,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
         "problems", "base", "best", "champion", "champion_is", "mean", "vote", "average",
         "standard_error",
     }  # fmt: skip
-    assert summary["held_out"]["champion_is"] in ("agent_0", "agent_1", "agent_2")
+    assert summary["held_out"]["champion_is"] in ("agent_0", "agent_1", "agent_2", "average")
     assert summary["generations"] == 2
     assert summary["held_out"]["problems"] == 5
     config = tomllib.loads((folder / "run.toml").read_text())

@@ -14,7 +14,7 @@ from agents.engine.jobs import EngineError
 from evolution.commands.evolve.answers import show_first_answers
 from evolution.commands.evolve.dry_run import dry_run
 from evolution.commands.evolve.engine import connected, introduce, load
-from evolution.commands.evolve.final_table import measure, show_proposals
+from evolution.commands.evolve.final_table import measure, show_last_trial, show_proposals
 from evolution.commands.evolve.guard_lines import show_guard
 from evolution.commands.evolve.judging_table import show_judging
 from evolution.commands.evolve.memory import memory_words, peak_memory
@@ -99,9 +99,11 @@ def main(arguments: Sequence[str]) -> int:
         try:
             with Interrupts() as interrupts:
                 results = _evolve(manager, options, console, started, interrupts)
-            manager.confirm()
+            last = manager.conclude()
             manager.keep_best()
             summary: dict[str, Any] = {"generations": manager.generation}
+            if last is not None:
+                summary["last_trial"] = show_last_trial(last, console)
             if folder.generations():
                 summary["arena"] = show_judging(folder, console)
             if held_out and manager.champion is not None:

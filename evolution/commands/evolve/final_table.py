@@ -7,6 +7,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,12 @@ from evolution.commands.evolve.engine import computed_by
 from evolution.commands.progress import Bars
 from evolution.config import RunConfig
 from evolution.individuals.champion import Champion, averaged, hosting
+from evolution.individuals.lineage import AVERAGE, CHAMPION
+from evolution.individuals.reevaluation import LastTrial
 from evolution.lowrank.genomes import content_hash
 from evolution.manager import EvolutionManager
 from evolution.runs.checkpoint import RunFolder
-from evolution.runs.files import AVERAGE, CHAMPION, HISTORY_FILE
+from evolution.runs.files import HISTORY_FILE
 from evolution.runs.saved_run import SavedRun
 from populora_env.episodes.roles import PROPOSER, SOLVER
 from populora_env.grading import Grader
@@ -88,6 +91,16 @@ def measure(
         "average": best.accuracy if average is None else average.accuracy,
         "standard_error": best.standard_error,
     }
+
+
+def show_last_trial(trial: LastTrial, console: Console) -> dict[str, Any]:
+    """Say whom the last trial made the champion; returns it as JSON types."""
+    order = sorted(trial.accuracy.items(), key=lambda entry: -entry[1])
+    said = ", ".join(f"{name} {accuracy:.2f}" for name, accuracy in order)
+    console.print(
+        f"Last trial, on {trial.problems} fresh training problems: {said}; kept: {trial.kept}"
+    )
+    return asdict(trial)
 
 
 def show_proposals(folder: RunFolder, console: Console) -> dict[str, Any] | None:

@@ -15,9 +15,8 @@ import tomli_w
 from agents.loading.files import EMBEDDED, EMBEDDED_HUB_ID
 from agents.measuring.statistics import Estimate
 from evolution.commands.usage import installed
-from evolution.individuals.lineage import Individual
+from evolution.individuals.lineage import AVERAGE, CHAMPION, Individual
 from evolution.reporting.measures.measured import BASE, held_out_marks
-from evolution.runs.files import AVERAGE, CHAMPION
 from evolution.runs.saved_run import SavedRun
 from populora_env.problems.benchmarks import BENCHMARKS
 

@@ -33,8 +33,8 @@ from evolution.commands.export.sources import ALL, NAMED_WEIGHTS, Source, read_s
 from evolution.commands.progress import Bars
 from evolution.commands.usage import installed, parse, writing_to
 from evolution.errors import UsageError
+from evolution.individuals.lineage import AVERAGE
 from evolution.lowrank.merging import Merge, merge
-from evolution.runs.files import AVERAGE
 from evolution.runs.saved_run import SavedRun
 from evolution.terminal import PlainConsole
 

@@ -13,15 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from agents.measuring.statistics import Estimate
+from evolution.individuals.lineage import AVERAGE, CHAMPION
 from evolution.reporting.measures.data import RunData, Series
-from evolution.runs.files import (
-    AVERAGE,
-    CHAMPION,
-    CURVE_FILE,
-    SUMMARY_FILE,
-    folder_of,
-    saved_generations,
-)
+from evolution.runs.files import CURVE_FILE, SUMMARY_FILE, folder_of, saved_generations
 from evolution.runs.saved_run import SavedRun
 
 BASE = "base"  # as `agents.population.BASE`, which needs torch

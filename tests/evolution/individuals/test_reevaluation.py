@@ -177,6 +177,105 @@ def test_a_mean_is_tried_against_the_one_before_and_is_nobodys_figure(grader):
     assert [len(slots) for slots in trials.asked] == [1, 1]
 
 
+class InOrder(Planted):
+    """What each genome answers rightly of 20, by its content; what is not known, none."""
+
+    right: dict[str, int]
+
+    def _right(self, slots, problems):
+        self.asked = [*getattr(self, "asked", []), list(slots)]
+        known = [content_hash(self._population.lora, slot) for slot in slots]
+        return np.array([np.arange(20) < self.right.get(own, 0) for own in known], float)
+
+
+def candidates(grader, right=(9, 5, 7, 3), average=8, **settings):
+    """Trials before which agent_0 is the champion."""
+    population, standing, trials = make(
+        grader, [0.02] * 4, [3, 2, 1, 0], kind=InOrder, **settings
+    )  # fmt: skip
+    vary(population.lora, range(4))
+    trials._fresh = lambda generation, count, what="trial": PROBLEMS[:count]
+    trials.hold(standing, LIVING, 1)
+    known = [content_hash(population.lora, slot) for slot in range(4)]
+    mean = mean_of_members(population.lora, [0, 1, 2, 3])
+    trials.right = dict(zip(known, right, strict=True))
+    trials.right[factors_hash(mean.alpha, mean.factors)] = average
+    return population, standing, trials
+
+
+@pytest.mark.parametrize(
+    ("right", "average", "kept"),
+    [
+        ((9, 5, 7, 3), 8, "champion"),
+        ((5, 5, 7, 3), 8, "average"),
+        ((5, 5, 9, 3), 8, "agent_2"),
+        ((8, 8, 8, 8), 8, "champion"),
+        ((5, 8, 8, 3), 8, "average"),
+        ((5, 8, 8, 3), 7, "agent_1"),
+    ],
+)
+def test_who_gets_most_right_in_the_last_trial_is_kept(grader, right, average, kept):
+    _, standing, trials = candidates(grader, right, average)
+    before = trials.champion
+    champion, trial = trials.choose(standing, LIVING, 1)
+    assert trials.champion is before  # until the run ends
+    assert trial.kept == kept
+    assert trial.problems == 20
+    assert trial.accuracy == {
+        "champion": right[0] / 20, "average": average / 20,
+        **{f"agent_{slot}": right[slot] / 20 for slot in (1, 2, 3)},  # agent_0 is the champion
+    }  # fmt: skip
+    assert champion.accuracy == trial.accuracy[kept]
+    assert champion.is_mean == (kept == "average")
+    assert trials.right[champion.content_hash] == 20 * champion.accuracy
+
+
+def test_a_champion_of_before_is_a_candidate_of_its_own(grader):
+    population, standing, trials = candidates(grader)
+    first = trials.champion.content_hash
+    vary(population.lora, [0])  # it went on learning, to nothing
+    champion, trial = trials.choose(standing, LIVING, 2)
+    assert (trial.kept, trial.accuracy["agent_0"]) == ("champion", 0)
+    assert champion.content_hash == first
+
+
+def test_broken_ones_are_no_candidates_and_those_who_write_neither(grader):
+    population, standing, trials = candidates(grader, proposers=1, solvers=3)
+    next(population.lora.layers()).B[2] = float("nan")
+    _, trial = trials.choose(standing, LIVING, 1)
+    assert set(trial.accuracy) == {"champion", "average", "agent_3"}  # agent_1 is the champion
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"last_trial": 0}, {"gate": "paired(margin=0.1,error=0.1,most=64,step=16)"}],
+)
+def test_there_may_be_no_last_trial(grader, settings):
+    _, standing, trials = candidates(grader, (0, 5, 7, 3), **settings)
+    assert trials.choose(standing, LIVING, 1) is None
+
+
+def test_nobody_chooses_without_problems_or_where_there_is_but_one(grader):
+    _, standing, trials = candidates(grader, (0, 5, 7, 3))
+    trials._fresh = lambda generation, count, what="trial": []
+    assert trials.choose(standing, LIVING, 1) is None
+    _, standing, trials = candidates(grader, (0, 5, 7, 3), proposers=3, solvers=1)
+    trials.asked = []
+    assert trials.choose(standing, LIVING, 1) is None
+    assert trials.asked == []
+
+
+def test_means_alone_are_candidates_where_members_exchange_them(grader):
+    _, standing, trials = candidates(
+        grader, (20, 20, 20, 20), exchange="average", learner="policy-gradient"
+    )
+    assert trials.champion.is_mean
+    assert trials.choose(standing, LIVING, 1) is None  # it is the mean of now
+    vary(trials._population.lora, [3])
+    _, trial = trials.choose(standing, LIVING, 2)
+    assert set(trial.accuracy) == {"champion", "average"}
+
+
 def test_hosting_brings_the_guests_own_rank_and_scale_and_takes_them_away(grader):
     population = LoraPopulation(make_tiny_base(), 2, (2, 4))
     lora = population.lora

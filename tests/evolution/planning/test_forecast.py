@@ -14,7 +14,7 @@ from populora_env.records import Phase
 
 CONFIG = RunConfig(
     size=4, problems_per_generation=10, judged_problems=0, evaluation="none", generations=5,
-    solve_tokens=20, held_out=0, confirm_problems=0, offspring=1, learn_judging=False,
+    solve_tokens=20, held_out=0, confirm_problems=0, last_trial=0, offspring=1, learn_judging=False,
 )  # fmt: skip
 SEEN = Probe(
     problems=10, cut=1.0, slower=1.0, phases={Phase.SOLVE: Asked(40, 2000, 60, 400, 8.0)},

@@ -18,7 +18,7 @@ SPEC = "procedural:chain_sum(max_terms=2,max_digits=1)"
 SMALL = RunConfig(
     size=4, rank=2, problems_per_generation=3, judged_problems=2, solve_tokens=3, judge_tokens=2,
     critique_tokens=3, propose_tokens=3, generations=1, held_out=0, confirm_problems=0, offspring=1,
-    elites=1, problems=SPEC,
+    last_trial=0, elites=1, problems=SPEC,
 )  # fmt: skip
 SELF_PLAY = {"problems": "self-play:expressions(operators='+-',digits=2,terms=2)",
              "proposers": 2, "rewards": "learnability", "parents": 1, "offspring": 1}  # fmt: skip
@@ -102,6 +102,24 @@ def test_trials_stay_within_what_is_said(changes):
     # The first finds nobody proven; one more is held at the end of a run.
     assert said[1] == 3 * most * len(range(every, 6, every))
     assert all(count <= 3 * most for count in found.trials)
+
+
+@pytest.mark.parametrize("changes", [{}, SELF_PLAY, {"exchange": "average"}])
+def test_the_last_trial_stays_within_what_is_said(changes):
+    config = replace(SMALL, last_trial=5, **changes)
+    population = LoraPopulation(make_tiny_base(), config.size, config.rank)
+    manager = EvolutionManager(population, config.problems, config)
+    manager.run(1)
+    manager.confirm()
+    before = population.stats.replies
+    trial = manager.conclude()
+    asked = population.stats.replies - before
+    said = measurements(config).trials
+    assert said[0] <= asked <= said[1]
+    assert asked == (0 if trial is None else trial.problems * len(trial.accuracy))
+    assert manager.conclude() == trial
+    assert population.stats.replies == before + asked
+    manager.close()
 
 
 def test_held_out_replies_are_those_of_solvers_and_base():

@@ -16,6 +16,7 @@ problems_per_generation = 3
 judged_problems = 0
 evaluation = "none"
 confirm_problems = 2
+last_trial = 2
 solve_tokens = 4
 problems = "procedural:chain_sum(max_terms=2,max_digits=1)"
 [arms.one]

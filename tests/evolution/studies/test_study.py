@@ -77,9 +77,10 @@ def test_budgets_count_trials_and_are_passed_by_a_generation_at_most(study_file)
     assert one.measured[0].replies == 18
     assert one.measured[0].generations == 6
     assert len(one.curves["replies"]) == 6
-    # Three agents at three problems, and a trial of two problems for two or three of them.
+    # Three agents at three problems, a trial of two problems for two or three of them, and a last
+    # one for all, their average and the champion.
     assert three.measured[0].generations == 2
-    assert 18 <= three.measured[0].replies < 18 + 9 + 2 * 4
+    assert 18 <= three.measured[0].replies < 18 + 9 + 2 * 4 + 2 * 5
     assert {len(three.measured[0].champion), len(three.measured[0].average)} == {5}
     assert len(three.measured[0].members) == 3
     assert three.measured[0].leader in range(3)
