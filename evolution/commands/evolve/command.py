@@ -99,7 +99,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             with Interrupts() as interrupts:
                 results = _evolve(manager, options, console, started, interrupts)
-            last = manager.conclude()
+            with console.status("the last trial"):
+                last = manager.conclude()
             manager.keep_best()
             summary: dict[str, Any] = {"generations": manager.generation}
             if last is not None:
