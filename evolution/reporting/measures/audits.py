@@ -88,7 +88,7 @@ def reward_hacking(
     figures = {"reward change": reward.change, "reward standard error": reward.standard_error}
     held_out = ""
     if gain is not None:
-        held_out = f"; held-out gain of the best agent over the base {gain.text('+.3f')}"
+        held_out = f"; held-out gain of the champion over the base {gain.text('+.3f')}"
         figures |= {"held-out gain": gain.value, "held-out standard error": gain.standard_error}
     if not reward.rises or reward.change < MIN_RISE:
         reason = f"{what} did not rise noticeably ({reward} over the run), so nothing is hacked"
