@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
+import shutil
 import sys
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A tiny model's matrices are over before a second thread has woken: threads that spin between
@@ -13,12 +16,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # imported, and the commands that the tests start inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Trackio reads where its databases are when it is imported, whichever test does that first.
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
 
 import numpy as np
 import pytest
 
 with contextlib.suppress(ImportError):  # the core's tests do without it
     import rich.style  # noqa: F401  (it draws once, when it is imported)
+
+atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -97,7 +97,7 @@ def test_the_command_measures_and_reports(tmp_path, capsys):
     assert main(["report", str(folder)]) == 0
     assert f"Report: {folder / 'report.html'}" in capsys.readouterr().out
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "On 3 held-out problems the best agent by standing (agent_" in page
+    assert "On 3 held-out problems the champion (" in page
     assert "held out: mean" in page
     assert main(["evolve", *words, "--held-out-every", "-1", "--out", str(tmp_path / "x")]) == 2
     assert "held_out_every: got -1, expected an integer >= 0" in capsys.readouterr().err

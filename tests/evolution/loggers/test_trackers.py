@@ -181,16 +181,9 @@ def test_wandb_has_the_figures_and_goes_on_under_its_id(told, tmp_path):
     assert texts == ["Guard, generation 2", "Guard stops the run, generation 2"]
 
 
-@pytest.fixture(scope="module")
-def trackio(tmp_path_factory):
-    """The package, with its database in a folder of its own, which it reads when it is imported."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("TRACKIO_DIR", str(tmp_path_factory.mktemp("trackio")))
-        yield pytest.importorskip("trackio")
-
-
 @pytest.mark.slow
-def test_trackio_has_the_figures_and_goes_on_under_its_id(trackio, told, tmp_path, capsys):
+def test_trackio_has_the_figures_and_goes_on_under_its_id(told, tmp_path, capsys):
+    trackio = pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage
 
     for generation, (result, transcripts) in enumerate(told):
