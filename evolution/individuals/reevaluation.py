@@ -108,7 +108,7 @@ class Reevaluations:
         Returns:
             What was measured; None if nothing was in question.
         """
-        finite = self._population.lora.finite().cpu().numpy() & np.isfinite(standing.values)
+        finite = self._finite(standing)
         solves = self._solvers(len(finite))
         if not (finite & solves).any():
             return None
@@ -148,14 +148,12 @@ class Reevaluations:
                 rival = holder
         elif holder is not None and problems:
             if self._by_mean:
-                with hosting(self._population.lora, top, rival.genome):
-                    mine = self._right([top], problems)[0]
+                mine = self._marks(rival.genome, top, problems)
             else:
                 if top not in right:
                     measure([top])
                 mine = right[top]
-            with hosting(self._population.lora, top, holder.genome):
-                marks = self._right([top], problems)[0]
+            marks = self._marks(holder.genome, top, problems)
             replaced = outdoes(mine, marks, self._config.confirm_confidence)
             held = float(marks.mean())
             winner, own = (rival, mine) if replaced else (holder, marks)
@@ -191,33 +189,33 @@ class Reevaluations:
         holder, count = self.champion, self._config.last_trial
         if holder is None or self.gate is not None or not count:
             return None
-        lora = self._population.lora
-        finite = lora.finite().cpu().numpy() & np.isfinite(standing.values)
-        sound = finite & self._solvers(len(finite))
+        sound = self._finite(standing) & self._solvers(len(standing.values))
         slots = [slot for slot in ranking(standing.values).tolist() if sound[slot]]
-        found = {CHAMPION: holder}
+        guests = {CHAMPION: holder}
         if len(slots) > 1:
-            found[AVERAGE] = Champion.mean(self._population, slots, living[slots[0]], generation)
-        if not self._by_mean:
-            for slot in slots:
-                one = Champion.of(self._population, slot, living[slot], generation)
-                found[one.agent] = one
-        apart = {one.content_hash: name for name, one in reversed(found.items())}
-        found = {name: one for name, one in found.items() if apart[one.content_hash] == name}
-        problems = list(self._fresh(generation, count, "last trial")) if len(found) > 1 else []
+            mean = Champion.mean(self._population, slots, living[slots[0]], generation)
+            if mean.content_hash != holder.content_hash:
+                guests[AVERAGE] = mean
+        known, members = {one.content_hash for one in guests.values()}, dict[str, int]()
+        for slot in [] if self._by_mean else slots:
+            if (own := content_hash(self._population.lora, slot)) not in known:
+                known.add(own)
+                members[self._population.agents[slot]] = slot
+        problems = list(self._fresh(generation, count, "last trial")) if len(known) > 1 else []
         if not problems:
             return None
-        right = dict.fromkeys(found, 0.0)
-        members = [slot for slot in slots if self._population.agents[slot] in found]
+        right = {
+            name: float(self._marks(one.genome, slots[0], problems).mean())
+            for name, one in guests.items()
+        }
         if members:
-            for slot, marks in zip(members, self._right(members, problems), strict=True):
-                right[self._population.agents[slot]] = float(marks.mean())
-        for name in (CHAMPION, AVERAGE):
-            if name in found:
-                with hosting(lora, slots[0], found[name].genome):
-                    right[name] = float(self._right(slots[:1], problems)[0].mean())
+            marks = self._right(list(members.values()), problems)
+            right |= zip(members, marks.mean(1).tolist(), strict=True)
         kept = max(right, key=lambda name: right[name])
-        return replace(found[kept], accuracy=right[kept]), LastTrial(len(problems), right, kept)
+        if (one := guests.get(kept)) is None:
+            slot = members[kept]
+            one = Champion.of(self._population, slot, living[slot], generation)
+        return replace(one, accuracy=right[kept]), LastTrial(len(problems), right, kept)
 
     def for_exchange(self, generation: int) -> Callable[[Sequence[int], int], np.ndarray]:
         """A measure of members on fresh problems, the same ones as often as it is called.
@@ -265,8 +263,7 @@ class Reevaluations:
             if not some:
                 return np.zeros(0), np.zeros(0)
             mine = self._right([slot], some)[0]
-            with hosting(self._population.lora, slot, proven):
-                return mine, self._right([slot], some)[0]
+            return mine, self._marks(proven, slot, some)
 
         known = content_hash(self._population.lora, slot)
         outcome, (met, mine, theirs) = gate.test(marks)
@@ -279,11 +276,20 @@ class Reevaluations:
         best = [order[np.isin(order, home)][: self._config.elites].tolist() for home in homes]
         return {slot for island in best for slot in island}
 
+    def _finite(self, standing: Standing) -> np.ndarray:
+        """Whose weights and standing are finite, ``[N]``."""
+        return self._population.lora.finite().cpu().numpy() & np.isfinite(standing.values)
+
     def _solvers(self, size: int) -> np.ndarray:
         """Who solves, ``[N]``; agents that only propose are no champions and meet no trial."""
         solves = np.ones(size, dtype=bool)
         solves[: self._config.only_propose] = False
         return solves
+
+    def _marks(self, genome: Genome, slot: int, problems: Sequence[Problem]) -> np.ndarray:
+        """What a genome answers rightly as a guest in a slot, ``[problems]``, 0 or 1."""
+        with hosting(self._population.lora, slot, genome):
+            return self._right([slot], problems)[0]
 
     def _right(self, slots: Sequence[int], problems: Sequence[Problem]) -> np.ndarray:
         """Which problems members answer rightly, ``[slots, problems]``, 0 or 1."""

@@ -109,10 +109,7 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
     if gate is not None:  # of the champion, and of those that take an elite's place
         tests = 2 * gate().most * (held + exchanges * config.elites * homes)
     paid = RewardWeights.preset(config.rewards).progress and bool(config.proposers)
-    last, chosen = config.last_trial if played and gate is None and solvers > 1 else 0, (0, 0)
-    if last:  # the champion and the average may be one, or the champion one of those who solve
-        central = EXCHANGES.is_central(config.exchange)
-        chosen = (0, 2 * last) if central else ((solvers + 1) * last, (solvers + 2) * last)
+    chosen = _last_trial(config, solvers) if played and gate is None else (0, 0)
     average = solvers > 1
     curve = 0
     if table and config.held_out_every:
@@ -135,6 +132,14 @@ def _of_exchange(config: RunConfig, members: int) -> int:
         return 0
     known = {**(cma_es.__kwdefaults__ or {}), **use.parameters}
     return known["problems"] * known["rounds"] * max(members, 4)
+
+
+def _last_trial(config: RunConfig, solvers: int) -> tuple[int, int]:
+    """Replies at the end, of those who solve, their average and the champion."""
+    count = config.last_trial if solvers > 1 else 0
+    if EXCHANGES.is_central(config.exchange):  # of the latter two, which may be one
+        return 0, 2 * count
+    return (solvers + 1) * count, (solvers + 2) * count  # the champion may be one of the first
 
 
 def _guarded(config: RunConfig, played: range, solvers: int) -> tuple[int, int]:

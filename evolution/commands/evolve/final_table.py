@@ -59,7 +59,8 @@ def measure(
     if champion is None:
         raise ValueError("measure: no individual was ever confirmed")
     best = _score_of(champion, agents, population, ask)
-    average = None if _is_average(manager) else _average(manager, ask)
+    is_average = champion.is_mean and champion.generation == manager.generation  # as it is now
+    average = None if is_average else _average(manager, ask)
     console.print(_table(base, agents, champion, best, average, manager))
     show_side_by_side(held_out, base.scores[BASE], best, console)
     whose = "average of the agents" if champion.is_mean else champion.individual
@@ -138,12 +139,6 @@ def _score_of(
         return agents.scores[champion.agent]
     with hosting(population.lora, slot, champion.genome):
         return ask(agents=(champion.agent,)).scores[champion.agent]
-
-
-def _is_average(manager: EvolutionManager) -> bool:
-    """Whether the champion is the average of the agents as they are now."""
-    champion = manager.champion
-    return bool(champion and champion.is_mean and champion.generation == manager.generation)
 
 
 def _average(manager: EvolutionManager, ask: Callable[..., EvaluationResult]) -> AgentScore | None:
