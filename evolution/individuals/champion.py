@@ -9,7 +9,7 @@ from typing import Any
 from agents.engine.adapters import StackedLora
 from agents.peft_io import write_adapter
 from agents.population import LoraPopulation
-from evolution.individuals.lineage import Individual
+from evolution.individuals.lineage import AVERAGE, Individual
 from evolution.lowrank.genomes import (
     Genome,
     content_hash,
@@ -45,6 +45,11 @@ class Champion:
     genome: Genome
     accuracy: float | None = None
     is_mean: bool = False
+
+    @property
+    def who(self) -> str:
+        """The agent that it is, or `AVERAGE`."""
+        return AVERAGE if self.is_mean else self.agent
 
     @classmethod
     def of(

@@ -84,7 +84,7 @@ def measure(
     return {
         "problems": len(held_out),
         "champion": champion.individual,
-        "champion_is": AVERAGE if champion.is_mean else champion.agent,
+        "champion_is": champion.who,
         "base": base.scores[BASE].accuracy,
         "best": best.accuracy,
         "mean": agents.mean,
@@ -191,8 +191,7 @@ def _table(
             row(agent, score.accuracy, score.standard_error, shown, SOLVER)
     table.add_section()
     taken = "" if champion.generation == manager.generation else f", gen. {champion.generation}"
-    whose = AVERAGE if champion.is_mean else champion.agent
-    row(f"champion ({whose}{taken})", best.accuracy, best.standard_error)
+    row(f"champion ({champion.who}{taken})", best.accuracy, best.standard_error)
     row("mean of the solvers" if apart else "population mean", agents.mean, None)
     if agents.vote is not None:
         row("majority vote", agents.vote, None)

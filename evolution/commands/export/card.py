@@ -97,12 +97,16 @@ def card_of_champion(run: SavedRun) -> Carded:
     is_of_now = summary.get("generations") == run.generation + 1
     measured = (summary.get("held_out") or {}) if is_of_now else {}
     if measured.get("champion_is") == AVERAGE:
-        rows = run.last_rows
-        living = [str(rows.get(agent, {}).get("individual", "")) for agent in run.solvers]
-        return Carded("the champion, the average of the agents", "", CHAMPION, tuple(living))
+        living = tuple(individual_of(run, agent) for agent in run.solvers)
+        return Carded("the champion, the average of the agents", "", CHAMPION, living)
     whose = str(measured.get("champion", ""))
     named = f"the champion, {whose}" if whose else "the champion"
     return Carded(named, "", CHAMPION, (whose,))
+
+
+def individual_of(run: SavedRun, agent: str) -> str:
+    """The individual that an agent is in the last generation; empty if not recorded."""
+    return str(run.last_rows.get(agent, {}).get("individual", ""))
 
 
 def base_name(model: str) -> str:

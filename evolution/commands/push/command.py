@@ -21,6 +21,7 @@ from evolution.commands.export.card import (
     base_name,
     card_of_champion,
     card_text,
+    individual_of,
     settings_text,
 )
 from evolution.commands.usage import one_line, parse, writing_to
@@ -119,13 +120,13 @@ def upload(folder: Path, options: PushOptions) -> str:
 
 def _sources(run: SavedRun, agents: bool) -> list[tuple[Carded, Path]]:
     """What is pushed, and where it lies in the run."""
-    rows, best = run.last_rows, run.path / BEST
+    best = run.path / BEST
     found: list[tuple[Carded, Path]] = []
     if (best / CONFIG_FILE).is_file():
         found.append((card_of_champion(run), best))
     if agents:
         for agent, place in run.adapters.items():
-            whose = str(rows.get(agent, {}).get("individual", ""))
+            whose = individual_of(run, agent)
             what = f"{agent}, {whose}" if whose else agent
             found.append((Carded(what, f"agents/{agent}", agent, (whose,)), place))
     if not found:

@@ -128,7 +128,7 @@ def test_no_table_shows_an_error_of_zero(marks):
             agents=names[1:3], base=SimpleNamespace(precision="int8"), engine=None
         ),
     )
-    champion = SimpleNamespace(agent="agent_0", generation=1, is_mean=False)
+    champion = SimpleNamespace(who="agent_0", generation=1)
     last = final_table._table(base, agents, champion, agents.scores["agent_0"], None, made)
     assert "greedy, int8 (1 generations)" in last.title
     for table in (
