@@ -49,6 +49,7 @@ ORDER = [
     "agents.peft_io",
     "agents.compiled",
     "agents.compiled.trees",
+    "agents.machine",
     "agents.loading",
     "agents.engine",
     "agents.vllm",

@@ -7,12 +7,13 @@ reads them without a copy.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+
+from agents.machine.resources import memory
 
 
 class KVCache(Cache):
@@ -117,30 +118,14 @@ def key_heads(config: Any) -> tuple[int, int]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes of memory that are free on a device; None if it cannot be told."""
+    """Bytes that this process could take on a device; None if it cannot be told."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free) + int(held)
     if device.type != "cpu":
         return None
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
-def resident() -> int:
-    """Bytes that this process holds now; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return 0
+    return memory().free
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.compiled.products import Panels, library, multiplies
-from agents.loading.processor import has_bfloat16
+from agents.machine.processor import has_bfloat16
 
 _LARGEST = 127
 _LEAST = 2.0**-100  # of a row that is not taken for zeros; far below it 127 / m overflows

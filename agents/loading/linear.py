@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from agents.compiled.products import Panels, multiplies
 from agents.loading.int8 import WIDEST, Int8Linear, quantise_weight
-from agents.loading.processor import has_bfloat16, has_int8, has_tiles, onednn, packs_bfloat16
+from agents.machine.processor import has_bfloat16, has_int8, has_tiles, onednn, packs_bfloat16
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 """Types of weights, by PyTorch's names."""

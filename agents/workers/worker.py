@@ -13,12 +13,12 @@ import torch
 
 from agents.engine.adapters import StackedLora
 from agents.engine.jobs import EngineError
-from agents.engine.kv_cache import resident
 from agents.engine.local import LocalEngine
 from agents.learning.learners import PolicyGradient, RejectionTuning, StackedLearner
 from agents.learning.steps import LearnerConfig
 from agents.loading.digest import base_digest
 from agents.loading.models import DTYPES, load_base
+from agents.machine.resources import resident
 from agents.workers.messages import (
     DecodeCall,
     Decoded,

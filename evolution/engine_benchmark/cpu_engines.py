@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from agents.engine.kv_cache import elements_per_token
-from agents.loading.processor import has_bfloat16
+from agents.machine.processor import has_bfloat16
 from evolution.engine_benchmark.converted import content_key, converted, folder_name
 from evolution.engine_benchmark.openvino_model import save_openvino
 from evolution.engine_benchmark.peers import NOT_INSTALLED, imported

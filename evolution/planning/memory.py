@@ -1,7 +1,7 @@
 """The most memory that a run is going to hold, worked out from what the code allocates.
 
 Each term says in which file it is allocated. Nothing is fitted; what Python and the libraries hold
-is measured where the plan is made (`agents.engine.kv_cache.resident`). A worker holds what a
+is measured where the plan is made (`agents.machine.resources.resident`). A worker holds what a
 process of its own does, with its share of the replies.
 
 Not covered: blocks that were freed and that the allocator keeps (with glibc, while a model of small

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from agents.compiled import compiling
+from agents.machine import resources
 from agents.plain_files import cache_folder
-from evolution.commands.doctor import machine
 from evolution.commands.extras import EXTRAS, Extra
 from evolution.commands.usage import installed
 
@@ -85,7 +85,7 @@ def _lost(extra: Extra) -> str:
 
 
 def _cores() -> Finding:
-    found = machine.cores()
+    found = resources.cores()
     limits = [f"{found.allowed} allowed"] * (found.allowed < found.total)
     limits += [f"quota {found.quota:g}"] if found.quota is not None else []
     said = f"{found.usable:g} usable of {found.total}" + f" ({', '.join(limits)})" * bool(limits)
@@ -95,11 +95,11 @@ def _cores() -> Finding:
             f"threads are started for {found.allowed} and wait for each other; set "
             f"OMP_NUM_THREADS={max(1, int(found.quota))}"
         )
-    return Finding("cores", f"{said}; {machine.processor()}", cost)
+    return Finding("cores", f"{said}; {resources.processor()}", cost)
 
 
 def _memory() -> Finding:
-    found = machine.memory()
+    found = resources.memory()
     if found.total is None:
         return Finding("memory", "not told by this system")
     said = f"{found.total / _GIB:.1f} GiB"
@@ -114,7 +114,7 @@ def _memory() -> Finding:
 
 
 def _instructions() -> Finding:
-    found = machine.instructions()
+    found = resources.instructions()
     if not found:
         return Finding("instructions", "not told by this system")
     cost = ""
@@ -144,7 +144,7 @@ def _compiled() -> Iterator[Finding]:
         return
     from agents.compiled import native, products
     from agents.loading.linear import is_compiled, resolve
-    from agents.loading.processor import has_int8, packs_bfloat16
+    from agents.machine.processor import has_int8, packs_bfloat16
 
     made, kernel = products.library(), native.kernel()
     if versions and (made is None or kernel is None):
@@ -159,7 +159,7 @@ def _compiled() -> Iterator[Finding]:
 
 
 def _gpu() -> Finding:
-    driver = machine.nvidia_gpus()
+    driver = resources.nvidia_gpus()
     cost = "bases of 7B need one; small ones run on the CPU"
     if find_spec("torch") is None:
         return Finding("GPU", "; ".join(driver) or "none seen", "" if driver else cost)

@@ -12,8 +12,9 @@ from math import ceil
 from pathlib import Path
 
 from agents.engine.jobs import Engine
-from agents.engine.kv_cache import free_memory, resident
+from agents.engine.kv_cache import free_memory
 from agents.loading.models import BaseModel
+from agents.machine.resources import resident
 from agents.population import LoraPopulation
 from evolution.commands.evolve.engine import connected, load
 from evolution.commands.evolve.forecast_table import Outlook, show_forecast

@@ -21,7 +21,7 @@ from agents.loading.int8 import (
 )
 from agents.loading.linear import FrozenLinear, MatmulPrecision, pack_linears, precision, resolve
 from agents.loading.models import ModelError, freeze, load_base
-from agents.loading.processor import has_bfloat16, has_int8, onednn
+from agents.machine.processor import has_bfloat16, has_int8, onednn
 from tests.agents.helpers import randomise
 from tests.conftest import make_tiny_base
 

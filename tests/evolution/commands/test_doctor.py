@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from evolution.commands.doctor import findings, machine
+from agents.machine import resources
+from evolution.commands.doctor import findings
 from evolution.commands.doctor.command import _table, main
 from evolution.commands.extras import EXTRAS, extra_of
 from evolution.terminal import PlainConsole
@@ -57,46 +58,18 @@ def test_a_missing_extra_says_what_that_costs(monkeypatch):
     assert rows["embeddings"].cost.endswith("; pip install 'populora-env[embeddings]'")
 
 
-def test_control_groups_bound_cores_and_memory(monkeypatch):
-    files = {
-        "/proc/self/cgroup": "0::/box/inner\n",
-        "/sys/fs/cgroup/box/inner/cpu.max": "max 100000\n",
-        "/sys/fs/cgroup/box/cpu.max": "150000 100000\n",
-        "/sys/fs/cgroup/box/inner/memory.max": "max\n",
-        "/sys/fs/cgroup/box/memory.max": f"{3 << 30}\n",
-        "/sys/fs/cgroup/box/inner/memory.current": f"{1 << 30}\n",
-        "/proc/meminfo": "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n",
-    }
-    monkeypatch.setattr(machine, "_text", lambda path: files.get(str(path), ""))
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    assert machine.cores().quota == machine.cores().usable == 1.5
-    assert machine.memory() == machine.Memory(8 << 30, 3 << 30, 2 << 30)
-    (row,) = [row for row in (findings._cores(),) if row.cost]
-    assert "OMP_NUM_THREADS=1" in row.cost
-
-
-def test_control_groups_of_version_1(monkeypatch):
-    files = {
-        "/proc/self/cgroup": "4:memory:/box\n1:cpu,cpuacct:/box\n",
-        "/sys/fs/cgroup/cpu/box/cpu.cfs_quota_us": "-1\n",
-        "/sys/fs/cgroup/cpu/box/cpu.cfs_period_us": "100000\n",
-        "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n",
-        "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-        "/sys/fs/cgroup/memory/box/memory.limit_in_bytes": "9223372036854771712\n",
-        "/proc/meminfo": "MemTotal: 8388608 kB\n",
-    }
-    monkeypatch.setattr(machine, "_text", lambda path: files.get(str(path), ""))
-    assert machine.cores().quota == 0.5
-    assert machine.memory() == machine.Memory(8 << 30, None, None)
+def test_few_processors_worth_of_time_have_their_cost_told(monkeypatch):
+    monkeypatch.setattr(resources, "cores", lambda: resources.Cores(8, 3, 1.5))
+    assert "OMP_NUM_THREADS=1" in findings._cores().cost
 
 
 def test_instructions_by_the_names_that_people_use(monkeypatch):
     flags = "flags\t\t: fpu avx2 avx512f avx512_vnni\nflags\t: none\n"
-    monkeypatch.setattr(machine, "_text", lambda path: flags)
-    assert machine.instructions() == ("AVX2", "AVX-512", "AVX-512 VNNI")
+    monkeypatch.setattr(resources, "_text", lambda path: flags)
+    assert resources.instructions() == ("AVX2", "AVX-512", "AVX-512 VNNI")
     assert findings._instructions().cost == ""
-    monkeypatch.setattr(machine, "_text", lambda path: "")
-    assert machine.instructions() == ()
+    monkeypatch.setattr(resources, "_text", lambda path: "")
+    assert resources.instructions() == ()
 
 
 def test_no_compiler_says_what_is_lost(monkeypatch):

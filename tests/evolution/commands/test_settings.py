@@ -14,7 +14,7 @@ import agents
 import evolution
 from agents.loading.linear import MatmulPrecision, resolve
 from agents.loading.models import DTYPES
-from agents.loading.processor import has_int8, onednn
+from agents.machine.processor import has_int8, onednn
 from agents.population import LoraPopulation
 from evolution import learning
 from evolution.cli import main

@@ -19,9 +19,9 @@ from agents.compiled.trees import attention
 from agents.engine.adapters import StackedLora
 from agents.engine.generation import generate
 from agents.engine.jobs import Job
-from agents.engine.kv_cache import resident
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
 from agents.loading.models import BaseModel, freeze
+from agents.machine.resources import resident
 from evolution.planning.demand import Demand
 from evolution.planning.memory import plan_memory
 from evolution.planning.shapes import BaseShapes

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from agents.loading.processor import has_int8
+from agents.machine.processor import has_int8
 from tests.test_rooms import ROOT
 
 

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+_GROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60  # bytes; control groups of version 1 say that nothing limits by such numbers
 # Flags of /proc/cpuinfo on x86 and ARM to the names that people use.
 _INSTRUCTIONS = {
@@ -61,13 +62,11 @@ def cores() -> Cores:
     total = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     quotas: list[float] = []
-    for limit in _group_files("cpu.max", "cpu"):  # "200000 100000", or "max 100000"
-        quota, _, period = limit.partition(" ")
-        quotas += [int(quota) / int(period)] if quota.isdigit() and period.isdigit() else []
-    for quota, period in zip(
-        _group_files("", "cpu", "cpu.cfs_quota_us"), _group_files("", "cpu", "cpu.cfs_period_us"),
-        strict=False,
-    ):  # fmt: skip
+    for group in _groups("cpu"):
+        if group.version == 2:  # "200000 100000", or "max 100000"
+            quota, _, period = group.says("cpu.max").partition(" ")
+        else:
+            quota, period = group.says("cpu.cfs_quota_us"), group.says("cpu.cfs_period_us")
         quotas += [int(quota) / int(period)] if quota.isdigit() and period.isdigit() else []
     return Cores(total, allowed, min(quotas, default=None))
 
@@ -83,21 +82,24 @@ def memory() -> Memory:
     if total is None and hasattr(os, "sysconf"):
         with contextlib.suppress(ValueError, OSError):
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [
-        int(limit)
-        for limit in _group_files("memory.max", "memory", "memory.limit_in_bytes")
-        if limit.isdigit() and int(limit) < min(_UNLIMITED, total or _UNLIMITED)
-    ]
-    limit = min(limits, default=None)
-    if limit is not None:
-        held = [
-            int(held)
-            for held in _group_files("memory.current", "memory", "memory.usage_in_bytes")
-            if held.isdigit()
-        ]
-        left = max(0, limit - held[0]) if held else limit
+    limits: list[int] = []
+    for group in _groups("memory"):
+        says = group.says("memory.max" if group.version == 2 else "memory.limit_in_bytes")
+        limit = int(says) if says.isdigit() else _UNLIMITED
+        if limit >= min(_UNLIMITED, total or _UNLIMITED):
+            continue
+        limits.append(limit)
+        left = max(0, limit - _held(group))
         free = left if free is None else min(free, left)
-    return Memory(total, limit, free)
+    return Memory(total, min(limits, default=None), free)
+
+
+def resident() -> int:
+    """Bytes that this process holds now; 0 where the system does not tell."""
+    for line in _text(Path("/proc/self/status")).splitlines():
+        if line.startswith("VmRSS:"):
+            return 1024 * int(line.split()[1])
+    return 0
 
 
 def instructions() -> tuple[str, ...]:
@@ -135,30 +137,59 @@ def nvidia_gpus() -> tuple[str, ...]:
     return tuple(lines) if said.returncode == 0 else ()
 
 
-def _group_files(name: str, controller: str, old_name: str = "") -> list[str]:
-    """What a file of this process's control groups says, its own first, then those above it.
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A control group that this process is in.
+
+    Attributes:
+        version: Of control groups, 1 or 2.
+        folder: Where its files are.
+    """
+
+    version: int
+    folder: Path
+
+    def says(self, file: str) -> str:
+        """What a file of it says; empty where there is none."""
+        return _text(self.folder / file).strip()
+
+
+def _groups(controller: str) -> list[_Group]:
+    """This process's control groups, its own first, then those above it.
+
+    In a container the path may be the host's, which is not seen there; the root is.
 
     Args:
-        name: The file in version 2; empty to look in version 1 alone.
         controller: Whose hierarchy it is in version 1.
-        old_name: The file in version 1; empty to look in version 2 alone.
     """
-    found: list[str] = []
+    found: list[_Group] = []
     for line in _text(Path("/proc/self/cgroup")).splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        root = Path("/sys/fs/cgroup")
-        if not controllers and name:
-            file = name
-        elif controller in controllers.split(",") and old_name:
-            file, root = old_name, root / controller
-        else:
+        version, root = (1, _GROUPS / controller) if controllers else (2, _GROUPS)
+        if version == 1 and controller not in controllers.split(","):
             continue
         own = root / path.strip("/")
         places = [own, *own.parents[: len(own.parts) - len(root.parts)]]
-        texts = [_text(place / file).strip() for place in places]
-        # In a container the path may be the host's, which is not seen there; the root is.
-        found += [text for text in texts if text]
+        found += [_Group(version, place) for place in places]
     return found
+
+
+def _held(group: _Group) -> int:
+    """Bytes that a control group holds and cannot give up: less the files it has lately not read.
+
+    0 where it does not tell.
+    """
+    current, idle = (
+        ("memory.current", "inactive_file")
+        if group.version == 2
+        else ("memory.usage_in_bytes", "total_inactive_file")
+    )
+    held = group.says(current)
+    if not held.isdigit():
+        return 0
+    pairs = (line.partition(" ") for line in group.says("memory.stat").splitlines())
+    spare = next((int(n) for name, _, n in pairs if name == idle and n.isdigit()), 0)
+    return max(0, int(held) - spare)
 
 
 def _text(path: Path) -> str:

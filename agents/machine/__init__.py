@@ -1,0 +1,1 @@
+"""What a machine has, and what this process may take of it."""
