@@ -106,6 +106,7 @@ def _run(arguments: list[str]) -> int:
                 f"unknown command {command[:100]!r}; expected one of {', '.join(COMMANDS)}"
                 f"{did_you_mean(command, COMMANDS)}"
             )
+        _bound_threads()
         return _module(command).main(words)
     except ModuleNotFoundError as error:
         if (install := _install(error.name or "")) is None:
@@ -125,6 +126,19 @@ def _run(arguments: list[str]) -> int:
             raise
         print(f"populora: error: {_shown(error)}", file=sys.stderr)
         return 2
+
+
+def _bound_threads() -> None:
+    """Start no more threads than a container has processor time for, unless a number is given.
+
+    They would wait for each other. It has to be said before PyTorch is imported.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        from agents.machine.resources import cores  # whose package takes too long for --help
+
+        found = cores()
+        if found.usable < found.allowed:
+            os.environ["OMP_NUM_THREADS"] = str(found.threads)
 
 
 def _module(command: str) -> Any:

@@ -41,6 +41,11 @@ class Cores:
         """Processors' worth of time that this process can have."""
         return self.allowed if self.quota is None else min(self.allowed, self.quota)
 
+    @property
+    def threads(self) -> int:
+        """How many threads can work at once, at least 1."""
+        return max(1, int(self.usable))
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:

@@ -11,6 +11,8 @@ import tomllib
 
 import pytest
 
+from agents.machine import resources
+from evolution import cli
 from evolution.cli import main
 from evolution.commands.export.card import card_of_champion
 from evolution.commands.usage import Interrupts
@@ -52,6 +54,20 @@ def test_help_is_a_word_too(capsys):
         .partition("usage: populora COMMAND")
     )
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("given", "quota", "found"),
+    [(None, 2.5, "2"), (None, 0.5, "1"), (None, 16.0, None), (None, None, None), ("7", 2.5, "7")],
+)
+def test_threads_are_as_many_as_a_container_has_time_for(monkeypatch, given, quota, found):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # so that what is set below is undone
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(resources, "cores", lambda: resources.Cores(64, 8, quota))
+    cli._bound_threads()
+    assert os.environ.get("OMP_NUM_THREADS") == found
 
 
 def test_a_warning_is_one_line_without_code_or_escapes(tmp_path, monkeypatch):

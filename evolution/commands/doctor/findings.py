@@ -92,8 +92,8 @@ def _cores() -> Finding:
     cost = ""
     if found.quota is not None and found.quota < found.allowed:
         cost = (
-            f"threads are started for {found.allowed} and wait for each other; set "
-            f"OMP_NUM_THREADS={max(1, int(found.quota))}"
+            f"in Python, threads are started for {found.allowed} and wait for each other; set "
+            f"OMP_NUM_THREADS={found.threads}, as populora's commands do by themselves"
         )
     return Finding("cores", f"{said}; {resources.processor()}", cost)
 
