@@ -45,8 +45,7 @@ nitpick_ignore_regex = [  # what others document
 ]
 
 # Has pages although it is not installed with the rest: it asks for other versions of what is.
-autodoc_mock_imports = ["verifiers"]
-with mock(autodoc_mock_imports):
+with mock(["verifiers"]):
     importlib.import_module("populora_env.interop.verifiers")
 
 LOGGER = logging.getLogger(__name__)
