@@ -123,7 +123,8 @@ class EvolutionConfig:
     """Generations from one trial of a new champion to the next, besides that at the end; default
     evolve_every, and no less than 5 where an exchange needs no elites."""
     evolve_every: Annotated[int | None, Range(1)] = None
-    """Generations from one evolution step to the next; default 5 with a learner, 1 without."""
+    """Generations from one evolution step to the next; default 5 with a learner, 4 without, and 1
+    for evolution strategies."""
     offspring: Annotated[int | None, Range(0)] = None
     """Least fit of an island, replaced in an evolution step; default 1 in 4, or all but elites."""
     elites: Annotated[int, Range(0)] = 2
@@ -228,8 +229,8 @@ class EvolutionConfig:
         moving = self.migrants if self.islands > 1 else 0
         most = max(home - self.elites - moving, 0)
         usual = min(max(home // 4, 1), most) if learns else most
-        every = _or(self.evolve_every, 5 if learns else 1)
         central = EXCHANGES.is_central(self.exchange)
+        every = _or(self.evolve_every, 5 if learns else 1 if central else 4)
         settings = Settings(
             evolve_every=every,
             offspring=_or(self.offspring, usual),

@@ -75,7 +75,8 @@ def test_the_first_population_is_a_recorded_mutation_of_the_base():
 
 
 def test_only_the_least_fit_are_replaced_and_elites_stay_as_they_are():
-    manager = make(settings=config(learner=Learner.NONE, offspring=3, elites=1))
+    settings = config(learner=Learner.NONE, offspring=3, elites=1, evolve_every=1)
+    manager = make(settings=settings)
     manager.run(1)
     standing = manager.standing
     hashes = [content_hash(manager.population.lora, i) for i in range(4)]
@@ -200,7 +201,9 @@ def test_what_is_left_open_follows_the_learner_and_the_size():
     learns = EvolutionConfig().resolved(8)
     assert (learns.evolve_every, learns.offspring, learns.temperature) == (5, 2, 0.8)
     alone = EvolutionConfig(learner=Learner.NONE).resolved(8)
-    assert (alone.evolve_every, alone.offspring, alone.temperature) == (1, 6, 0.0)
+    assert (alone.evolve_every, alone.offspring, alone.temperature) == (4, 6, 0.0)
+    strategy = EvolutionConfig(learner=Learner.NONE, exchange="evolution_strategy").resolved(8)
+    assert strategy.evolve_every == 1
     assert EvolutionConfig(offspring=3).resolved(8).offspring == 3
     assert EvolutionConfig().resolved(2).offspring == 0
     with pytest.raises(ConfigError, match="temperature: got 0"):

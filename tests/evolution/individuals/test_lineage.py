@@ -20,8 +20,8 @@ SPEC = "procedural:chain_sum(max_terms=2,max_digits=1)"
 
 def make(folder=None, **settings):
     quick = dict(problems_per_generation=2, judged_problems=0, solve_tokens=4, spread=0.5,
-                 mutation=0.1, learner=Learner.NONE, confirm_problems=0, islands=2, elites=1,
-                 offspring=1, migrate_every=2)  # fmt: skip
+                 mutation=0.1, learner=Learner.NONE, evolve_every=1, confirm_problems=0, islands=2,
+                 elites=1, offspring=1, migrate_every=2)  # fmt: skip
     config = EvolutionConfig(**{**quick, **settings})
     population = LoraPopulation(make_tiny_base(), 6, 2)
     return EvolutionManager(population, load_problems(SPEC), config, folder=folder)
