@@ -24,7 +24,7 @@ def bred(breeder, generation, candidates):
 
 
 def make(ranks=(4,) * 6, **settings):
-    quick = {"learner": "none", "elites": 1, "offspring": 2, **settings}
+    quick = {"learner": "none", "evolve_every": 1, "elites": 1, "offspring": 2, **settings}
     config, lora = EvolutionConfig(**quick), random_lora(ranks)
     breeder = Breeder(lora, config, config.resolved(lora.size), Lineage())
     breeder.found()
