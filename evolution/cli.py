@@ -137,7 +137,7 @@ def _bound_threads() -> None:
         from agents.machine.resources import cores  # whose package takes too long for --help
 
         found = cores()
-        if found.usable < found.allowed:
+        if found.is_short:
             os.environ["OMP_NUM_THREADS"] = str(found.threads)
 
 

@@ -42,6 +42,11 @@ class Cores:
         return self.allowed if self.quota is None else min(self.allowed, self.quota)
 
     @property
+    def is_short(self) -> bool:
+        """Whether more threads are started than can work at once, if nobody says how many."""
+        return self.usable < self.allowed
+
+    @property
     def threads(self) -> int:
         """How many threads can work at once, at least 1."""
         return max(1, int(self.usable))
@@ -78,18 +83,14 @@ def cores() -> Cores:
 
 def memory() -> Memory:
     """The memory that there is, and what this process may take of it."""
-    told: dict[str, int] = {}
-    for line in _text(Path("/proc/meminfo")).splitlines():
-        name, _, value = line.partition(":")
-        with contextlib.suppress(ValueError, IndexError):
-            told[name] = 1024 * int(value.split()[0])
+    told = sizes(Path("/proc/meminfo"))
     total, free = told.get("MemTotal"), told.get("MemAvailable")
     if total is None and hasattr(os, "sysconf"):
         with contextlib.suppress(ValueError, OSError):
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits: list[int] = []
     for group in _groups("memory"):
-        says = group.says("memory.max" if group.version == 2 else "memory.limit_in_bytes")
+        says = group.says("memory.max", "memory.limit_in_bytes")
         limit = int(says) if says.isdigit() else _UNLIMITED
         if limit >= min(_UNLIMITED, total or _UNLIMITED):
             continue
@@ -101,10 +102,17 @@ def memory() -> Memory:
 
 def resident() -> int:
     """Bytes that this process holds now; 0 where the system does not tell."""
-    for line in _text(Path("/proc/self/status")).splitlines():
-        if line.startswith("VmRSS:"):
-            return 1024 * int(line.split()[1])
-    return 0
+    return sizes(Path("/proc/self/status")).get("VmRSS", 0)
+
+
+def sizes(file: Path) -> dict[str, int]:
+    """Bytes by name, of a file of the system's with lines such as ``VmRSS: 12 kB``."""
+    told: dict[str, int] = {}
+    for line in _text(file).splitlines():
+        name, _, value = line.partition(":")
+        with contextlib.suppress(ValueError, IndexError):
+            told[name] = 1024 * int(value.split()[0])
+    return told
 
 
 def instructions() -> tuple[str, ...]:
@@ -154,9 +162,9 @@ class _Group:
     version: int
     folder: Path
 
-    def says(self, file: str) -> str:
-        """What a file of it says; empty where there is none."""
-        return _text(self.folder / file).strip()
+    def says(self, file: str, old: str = "") -> str:
+        """What a file of it says, which version 1 may call `old`; empty where there is none."""
+        return _text(self.folder / (old if old and self.version == 1 else file)).strip()
 
 
 def _groups(controller: str) -> list[_Group]:
@@ -184,14 +192,10 @@ def _held(group: _Group) -> int:
 
     0 where it does not tell.
     """
-    current, idle = (
-        ("memory.current", "inactive_file")
-        if group.version == 2
-        else ("memory.usage_in_bytes", "total_inactive_file")
-    )
-    held = group.says(current)
+    held = group.says("memory.current", "memory.usage_in_bytes")
     if not held.isdigit():
         return 0
+    idle = "inactive_file" if group.version == 2 else "total_inactive_file"
     pairs = (line.partition(" ") for line in group.says("memory.stat").splitlines())
     spare = next((int(n) for name, _, n in pairs if name == idle and n.isdigit()), 0)
     return max(0, int(held) - spare)

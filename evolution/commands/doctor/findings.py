@@ -90,7 +90,7 @@ def _cores() -> Finding:
     limits += [f"quota {found.quota:g}"] if found.quota is not None else []
     said = f"{found.usable:g} usable of {found.total}" + f" ({', '.join(limits)})" * bool(limits)
     cost = ""
-    if found.quota is not None and found.quota < found.allowed:
+    if found.is_short:
         cost = (
             f"in Python, threads are started for {found.allowed} and wait for each other; set "
             f"OMP_NUM_THREADS={found.threads}, as populora's commands do by themselves"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from agents.machine.resources import sizes
+
 _STATUS = Path("/proc/self/status")
 _MIB = 2**20
 
@@ -37,11 +39,9 @@ def memory_words(peaks: dict[str, float]) -> str:
 
 def _resident() -> int | None:
     """Bytes; None where the system does not tell."""
-    try:  # Linux; what getrusage says there begins with what the parent process held
-        lines = _STATUS.read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        pass
+    # Linux; what getrusage says there begins with what the parent process held.
+    if (peak := sizes(_STATUS).get("VmHWM")) is not None:
+        return peak
     try:
         import resource
     except ImportError:  # Windows
