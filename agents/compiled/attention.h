@@ -14,7 +14,7 @@
 typedef struct {
   int64_t width;   /* of a head, a multiple of LANES */
   int64_t heads;   /* of queries that share a key */
-  int32_t halved;  /* whether keys and values are bfloat16 */
+  int32_t halved;  /* whether keys and values are bfloat16; never without HAS_BFLOAT16 */
 } Shape;
 
 #define FOR_HEADS(n, CALL)                                                                         \

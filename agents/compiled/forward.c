@@ -253,7 +253,7 @@ static void look(const Model *m, const Batch *b, const Shape *s, char *keys, cha
 
 void populora_forward(const Model *m, const Batch *b)
 {
-  const Shape s = {m->head_width, m->heads / m->key_heads, m->precision != FLOAT32};
+  const Shape s = {m->head_width, m->heads / m->key_heads, HAS_BFLOAT16 && m->precision != FLOAT32};
   const int64_t head_bytes = b->capacity * m->head_width * (s.halved ? 2 : 4);
   const int64_t layer_bytes = b->slots_held * m->key_heads * head_bytes;
 #pragma omp parallel num_threads(b->threads)
@@ -385,4 +385,5 @@ void populora_choose(const float *logits, int64_t count, int64_t size, const dou
 
 const int32_t populora_columns = COLUMNS, populora_lanes = LANES, populora_width = WIDTH;
 const int32_t populora_chunk = CHUNK, populora_heads = HEADS, populora_keys = 2 * LANES;
+const int32_t populora_together = AT_ONCE;
 const int32_t populora_precisions = 1 + 2 * HAS_BFLOAT16 + 4 * HAS_INT8;

@@ -6,7 +6,7 @@ is one call: ``forward.c`` normalises, multiplies, turns, attends, adds the adap
 keeps keys and values in place. Tokens of any rows go together, so prompts need no padding.
 
 Which models it can stand for is said by `agents.engine.compiled_pass`. Keys and values are float32
-where products are, else bfloat16.
+where products are, or where the processor multiplies no bfloat16; else bfloat16.
 """
 
 import ctypes
@@ -220,7 +220,7 @@ class CompiledForward:
     @property
     def halved(self) -> bool:
         """Whether keys and values are bfloat16."""
-        return self.parts.head.precision != "float32"
+        return self.parts.head.precision != "float32" and "bfloat16" in self._library.precisions
 
     def cache(self, rows: int, tokens: int) -> "RowCache":
         """Room for the keys and values of so many rows of so many tokens."""

@@ -26,10 +26,9 @@ _SYMBOLS = tuple(
     f"populora_{name}"
     for name in (
         "forward", "product", "gradient", "choose", "columns", "lanes", "width", "chunk", "heads",
-        "keys", "precisions", "has_gradient",
+        "keys", "together", "precisions", "has_gradient",
     )
 )  # fmt: skip
-_TOGETHER = {"float32": 1, "bfloat16": 2, "int8": 4}  # inputs that one instruction takes
 _OFFSET = 128  # of int8 weights: one side of the instruction has no sign
 
 
@@ -56,6 +55,7 @@ class Library:
         chunk: Tokens, or rows, that are taken at once.
         heads: Of queries that attention takes together.
         keys: Likewise.
+        together: Inputs that one instruction takes, by precision.
         precisions: Names of those that this processor can multiply in.
         differentiates: Whether it has `Panels.gradient`.
     """
@@ -66,6 +66,7 @@ class Library:
 
         self.columns, self.lanes, self.width = number("columns"), number("lanes"), number("width")
         self.chunk, self.heads, self.keys = number("chunk"), number("heads"), number("keys")
+        self.together = {"float32": 1, "bfloat16": 2, "int8": number("together")}
         had, self.differentiates = number("precisions"), bool(number("has_gradient"))
         self.precisions = tuple(name for i, name in enumerate(PRECISIONS) if had >> i & 1)
         pointer, long, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -143,7 +144,7 @@ class Panels:
         """
         found = made or library()
         assert found is not None
-        columns, together = found.columns, _TOGETHER[precision]
+        columns, together = found.columns, found.together[precision]
         outputs, inputs = weight.shape
         rows, deep = -(-outputs // columns) * columns, -(-inputs // together) * together
         filled = weight
@@ -230,7 +231,7 @@ class Panels:
 
 def row_bytes(inputs: int) -> int:
     """Room that a row needs in any precision."""
-    return 4 * inputs + 64
+    return 4 * inputs + 128
 
 
 def _prove(made: Library) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.compiled.products import Panels, library, multiplies
-from agents.machine.processor import has_bfloat16
+from agents.machine.processor import has_bfloat16, has_int8
 
 _LARGEST = 127
 _LEAST = 2.0**-100  # of a row that is not taken for zeros; far below it 127 / m overflows
@@ -63,6 +63,11 @@ def _turn_at_once(x: Tensor) -> Tensor:
     if x.shape[-1] % TURNED:
         return x
     return (x.reshape(-1, TURNED) @ _matrix()).view(x.shape)
+
+
+def can_multiply_int8() -> bool:
+    """Whether products in int8 can be had here, by our compiled code or by oneDNN."""
+    return multiplies("int8") or has_int8()
 
 
 class Int8Weight(NamedTuple):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.compiled.products import Panels, multiplies
-from agents.loading.int8 import WIDEST, Int8Linear, quantise_weight
-from agents.machine.processor import has_bfloat16, has_int8, has_tiles, onednn, packs_bfloat16
+from agents.loading.int8 import WIDEST, Int8Linear, can_multiply_int8, quantise_weight
+from agents.machine.processor import has_bfloat16, has_tiles, onednn, packs_bfloat16
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 """Types of weights, by PyTorch's names."""
@@ -111,7 +111,7 @@ def resolve(
     if elsewhere or dtype != "float32" or onednn() is None:
         return MatmulPrecision.FLOAT32
     had = {
-        MatmulPrecision.INT8: lambda: has_int8() and multiplies("int8"),
+        MatmulPrecision.INT8: lambda: multiplies("int8"),
         MatmulPrecision.BFLOAT16: has_bfloat16,
     }
     return next((p for p in _AUTO if had[p]()), MatmulPrecision.FLOAT32)
@@ -153,10 +153,11 @@ def pack_linears(
             "products: got 'bfloat16', which this processor cannot multiply (oneDNN needs AVX-512 "
             "or AVX-NE-CONVERT); use 'float32', or 'auto' to have it where it can be had"
         )
-    if products == MatmulPrecision.INT8 and not has_int8():
+    if products == MatmulPrecision.INT8 and not can_multiply_int8():
         raise ValueError(
-            "products: got 'int8', which this processor cannot multiply (oneDNN needs AVX-512 VNNI)"
-            "; use 'bfloat16' or 'float32', or 'auto' for the fastest that can be had"
+            "products: got 'int8', which cannot be multiplied here (our compiled code needs GCC "
+            "and AVX2, oneDNN AVX-512 VNNI); use 'bfloat16' or 'float32', or 'auto' for the "
+            "fastest that can be had"
         )
     chosen = resolve(products)
     dtype = torch.bfloat16 if chosen == MatmulPrecision.BFLOAT16 else torch.float32

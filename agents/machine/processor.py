@@ -33,7 +33,7 @@ def has_tiles() -> bool:
 
 @cache
 def has_int8() -> bool:
-    """Whether this processor multiplies 8-bit integers natively and adds up exactly in 32 bits.
+    """Whether oneDNN multiplies 8-bit integers natively here and adds up exactly in 32 bits.
 
     Instructions older than AVX-512 VNNI add pairs in 16 bits, where large products are cut off, so
     sums of the largest are tried as well.

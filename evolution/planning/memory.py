@@ -149,7 +149,8 @@ class _Count:
         (out, into), columns = linear, 1 if made is None else made.columns
         rows = math.ceil(out / columns) * columns
         if products == "int8":
-            panels = rows * math.ceil(into / 4) * 4
+            together = 1 if made is None else made.together["int8"]
+            panels = rows * math.ceil(into / together) * together
             there = made is not None and multiplies("int8")
             beside = 0 if there and made is not None and made.differentiates else out * into
             return (panels if there else 0) + beside
@@ -174,7 +175,8 @@ class _Count:
         demand, made = self.demand, library()
         before = demand.size * demand.shared
         if self.compiled and made is not None:  # agents.compiled.forward.RowCache
-            each = 4 if demand.products == "float32" else 2
+            halved = demand.products != "float32" and "bfloat16" in made.precisions
+            each = 2 if halved else 4
             tokens = self.room * math.ceil(self.longest / made.keys) * made.keys
             before = demand.size * math.ceil(demand.shared / made.keys) * made.keys
             return each * self.shapes.cached * (tokens + before)
@@ -196,7 +198,7 @@ class _Count:
         if self.compiled and made is not None:
             deep = max(into for _, into in shapes.linears[:-1])
             wide = max(2 * shapes.inner, shapes.queries + shapes.keys)
-            width = shapes.width + 2 * deep + wide + made.width + 16
+            width = shapes.width + 2 * deep + wide + made.width + 32
             return 4 * made.chunk * width
         new = max(self.demand.prompt - self.demand.shared, 1)
         # States, their norm, and gate, up and what is made of both (agents.engine.general_pass).

@@ -118,8 +118,10 @@ def _instructions() -> Finding:
     if not found:
         return Finding("instructions", "not told by this system")
     cost = ""
-    if "AVX-512 VNNI" not in found:
-        cost = "no AVX-512 VNNI: no products in int8, the fastest; bfloat16 or float32 instead"
+    if not {"AVX2", "AVX-512 VNNI"} & set(found):
+        cost = "no AVX2: no products in int8, the fastest; float32 instead"
+    elif "AVX-512 VNNI" not in found:
+        cost = "no AVX-512 VNNI: products in int8 take two instructions for one"
     return Finding("instructions", ", ".join(found), cost)
 
 
@@ -143,8 +145,9 @@ def _compiled() -> Iterator[Finding]:
         yield Finding("compiler", said, cost)
         return
     from agents.compiled import native, products
+    from agents.loading.int8 import can_multiply_int8
     from agents.loading.linear import is_compiled, resolve
-    from agents.machine.processor import has_int8, packs_bfloat16
+    from agents.machine.processor import packs_bfloat16
 
     made, kernel = products.library(), native.kernel()
     if versions and (made is None or kernel is None):
@@ -152,7 +155,7 @@ def _compiled() -> Iterator[Finding]:
             "PyTorch computes instead, more slowly; please report this with this table"
         )  # fmt: skip
     yield Finding("compiler", said, cost)
-    usable = ["float32", *["bfloat16"] * packs_bfloat16(), *["int8"] * has_int8()]
+    usable = ["float32", *["bfloat16"] * packs_bfloat16(), *["int8"] * can_multiply_int8()]
     said = ", ".join(f"{name} (compiled)" if is_compiled(name) else name for name in usable)
     chosen = resolve("auto", device="cpu")
     yield Finding("products", f"{said}; auto takes {chosen} on the CPU")

@@ -68,6 +68,10 @@ def test_instructions_by_the_names_that_people_use(monkeypatch):
     monkeypatch.setattr(resources, "_text", lambda path: flags)
     assert resources.instructions() == ("AVX2", "AVX-512", "AVX-512 VNNI")
     assert findings._instructions().cost == ""
+    monkeypatch.setattr(resources, "_text", lambda path: "flags\t\t: fpu avx2\n")
+    assert findings._instructions().cost.startswith("no AVX-512 VNNI: products in int8 take")
+    monkeypatch.setattr(resources, "_text", lambda path: "flags\t\t: fpu avx512f\n")
+    assert findings._instructions().cost.startswith("no AVX2: no products in int8")
     monkeypatch.setattr(resources, "_text", lambda path: "")
     assert resources.instructions() == ()
 

@@ -12,9 +12,10 @@ import torch
 
 import agents
 import evolution
+from agents.loading.int8 import can_multiply_int8
 from agents.loading.linear import MatmulPrecision, resolve
 from agents.loading.models import DTYPES
-from agents.machine.processor import has_int8, onednn
+from agents.machine.processor import onednn
 from agents.population import LoraPopulation
 from evolution import learning
 from evolution.cli import main
@@ -247,7 +248,7 @@ def test_a_run_that_did_not_record_what_auto_was_goes_on():
     assert find_changes(before, RunConfig(products=MatmulPrecision.BFLOAT16), 1) == []
 
 
-@pytest.mark.skipif(not has_int8(), reason="this processor has no products in int8")
+@pytest.mark.skipif(not can_multiply_int8(), reason="this processor has no products in int8")
 def test_a_run_learns_in_int8_and_goes_on_in_it(tmp_path, model_folder, capsys):
     folder = tmp_path / "run"
     words = ["evolve", "--model", model_folder, "--out", str(folder), *QUICK, "--held-out", "3"]
