@@ -114,7 +114,7 @@ class EvolutionManager:
         roles = homes if self.config.proposers else None
         self._standing = Standing(population.size, self.config.fitness_memory, roles)
         self._reevaluations = Reevaluations(
-            population, self.config, self._grader, self._drawn.with_answers
+            population, self.config, self.settings, self._grader, self._drawn.with_answers
         )
         self._confirmed = 0  # generations that had been played when trials were last held
         self._chosen: tuple[Champion, LastTrial] | None = None  # in a last trial, if one was held

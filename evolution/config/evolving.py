@@ -103,8 +103,9 @@ class EvolutionConfig:
     cosine(end=0,generations=20), or target(vendi=2,rate=0.5,least=0.01,most=10), which adapts."""
     fitness_memory: Annotated[float, Range(0, 1)] = 0.8
     """Weight of an individual's earlier generations in its standing, per generation; below 1."""
-    confirm_problems: Annotated[int, Range(0)] = 16
-    """Fresh problems for trials, which would-be elites and a new champion must pass; 0: none."""
+    confirm_problems: Annotated[int | None, Range(0)] = None
+    """Fresh problems for trials while a run goes on, which would-be elites and a new champion must
+    pass; 0: none, the best by standing is the champion; default 0 with a learner, 16 without."""
     confirm_confidence: Annotated[float, Range(-10, 10)] = 0.0
     """Standard errors by which a new champion must lead the old one in its trial; below 0 it may be
     as far behind."""
@@ -237,6 +238,7 @@ class EvolutionConfig:
             mutation=_or(self.mutation, 0.01 if learns else 0.05),
             temperature=_or(self.temperature, 0.8 if learns else 0.0),
             confirm_every=_or(self.confirm_every, max(every, 5) if central else every),
+            confirm_problems=_or(self.confirm_problems, 0 if learns else 16),
         )
         room = f"size = {size}" if self.islands == 1 else f"size / islands = {home}"
         room = room if self.islands == len(homes) else f"{home}, the fewest in one role"
@@ -328,6 +330,7 @@ class Settings:
     mutation: float
     temperature: float
     confirm_every: int
+    confirm_problems: int
 
 
 @dataclass(frozen=True, slots=True)

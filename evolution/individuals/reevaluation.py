@@ -1,9 +1,10 @@
 """Re-evaluations: would-be elites and the champion on fresh problems, side by side.
 
-The first of many that were measured on few problems is partly the luckiest. Before newcomers push a
-proven elite out, and before the champion is replaced, those concerned answer the same new training
-problems, greedily, and that decides. The champion is a snapshot of weights: whatever becomes of the
-slot it was taken from, the best that was ever confirmed is not lost.
+The first of many that were measured on few problems is partly the luckiest. So where trials are
+held while a run goes on, those concerned answer the same new training problems, greedily, before
+newcomers push a proven elite out and before the champion is replaced, and that decides; elsewhere
+the best by standing is the champion. When a run ends, a last trial among all decides anyway. The
+champion is a snapshot of weights: whatever becomes of the slot it was taken from, it is not lost.
 
 Problems without a known answer decide nothing; where there are none others, standing alone does.
 So it does among agents that only propose.
@@ -17,7 +18,7 @@ import numpy as np
 
 from agents.measuring.evaluate import evaluate
 from agents.population import LoraPopulation
-from evolution.config import EvolutionConfig
+from evolution.config import EvolutionConfig, Settings
 from evolution.exchange.gate import GATES, Gate, GateOutcome, GateRecord
 from evolution.exchange.step import EXCHANGES
 from evolution.individuals.champion import Champion, hosting
@@ -68,6 +69,7 @@ class Reevaluations:
     Args:
         population: Whose members are tried.
         config: Settings of the run.
+        settings: What they come to for this population.
         grader: Used and left open.
         fresh: Draws problems with known answers: for a generation, how many, and for which purpose.
 
@@ -81,10 +83,12 @@ class Reevaluations:
         self,
         population: LoraPopulation,
         config: EvolutionConfig,
+        settings: Settings,
         grader: Grader,
         fresh: Callable[..., Sequence[Problem]],
     ) -> None:
-        self._population, self._config, self._grader = population, config, grader
+        self._population, self._config, self._settings = population, config, settings
+        self._grader = grader
         self._fresh = fresh
         use = GATES.read_one(config.gate)
         self.gate: Gate | None = None if use is None else use()
@@ -112,7 +116,7 @@ class Reevaluations:
         solves = self._solvers(len(finite))
         if not (finite & solves).any():
             return None
-        count = self._config.confirm_problems
+        count = self._settings.confirm_problems
         problems = list(self._fresh(generation, count)) if count else []
         right: dict[int, np.ndarray] = {}
 

@@ -117,7 +117,7 @@ def measurements(config: RunConfig, first: int = 0, held_out: int | None = None)
         fresh = times and first < config.held_out_every  # then the base is measured, too
         curve = table * (solvers * times + bool(fresh))
     return Measurements(
-        (asked + chosen[0], asked + held * most * config.confirm_problems + tests + chosen[1]),
+        (asked + chosen[0], asked + held * most * settings.confirm_problems + tests + chosen[1]),
         PROBLEMS * solvers * len(played) if paid else 0,
         curve,
         (table * (solvers + average + 1), table * (solvers + average + 2)),

@@ -47,8 +47,10 @@ def make(grader, skills, standings, kind=Planted, **settings):
         population.lora.set_alpha(slot, 100 * skill)
     standing = Standing(4, 0.8)
     standing.update(np.array(standings), np.full(4, 0.1))
-    quick = {"learner": "none", "elites": 1, "solve_tokens": 4, **settings}
-    trials = kind(population, EvolutionConfig(**quick), grader, lambda generation, count: PROBLEMS)
+    quick = {"learner": "none", "elites": 1, "parents": 1, "solve_tokens": 4, **settings}
+    config = EvolutionConfig(**quick)
+    known = config.resolved(4)
+    trials = kind(population, config, known, grader, lambda generation, count: PROBLEMS)
     return population, standing, trials
 
 
@@ -147,7 +149,7 @@ def make_averaged(grader, **settings):
     """Trials of four different members that exchange their mean."""
     population, standing, trials = make(
         grader, [0.02] * 4, [3, 2, 1, 0], kind=OfMembers, exchange="average",
-        learner="policy-gradient", **settings,
+        learner="policy-gradient", confirm_problems=16, **settings,
     )  # fmt: skip
     vary(population.lora, range(4))
     trials.members = {content_hash(population.lora, slot) for slot in range(4)}
@@ -175,6 +177,17 @@ def test_a_mean_is_tried_against_the_one_before_and_is_nobodys_figure(grader):
     assert (trial.accuracy, trial.champion, trial.replaced) == ({}, 0.2, False)
     assert trials.champion.content_hash == first.content_hash
     assert [len(slots) for slots in trials.asked] == [1, 1]
+
+
+@pytest.mark.parametrize("learner", ["none", "policy-gradient"])
+def test_with_a_learner_standing_alone_chooses_until_the_end(grader, learner):
+    population, standing, trials = make(grader, [0.9, 0.1, 0.5, 0.5], [3, 0, 1, 1], learner=learner)
+    trials.hold(standing, LIVING, 1)
+    population.lora.set_alpha(0, 10.0)  # learning went wrong
+    standing.update(np.array([0, 9, 0, 0]), np.full(4, 0.1))
+    trial = trials.hold(standing, LIVING, 2)
+    assert (trial is None) == (learner != "none")
+    assert trials.champion.agent == ("agent_0" if trial else "agent_1")
 
 
 class InOrder(Planted):
