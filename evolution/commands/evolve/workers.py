@@ -1,6 +1,5 @@
 """The workers of a run: what they load, and what they did."""
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from agents.loading.models import BaseModel
 from agents.loading.skeleton import load_skeleton
+from agents.machine import resources
 from agents.population import LoraPopulation
 from agents.workers.engine import WorkersEngine
 from agents.workers.launcher import Workers
@@ -51,7 +51,7 @@ def with_workers(
             f"do; for a new run say --shards {options.workers}"
         )
     threads = options.workers * (options.worker_cpus or 1)
-    if not options.ray_address and threads > (cores := os.cpu_count() or 1):
+    if not options.ray_address and threads > (cores := resources.cores().threads):
         console.print(
             f"{options.workers} workers with {options.worker_cpus} threads each share {cores} "
             "processors; --worker-cpus 1 is quicker, but the last digit of sums depends on it"
