@@ -220,7 +220,7 @@ class CompiledForward:
     @property
     def halved(self) -> bool:
         """Whether keys and values are bfloat16."""
-        return self.parts.head.precision != "float32" and "bfloat16" in self._library.precisions
+        return self._library.halves(self.parts.head.precision)
 
     def cache(self, rows: int, tokens: int) -> "RowCache":
         """Room for the keys and values of so many rows of so many tokens."""

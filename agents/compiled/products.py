@@ -83,6 +83,10 @@ class Library:
         for function in (self.forward, self.product, self.gradient, self.choose):
             function.restype = None
 
+    def halves(self, precision: str) -> bool:
+        """Whether a pass in this precision keeps keys and values in bfloat16; else in float32."""
+        return precision != "float32" and "bfloat16" in self.precisions
+
 
 @functools.cache
 def library() -> Library | None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agents.compiled.products import library, multiplies
+from agents.compiled.products import library, multiplies, row_bytes
 from agents.compiled.trees import attention
 from agents.engine.generation import PREFILL_TOKENS
 from agents.learning.likelihood import MOST_LOGITS
@@ -175,8 +175,7 @@ class _Count:
         demand, made = self.demand, library()
         before = demand.size * demand.shared
         if self.compiled and made is not None:  # agents.compiled.forward.RowCache
-            halved = demand.products != "float32" and "bfloat16" in made.precisions
-            each = 2 if halved else 4
+            each = 2 if made.halves(demand.products) else 4
             tokens = self.room * math.ceil(self.longest / made.keys) * made.keys
             before = demand.size * math.ceil(demand.shared / made.keys) * made.keys
             return each * self.shapes.cached * (tokens + before)
@@ -198,8 +197,8 @@ class _Count:
         if self.compiled and made is not None:
             deep = max(into for _, into in shapes.linears[:-1])
             wide = max(2 * shapes.inner, shapes.queries + shapes.keys)
-            width = shapes.width + 2 * deep + wide + made.width + 32
-            return 4 * made.chunk * width
+            width = shapes.width + deep + wide + made.width
+            return made.chunk * (4 * width + row_bytes(deep))
         new = max(self.demand.prompt - self.demand.shared, 1)
         # States, their norm, and gate, up and what is made of both (agents.engine.general_pass).
         tokens = self.unit * self._block * new * (2 * shapes.width + 3 * shapes.inner)
