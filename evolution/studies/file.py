@@ -49,6 +49,7 @@ from evolution.studies.design import (
     Study,
 )
 from evolution.studies.measured import BASE, FIGURES
+from evolution.studies.results import BASE_ANSWERS
 from populora_env.problems.sources.spec import SELF_PLAY
 from populora_env.settings import did_you_mean
 
@@ -123,13 +124,12 @@ def study_of(data: Mapping[str, Any]) -> Study:
     )
 
 
-_OF_BASE = ("model", "dtype", "products", "device", "load_in_4bit", "solve_tokens", "max_rows")
 _ALONE: Mapping[str, Any] = {"size": 1, "rank": 1, "elites": 0, "parents": 1, "learner": "none"}
 
 
 def _base(shared: Mapping[str, Any], problems: str) -> Arm:
     """The base model, which answers as it is, alone, whatever the arms' size and learner are."""
-    own = {k: v for k, v in shared.items() if k in _OF_BASE}
+    own = {k: v for k, v in shared.items() if k in BASE_ANSWERS}
     return Arm(BASE, "base model", {**own, **_ALONE, "problems": problems}, ())
 
 

@@ -2,7 +2,8 @@
 
 A line is written whole when its cell is finished, so a study that was killed goes on with the next
 one. A cell is known by its arm's settings, its seed and its budgets: what changes none of these,
-such as a label, another arm or more seeds, leaves it as it is.
+such as a label, another arm or more seeds, leaves it as it is. The base model's is known by settings
+that have a part in its answers, whatever the defaults of training become.
 
 Lines hold the settings that are not the defaults. The defaults themselves stand in a line before
 those that were written with them, so that a default that changes makes no two runs alike.
@@ -19,12 +20,15 @@ from evolution.errors import UsageError
 from evolution.runs.changes import plain_settings
 from evolution.runs.lock import RunInUse, RunLock
 from evolution.studies.design import UNSETTABLE, Arm, Study
-from evolution.studies.measured import Cell
+from evolution.studies.measured import BASE, Cell
 from populora_env.storage import plain, read_record
 
 RESULTS_FILE = "results.jsonl"
 BASE_SETTINGS = ("model", "dtype", "device", "products", "load_in_4bit")
 """Settings that say which base a run has."""
+
+BASE_ANSWERS = (*BASE_SETTINGS, "solve_tokens", "max_rows", "problems")
+"""Settings that have a part in the base model's answers; its problems are the held-out ones."""
 
 _DEFAULTS = "defaults"
 _BEFORE = {"last_trial": 0}
@@ -107,12 +111,14 @@ class Results:
         """What an arm came to with a seed, the last that fits; None if it was not played yet."""
         wanted = settings_of(arm.config(seed))
         now = settings_of(RunConfig())
+        names = BASE_ANSWERS if arm.name == BASE else now
         for cell, settings in reversed(self._found):
             if cell.seed != seed or cell.budgets != arm.replies:
                 continue
             # A setting that came later had no effect until then: it counts as today's default, or
             # as what left things as they were.
-            if {**now, **_BEFORE, **{k: v for k, v in settings.items() if k in now}} != wanted:
+            was = {**now, **_BEFORE, **settings}
+            if any(was[name] != wanted[name] for name in names):
                 continue
             if len(cell.measured[0].champion) == study.held_out and _in_time(cell, study.seconds):
                 return cell

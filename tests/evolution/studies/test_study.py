@@ -163,6 +163,17 @@ def test_a_default_that_changes_makes_no_two_runs_alike(study_file, tmp_path):
     assert Results(file.parent).cell(study, study.arms["one"], 0)
 
 
+def test_defaults_of_training_have_no_part_in_the_base(study_file, tmp_path):
+    study = read_study(study_file)
+    main(["study", str(study_file), "--out", "out", "--seeds", "0", "--arms", "base"])
+    file = tmp_path / "out/results.jsonl"
+    text = file.read_text()
+    file.write_text(text.replace('"last_trial": 64', '"last_trial": 65'))
+    assert Results(file.parent).cell(study, study.arms["base"], 0)
+    file.write_text(text.replace('"solve_tokens": 4', '"solve_tokens": 5'))
+    assert Results(file.parent).cell(study, study.arms["base"], 0) is None
+
+
 def test_the_table_is_made_of_results_alone(study_file, tmp_path, capsys, monkeypatch):
     words = ["study", str(study_file), "--out", "out"]
     assert main([*words, "--table"]) == 0

@@ -1,0 +1,22 @@
+"""Tables that the docs show are what their study files make of kept results, by today's defaults."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from evolution.cli import main
+from tests.test_rooms import ROOT
+
+RESULTS = ROOT / "docs/results"
+STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/results.jsonl"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_results_that_are_kept_count_for_their_study(name, tmp_path):
+    shutil.copy(RESULTS / name / "results.jsonl", tmp_path)
+    file = ROOT / f"examples/studies/{name}.toml"
+    assert main(["study", str(file), "--out", str(tmp_path), "--table"]) == 0
+    for made in sorted(tmp_path.glob("*.svg")) + [tmp_path / "table.md"]:
+        assert made.read_text() == (RESULTS / name / made.name).read_text(), made.name
