@@ -7,7 +7,7 @@ parse(reply))`` with the defaults, the known answer between dollar signs if it i
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from math_verify import parse, verify
@@ -28,33 +28,37 @@ def theirs(problem: Problem, reply: str) -> bool:
     return bool(verify(parse(f"${gold}$" if problem.answer_kind == "math" else gold), parse(reply)))
 
 
-def rates(name: str, cases: Iterable[tuple[Problem, str, bool]]) -> None:
+def judged(cases: Iterable[tuple[Problem, str, bool]]) -> list[tuple[str, bool, bool, bool]]:
+    """The kind of each case's answer, whether it is right, and what either grader says."""
+    return [
+        (problem.answer_kind, right, grader.grade(problem, reply).correct, theirs(problem, reply))
+        for problem, reply, right in cases
+    ]
+
+
+def rates(name: str, cases: Sequence[tuple[str, bool, bool, bool]]) -> None:
     """Print how many right replies are refused and how many wrong ones paid, by either grader."""
-    listed = list(cases)
-    right = sum(correct for _, _, correct in listed)
-    for who, verdict in (
-        ("ours", lambda problem, reply: grader.grade(problem, reply).correct),
-        ("math-verify", theirs),
-    ):
-        wrong = [
-            correct for problem, reply, correct in listed if verdict(problem, reply) is not correct
-        ]
+    right = sum(case[1] for case in cases)
+    for place, who in ((2, "ours"), (3, "math-verify")):
+        wrong = [case[1] for case in cases if case[place] is not case[1]]
         refused, paid = sum(wrong), len(wrong) - sum(wrong)
         print(
             f"{name:28} {who:12} refused {refused:3} of {right:3} right ({refused / right:6.1%})  "
-            f"paid {paid:3} of {len(listed) - right:3} wrong ({paid / (len(listed) - right):6.1%})"
+            f"paid {paid:3} of {len(cases) - right:3} wrong ({paid / (len(cases) - right):6.1%})"
         )
 
 
 with Grader(timeout=20.0) as grader:
-    adversarial = list(pairs())
+    adversarial = judged(pairs())
     rates("adversarial, all kinds", adversarial)
     for kind in ("number", "math", "text"):
-        rates(f"adversarial, {kind}", [case for case in adversarial if case[0].answer_kind == kind])
+        rates(f"adversarial, {kind}", [case for case in adversarial if case[0] == kind])
     if DATA.exists():
         golds = [Problem.create("?", gold, "math") for gold in sample()]
         rates(
             "MATH-500, rewritten, spoiled",
-            [(gold, rewrite(gold.answer), True) for gold in golds for rewrite in REWRITINGS]
-            + [(gold, reply, False) for gold in golds for reply in spoiled(gold.answer)],
+            judged(
+                [(gold, rewrite(gold.answer), True) for gold in golds for rewrite in REWRITINGS]
+                + [(gold, reply, False) for gold in golds for reply in spoiled(gold.answer)]
+            ),
         )

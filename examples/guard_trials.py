@@ -60,8 +60,8 @@ class Scale:
 
     seeds: int = 1  # of each hack
     clean: int = 1  # runs without one
-    generations: int = 2  # of a hacked run, at most
-    clean_generations: int = 2
+    generations: int = 1  # of a hacked run, at most
+    clean_generations: int = 1
     problems: int = 4
     held_out: int = 4
     anchors: int = 12

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +24,7 @@ from agents.loading.models import BaseModel, load_base
 from agents.measuring.evaluate import evaluate
 from evolution import EvolutionConfig, EvolutionManager
 from evolution.lowrank.genomes import Genome, read_genome, write_genome
+from evolution.lowrank.sums import inner_products
 from evolution.operators.crossover import CROSSOVERS, CrossoverStep
 from evolution.operators.mutation_weights import MUTATIONS, Offspring, mutate
 from populora_env import Grader, load_problems
@@ -137,14 +137,8 @@ def operators(manager: EvolutionManager, problems: Sequence[Problem], grader: Gr
 
 def likeness(child: Genome, parents: Sequence[Genome]) -> tuple[float, float]:
     """Cosine of a child's update and its parents' mean, and the ratio of their norms."""
-    own = mean = shared = 0.0
-    for layer in range(len(child.factors)):
-        made, *given = (g.scale * (g.factors[layer][1] @ g.factors[layer][0]).double()
-                        for g in (child, *parents))  # fmt: skip
-        wanted = torch.stack(given).mean(0)
-        own += float(made.square().sum())
-        mean += float(wanted.square().sum())
-        shared += float((made * wanted).sum())
+    products = inner_products([child, *parents]).sum(0)
+    own, mean, shared = products[0, 0], products[1:, 1:].mean(), products[0, 1:].mean()
     if not mean:
         return 0.0, float("inf")
     return shared / (own * mean) ** 0.5 if own else 0.0, (own / mean) ** 0.5

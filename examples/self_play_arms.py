@@ -39,9 +39,9 @@ class Scale:
     """How large the experiment is."""
 
     seeds: int = 1
-    replies: int = 60  # of a run, proposals included
-    proposals: int = 8  # in a generation
-    held_out: int = 8
+    replies: int = 24  # of a run, proposals included
+    proposals: int = 6  # in a generation
+    held_out: int = 4
 
 
 FULL = Scale(seeds=3, replies=1_800, proposals=40, held_out=512)

@@ -34,6 +34,8 @@ WIDEST = (2**31 - 1) // _LARGEST**2
 TURNED = 64
 """Inputs that are turned together; a width that is no multiple of it is not turned."""
 
+_TOGETHER = 1024  # blocks of them whose sums are made at once: they stay in the cache
+
 
 def turn(x: Tensor) -> Tensor:
     """Multiply by the Hadamard matrix of 64, block by block; `TURNED` times its own inverse.
@@ -45,12 +47,17 @@ def turn(x: Tensor) -> Tensor:
     """
     if x.shape[-1] % TURNED:
         return x
-    made, apart = x, 1
+    blocks = x.reshape(-1, TURNED)
+    return torch.cat([_turn_blocks(some) for some in blocks.split(_TOGETHER)]).view(x.shape)
+
+
+def _turn_blocks(blocks: Tensor) -> Tensor:
+    """`turn` of ``[count, TURNED]``: laid out so that each sum is of two rows of all blocks."""
+    made, apart = blocks.t().contiguous(), 1
     while apart < TURNED:
-        pairs = made.reshape(-1, 2, apart)
-        one, other = pairs[:, 0], pairs[:, 1]
+        one, other = made.view(TURNED // apart // 2, 2, apart, len(blocks)).unbind(1)
         made, apart = torch.stack((one + other, one - other), 1), 2 * apart
-    return made.reshape(x.shape)
+    return made.view(blocks.shape[::-1]).t()
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from evolution.runs.settings_files import presets, read_preset
 QUICK = [
     "--size", "3", "--rank", "2", "--problems-per-generation", "2", "--judged-problems", "1",
     "--solve-tokens", "4", "--judge-tokens", "2", "--offspring", "1", "--held-out", "5",
+    "--confirm-problems", "2", "--last-trial", "2",
     "--problems", "procedural:chain_sum(max_terms=2,max_digits=1)",
 ]  # fmt: skip
 
@@ -187,10 +188,10 @@ def test_a_run_leaves_what_it_promises(tmp_path, model_folder, capsys):
         "held_out", "last_trial", "seconds", "generations", "arena", "peak_memory_mib"
     }  # fmt: skip
     last = summary["last_trial"]
-    assert last["problems"] == 64
+    assert last["problems"] == 2
     assert {"champion", "average"} < set(last["accuracy"])
     assert last["accuracy"][last["kept"]] == max(last["accuracy"].values())
-    assert "Last trial, on 64 fresh training problems: " in said
+    assert "Last trial, on 2 fresh training problems: " in said
     assert summary["peak_memory_mib"]["process"] > 50
     assert f"Memory at most: {summary['peak_memory_mib']['process']:,.0f} MiB" in said
     assert summary["arena"]["majority"]["episodes"] == 4

@@ -139,6 +139,7 @@ def test_the_command_with_workers_writes_what_it_does_without(cluster, base, tmp
         "evolve", "--model", base, "--device", "cpu", "--size", "2", "--problems-per-generation",
         "4", "--generations", "1", "--held-out", "4", "--shards", "2", "--solve-tokens", "8",
         "--judge-tokens", "4", "--offspring", "0", "--elites", "1", "--problems", PROBLEMS,
+        "--last-trial", "4",
     ]  # fmt: skip
     for count in ("0", "1"):
         assert main([*words, "--workers", count, "--out", str(tmp_path / count)]) == 0

@@ -22,6 +22,7 @@ SETTINGS = (
     "--size", "3", "--rank", "2", "--generations", "1", "--problems-per-generation", "2",
     "--judged-problems", "0", "--solve-tokens", "4", "--spread", "0.5", "--held-out", "6",
     "--problems", "procedural:chain_sum(max_terms=2,max_digits=1)", "--learner", "none",
+    "--last-trial", "4",
 )  # fmt: skip
 
 

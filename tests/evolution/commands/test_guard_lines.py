@@ -12,7 +12,7 @@ QUICK = [
     "--size", "2", "--rank", "2", "--problems-per-generation", "2", "--judged-problems", "0",
     "--evaluation", "none", "--solve-tokens", "4", "--offspring", "0", "--elites", "1",
     "--held-out", "0", "--problems", "procedural:chain_sum(max_terms=2,max_digits=1)",
-    "--guard-anchors", "12",
+    "--guard-anchors", "12", "--last-trial", "2",
 ]  # fmt: skip
 
 

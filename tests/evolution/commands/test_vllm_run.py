@@ -19,7 +19,7 @@ pytestmark = [
 QUICK = [
     "--size", "4", "--rank", "2", "--problems-per-generation", "2", "--judged-problems", "1",
     "--solve-tokens", "6", "--judge-tokens", "2", "--offspring", "1", "--held-out", "3",
-    "--evolve-every", "1", "--confirm-problems", "2", "--diversity", "answers",
+    "--evolve-every", "1", "--confirm-problems", "2", "--last-trial", "2", "--diversity", "answers",
     "--diversity-bar", "none", "--problems", "procedural:chain_sum(max_terms=2,max_digits=1)",
 ]  # fmt: skip
 LEARN = ["--learner", "policy-gradient", "--temperature", "1.0", "--learning-rate", "0.01"]
