@@ -2,8 +2,8 @@
 
 A line is written whole when its cell is finished, so a study that was killed goes on with the next
 one. A cell is known by its arm's settings, its seed and its budgets: what changes none of these,
-such as a label, another arm or more seeds, leaves it as it is. The base model's is known by settings
-that have a part in its answers, whatever the defaults of training become.
+such as a label, another arm or more seeds, leaves it as it is. The cell of the base model is known
+by what has a part in its answers, whatever the defaults of training become.
 
 Lines hold the settings that are not the defaults. The defaults themselves stand in a line before
 those that were written with them, so that a default that changes makes no two runs alike.

@@ -117,7 +117,8 @@ def played(model, tmp_path, capsys, monkeypatch):
              "--spread", "0.5",
              "--judged-problems", "0", "--solve-tokens", "4", "--propose-tokens", "5",
              "--rewards", "learnability", "--elites", "1", "--offspring", "1",
-             "--diversity-bar", "none", "--confirm-problems", "3", "--last-trial", "3", "--generations", "2",
+             "--diversity-bar", "none", "--confirm-problems", "3", "--last-trial", "3",
+             "--generations", "2",
              "--held-out", "3", "--held-out-from", HELD_OUT, "--held-out-every", "1"]  # fmt: skip
     assert main(["evolve", *words, "--out", str(folder)]) == 0
     return folder, capsys.readouterr().out

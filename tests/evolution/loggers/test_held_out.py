@@ -91,7 +91,8 @@ def test_the_command_measures_and_reports(tmp_path, capsys):
     base.tokenizer.save_pretrained(tmp_path / "model")
     words = ["--model", str(tmp_path / "model"), "--problems", SPEC, "--size", "3", "--rank", "2",
              "--problems-per-generation", "2", "--judged-problems", "1", "--solve-tokens", "4",
-             "--judge-tokens", "2", "--held-out", "3", "--generations", "3", "--last-trial", "2"]  # fmt: skip
+             "--judge-tokens", "2", "--held-out", "3", "--generations", "3",
+             "--last-trial", "2"]  # fmt: skip
     folder = tmp_path / "run"
     assert main(["evolve", *words, "--held-out-every", "1", "--out", str(folder)]) == 0
     assert main(["report", str(folder)]) == 0
