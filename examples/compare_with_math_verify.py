@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from math_verify import parse, verify
 
@@ -28,19 +29,31 @@ def theirs(problem: Problem, reply: str) -> bool:
     return bool(verify(parse(f"${gold}$" if problem.answer_kind == "math" else gold), parse(reply)))
 
 
-def judged(cases: Iterable[tuple[Problem, str, bool]]) -> list[tuple[str, bool, bool, bool]]:
-    """The kind of each case's answer, whether it is right, and what either grader says."""
+class Judged(NamedTuple):
+    """A reply, and what either grader says of it."""
+
+    kind: str  # of the problem's answer
+    right: bool
+    verdicts: dict[str, bool]  # by grader
+
+
+def judged(cases: Iterable[tuple[Problem, str, bool]]) -> list[Judged]:
+    """Ask both graders about each reply."""
     return [
-        (problem.answer_kind, right, grader.grade(problem, reply).correct, theirs(problem, reply))
+        Judged(
+            problem.answer_kind,
+            right,
+            {"ours": grader.grade(problem, reply).correct, "math-verify": theirs(problem, reply)},
+        )
         for problem, reply, right in cases
     ]
 
 
-def rates(name: str, cases: Sequence[tuple[str, bool, bool, bool]]) -> None:
+def rates(name: str, cases: Sequence[Judged]) -> None:
     """Print how many right replies are refused and how many wrong ones paid, by either grader."""
-    right = sum(case[1] for case in cases)
-    for place, who in ((2, "ours"), (3, "math-verify")):
-        wrong = [case[1] for case in cases if case[place] is not case[1]]
+    right = sum(case.right for case in cases)
+    for who in ("ours", "math-verify"):
+        wrong = [case.right for case in cases if case.verdicts[who] is not case.right]
         refused, paid = sum(wrong), len(wrong) - sum(wrong)
         print(
             f"{name:28} {who:12} refused {refused:3} of {right:3} right ({refused / right:6.1%})  "
@@ -52,7 +65,7 @@ with Grader(timeout=20.0) as grader:
     adversarial = judged(pairs())
     rates("adversarial, all kinds", adversarial)
     for kind in ("number", "math", "text"):
-        rates(f"adversarial, {kind}", [case for case in adversarial if case[0] == kind])
+        rates(f"adversarial, {kind}", [case for case in adversarial if case.kind == kind])
     if DATA.exists():
         golds = [Problem.create("?", gold, "math") for gold in sample()]
         rates(
