@@ -34,7 +34,7 @@ class Judged(NamedTuple):
 
     kind: str  # of the problem's answer
     right: bool
-    verdicts: dict[str, bool]  # by grader
+    verdicts: dict[str, bool | None]  # by grader; None where it cannot tell
 
 
 def judged(cases: Iterable[tuple[Problem, str, bool]]) -> list[Judged]:
