@@ -58,7 +58,7 @@ def help_text(command: str, module: str, name: str, default: Any = None) -> str:
     """
     about, options = read_options(module, name, default)
     words = " ".join(option.kind for option in options if option.positional)
-    lines = [f"usage: {command} [-h] [OPTIONS] {words}".rstrip(), "", about, ""]
+    lines = [" ".join(f"usage: {command} [-h] {words} [OPTIONS]".split()), "", about, ""]
     for title, positional in (("positional arguments", True), ("options", False)):
         shown = [option for option in options if option.positional == positional]
         rows = [] if positional else [("-h, --help", "show this help message and exit")]

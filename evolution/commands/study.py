@@ -23,7 +23,7 @@ from evolution.studies.file import read_study
 from evolution.studies.measured import FIGURES, Cell
 from evolution.studies.page import write_page
 from evolution.studies.results import Results, cells_left
-from evolution.studies.run import Bases, check_arms, play
+from evolution.studies.run import Bases, check_cells, play
 from evolution.studies.tables import Grid, differences, explained, means
 from evolution.terminal import PlainConsole
 from populora_env.settings import did_you_mean
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     results = Results(Path(options.out or f"studies/{study.name}").expanduser())
     left = cells_left(study, results, arms, seeds)
     if options.dry_run:
+        check_cells(left)
         console.print(_plan(study, results, left, len(arms) * len(seeds)))
         return 0
     if not options.table:
@@ -84,8 +85,8 @@ def _play(
     study: Study, results: Results, left: Sequence[tuple[Arm, int]], console: Console
 ) -> None:
     """Play what is left."""
-    check_arms((study.arms[name] for name in {arm.name: 0 for arm, _ in left}), study.seeds[0])
     bases, versions = Bases(), {package: installed(package) for package in _PACKAGES}
+    check_cells(left, bases)
     with Interrupts() as interrupts, Bars(console) as bars:
         bars.count("runs", 0, len(left))
         for done, (arm, seed) in enumerate(left, 1):
@@ -114,7 +115,7 @@ def _said(cell: Cell, arm: Arm, place: str, seconds: float) -> str:
             : 5 if found.replies and found.members else 1
         ]
     )
-    cut = f", cut off at {found.replies} of {cell.budgets[-1]}" if cell.cut_off else ""
+    cut = f", cut off before {found.budget}" if cell.cut_off else ""
     return (
         f"{place} {arm.label}, seed {cell.seed}: {shown}; {found.replies} replies, "
         f"{seconds:.0f} s{cut}"

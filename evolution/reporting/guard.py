@@ -22,7 +22,16 @@ def guard_section(found: Findings) -> dict[str, Any] | None:
 
 
 def guard_shown(run: RunData, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return what rows of `GUARD_FILE` say, each with `IN_GUARD`; None if there are none."""
+    """Return what rows of `GUARD_FILE` say, each with `IN_GUARD`; None if there are none.
+
+    Raises:
+        RunError: If they are damaged.
+    """
+    with run.saved.reading(run.saved.path / GUARD_FILE):
+        return _shown(run, rows)
+
+
+def _shown(run: RunData, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     rows = [row for row in rows if row["generation"] in run.generations]
     if not rows:
         return None

@@ -43,7 +43,7 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
         CheckpointError: If the generation is not there or damaged, or the folder is in use, part of
             a run, or cannot be written.
     """
-    origin, folder = Path(origin), Path(folder)
+    origin, folder = Path(origin).expanduser(), Path(folder).expanduser()
     numbers = saved_generations(origin)
     if generation not in numbers:
         said = ", ".join(map(str, numbers)) or "none"

@@ -81,7 +81,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self._hashers: dict[str, tuple[xxhash.xxh3_128, int]] = {}  # and how much they have read
         try:
             self.path.mkdir(parents=True, exist_ok=True)

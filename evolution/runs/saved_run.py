@@ -125,6 +125,17 @@ class SavedRun:
         return from_mapping({**first, **changed}, str(self.path / "run.toml"))
 
     @property
+    def settings_now(self) -> Mapping[str, Any]:
+        """What the run goes on with, by name, unchecked; empty where a manager alone made it.
+
+        Raises:
+            RunError: If ``run.toml`` or the record of changes is damaged.
+        """
+        if not (first := self.tables.get("config", {})):
+            return first
+        return {**first, **{change.option: change.after for change in self.changes()}}
+
+    @property
     def first_settings(self) -> Mapping[str, Any]:
         """The settings that the run began with, by name.
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -33,23 +33,28 @@ def read_preset(name: str) -> RunConfig:
     return from_mapping(tomllib.loads(text), f"preset {name}")
 
 
-def read_toml(path: str | Path) -> RunConfig:
+def read_toml(path: str | Path, over: RunConfig | None = None) -> RunConfig:
     """Read settings from a TOML file.
+
+    Args:
+        path: The file.
+        over: What it says nothing of; by default the defaults.
 
     Raises:
         ConfigError: If the file is missing or no TOML, or sets a field that does not exist.
     """
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # as Windows may save it
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")  # as Windows may save it
+        data = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"config: {path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config: {path} is not valid TOML ({error})") from error
-    return from_mapping(data, str(path))
+    return from_mapping(data, str(path), over)
 
 
-def from_mapping(data: Mapping[str, Any], where: str) -> RunConfig:
-    """Settings from names and values.
+def from_mapping(data: Mapping[str, Any], where: str, over: RunConfig | None = None) -> RunConfig:
+    """Settings from names and values, the rest as in others or by default.
 
     Raises:
         ConfigError: If a name is unknown or a value out of range.
@@ -63,4 +68,4 @@ def from_mapping(data: Mapping[str, Any], where: str) -> RunConfig:
     typed = dict(data)
     if isinstance(targets := typed.get("targets"), list):  # as TOML writes several
         typed["targets"] = "+".join(str(target) for target in cast(list[object], targets))
-    return RunConfig(**typed)
+    return replace(over or RunConfig(), **typed)

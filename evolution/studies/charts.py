@@ -21,7 +21,7 @@ from evolution.studies.drawing import (
     text,
     tick_text,
 )
-from evolution.studies.measured import BASE, FIGURES
+from evolution.studies.measured import BASE
 from evolution.studies.tables import p_text
 
 _Place = Callable[[float], float]
@@ -57,7 +57,7 @@ def _rows(answer: Answer) -> tuple[int, list[str]]:
     right = WIDTH - (190 if compared else 24)
     bottom = top + step * len(answer.rows) + 18 * compared
     numbers = [n for row in answer.rows for n in _numbers(row)]
-    ticks = round_ticks(min(numbers), max(numbers), share=FIGURES[answer.question.figure].share)
+    ticks = round_ticks(min(numbers), max(numbers), share=answer.share)
 
     def x(value: float) -> float:
         return left + 10 + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left - 30)
@@ -115,7 +115,7 @@ def _curves(answer: Answer) -> tuple[int, list[str]]:
     most = max(len(part) for parts in labels.values() for part in parts)
     right = WIDTH - 50 - CHAR * most
     numbers = [n for row in answer.rows for n in _numbers(row)]
-    ticks = round_ticks(min(numbers), max(numbers), share=FIGURES[answer.question.figure].share)
+    ticks = round_ticks(min(numbers), max(numbers), share=answer.share)
     replies = sorted({row.budget for row in answer.rows if row.budget is not None})
     wide = replies[-1] / replies[0] >= 8
 

@@ -82,10 +82,15 @@ class Answer:
     @property
     def words(self) -> str:
         """What its values are; of several figures, what these have in common."""
-        figures = [FIGURES[name] for name in {row.entry.figure for row in self.rows}]
-        if len(figures) > 1 and all(figure.share for figure in figures):
+        names = {row.entry.figure for row in self.rows} or {self.question.figure}
+        if len(names) > 1:
             return "share of the problems that is right"
-        return FIGURES[self.question.figure].words
+        return FIGURES[names.pop()].words
+
+    @property
+    def share(self) -> bool:
+        """Whether its values are shares of the problems."""
+        return all(FIGURES[row.entry.figure].share for row in self.rows)
 
 
 def label_of(study: Study, question: Question, entry: Entry) -> str:
@@ -136,7 +141,7 @@ def _answer(study: Study, question: Question, cells: Mapping[str, Mapping[int, C
                 _interval([float(value.mean()) for value in values.values()], entry.figure),
                 float(np.mean([own[seed].replies for seed in values])),
                 float(np.mean([own[seed].seconds for seed in values])),
-                sum(own[seed].replies < own[seed].budget for seed in values),
+                sum(cells[entry.arm][seed].cut_at(budget) for seed in values),
             )
             reference = question.against
             if reference not in (None, entry) and entry in question.entries:

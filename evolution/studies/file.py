@@ -35,7 +35,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from agents.loading.linear import resolve
+from agents.loading.linear import MatmulPrecision, resolve
 from evolution.config import RunConfig
 from evolution.errors import ConfigError
 from evolution.studies.design import (
@@ -110,10 +110,11 @@ def study_of(data: Mapping[str, Any]) -> Study:
         own = shared | _settings(table, f"arms.{key}")
         arms[key] = Arm(key, label, own, budgets, members)
     seeds = _seeds(data.get("seeds", 5))
-    for arm in arms.values():
-        for seed in seeds:  # what is wrong is said before anything is played
+    for seed in seeds:  # what is wrong is said before anything is played
+        for arm in arms.values():
             _check_run(arm.config(seed), arm.name)
-    arms = {BASE: _base(shared, _shared_problems(arms, seeds[0])), **arms}
+        _check_problems(arms, seed)
+    arms = {BASE: _base(shared, list(arms.values()), seeds[0]), **arms}
     return Study(
         name,
         seeds,
@@ -127,10 +128,29 @@ def study_of(data: Mapping[str, Any]) -> Study:
 _ALONE: Mapping[str, Any] = {"size": 1, "rank": 1, "elites": 0, "parents": 1, "learner": "none"}
 
 
-def _base(shared: Mapping[str, Any], problems: str) -> Arm:
-    """The base model, which answers as it is, alone, whatever the arms' size and learner are."""
-    own = {k: v for k, v in shared.items() if k in BASE_ANSWERS}
-    return Arm(BASE, "base model", {**own, **_ALONE, "problems": problems}, ())
+def _base(shared: Mapping[str, Any], arms: Sequence[Arm], seed: int) -> Arm:
+    """The base model, which answers as it is, alone, whatever the arms' size and learner are.
+
+    What has a part in its answers is as in all arms, and where these differ as the settings say;
+    its problems are the held-out ones.
+    """
+    own: dict[str, Any] = {}
+    for name in BASE_ANSWERS:
+        values = [arm.settings.get(name, getattr(RunConfig, name)) for arm in arms]
+        if all(value == values[0] for value in values):
+            own[name] = values[0]
+        elif name in shared:
+            own[name] = shared[name]
+        elif name != "problems":
+            raise ConfigError(
+                f"settings.{name}: got nothing, and arms differ in it; expected what holds for the "
+                "base model, which every study measures"
+            )
+    source = "held_out_from" if arms[0].settings.get("held_out_from") else "problems"
+    own["problems"] = held_out_spec(arms[0].config(seed))
+    if isinstance(drawn := arms[0].settings.get(source), Draw):  # other problems for other seeds
+        own[source] = drawn
+    return Arm(BASE, "base model", {**own, **_ALONE}, ())
 
 
 def held_out_spec(config: RunConfig) -> str:
@@ -151,8 +171,8 @@ def _check_run(config: RunConfig, arm: str) -> None:
         )
 
 
-def _shared_problems(arms: Mapping[str, Arm], seed: int) -> str:
-    """The spec of the held-out problems of all arms; refuses arms that differ in it."""
+def _check_problems(arms: Mapping[str, Arm], seed: int) -> None:
+    """Refuse arms that differ in their held-out problems."""
     specs = {name: held_out_spec(arm.config(seed)) for name, arm in arms.items()}
     first, wanted = next(iter(specs.items()))
     for name, spec in specs.items():
@@ -161,7 +181,6 @@ def _shared_problems(arms: Mapping[str, Arm], seed: int) -> str:
                 f"arms.{name}: held-out problems: got {spec!r}, expected {wanted!r}, as of "
                 f"{first}: arms are compared on the same ones; set held_out_from for all"
             )
-    return wanted
 
 
 def _settings(table: dict[str, Any], where: str) -> dict[str, Any]:
@@ -174,7 +193,7 @@ def _settings(table: dict[str, Any], where: str) -> dict[str, Any]:
         if name not in names:
             raise ConfigError(f"{where}: unknown setting {name!r}{did_you_mean(name, names)}")
         read[name] = _draw(value, f"{where}.{name}") if isinstance(value, dict) else value
-    if "products" in read and isinstance(read["products"], str):
+    if read.get("products") in list(MatmulPrecision):  # else refused with a run's settings
         how = {k: read.get(k, getattr(RunConfig, k)) for k in ("dtype", "device")}
         read["products"] = str(resolve(read["products"], **how))  # what auto is here
     return read

@@ -22,8 +22,8 @@ class Measured:
 
     Attributes:
         budget: Replies that it was measured at.
-        replies: Those it had given by then, trials included: as many, or a generation and a trial
-            more; less, if the time was up before.
+        replies: Those it had given by then, trials included, and those of a last trial: as many, or
+            a generation and trials more; if the time was up before, maybe less.
         generations: It had played by then.
         seconds: It had taken, without measuring.
         champion: What the adapter got right that one would deploy.
@@ -65,7 +65,7 @@ class Cell:
         settings: Those of the run that are not the defaults.
         budgets: Replies that it was to be measured at.
         seconds_limit: Seconds after which no generation was to begin; None for no limit.
-        cut_off: Whether they were up before the last budget was.
+        cut_off: Whether they were up before the last budget that was measured.
         problems: Digest of the held-out problems.
         measured: What came of it, one for each budget that was reached, or the time allowed.
         seconds: Of training, trials included.
@@ -100,6 +100,10 @@ class Cell:
         if budget is None:
             return self.measured[-1]
         return next((entry for entry in self.measured if entry.budget == budget), None)
+
+    def cut_at(self, budget: int | None = None) -> bool:
+        """Whether the time was up before a budget was, or before the last one measured."""
+        return self.cut_off and self.at(budget) is self.measured[-1]
 
 
 def marks(text: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from agents.engine.targets import target_linears
 from agents.loading.digest import base_digest
 from agents.loading.models import BaseModel, load_base
 from agents.measuring.evaluate import evaluate
@@ -18,6 +19,7 @@ from agents.population import BASE as BARE
 from agents.population import LoraPopulation
 from agents.progress import Progress
 from evolution.config import RunConfig
+from evolution.errors import UsageError
 from evolution.fitness.task import known, mean_of
 from evolution.manager import EvolutionManager
 from evolution.results import GenerationResult
@@ -133,15 +135,29 @@ def play(
     )
 
 
-def check_arms(arms: Iterable[Arm], seed: int) -> None:
-    """Check that the problems of all arms can be had and suit their roles, before one is played.
+def check_cells(cells: Iterable[tuple[Arm, int]], bases: Bases | None = None) -> None:
+    """Check what can be checked of arms with their seeds, before one is played.
+
+    That is whether problems can be had and suit the roles, and, with bases, whether these can be
+    loaded and have the layers that adapters are for.
 
     Raises:
         PopuloraError: If not.
     """
-    for arm in arms:
+    checked: set[tuple[Any, ...]] = set()
+    for arm, seed in cells:
         config = arm.config(seed)
+        told = [getattr(config, name) for name in (*BASE_SETTINGS, "targets")]
+        what = (config.problems, config.proposers, *told)
+        if what in checked:
+            continue
+        checked.add(what)
         check_roles(load_problems(config.problems, split="train", seed=seed), config.proposers)
+        if bases is not None:
+            try:
+                target_linears(bases.of(config)[0].model, config.targets)
+            except ValueError as error:
+                raise UsageError(f"arms.{arm.name}: {error}") from error
 
 
 def _nobody(label: str, fraction: float) -> None:
@@ -169,20 +185,20 @@ def _run(
     curves: dict[str, list[float | None]] = {}
     measured: list[Measured] = []
     label = f"{arm.name}, seed {config.seed}"
-    cut_off = False
+    time_is_up = cut_off = False
     notes: dict[str, int] = {}
     try:
         check_fit(population.base, train, config.solve_tokens)
         for budget in arm.replies:
-            while clock.replies < budget and not cut_off:
+            while clock.replies < budget and not time_is_up:
                 check()
                 (result,) = manager.run(1)
                 _note(curves, clock.replies, result)
                 _count(notes, result)
                 tell(label, min(clock.replies / arm.replies[-1], 1.0))
-                cut_off = limit is not None and clock.seconds >= limit
+                time_is_up = limit is not None and clock.seconds >= limit
             manager.confirm()
-            cut_off = cut_off and clock.replies < budget
+            cut_off = clock.replies < budget
             seconds, replies = round(clock.seconds, 2), clock.replies
             last = clock.measure(manager.conclude)  # the run goes on without
             if last is not None:

@@ -140,12 +140,7 @@ class Follower:
 
     def _config(self, saved: SavedRun) -> dict[str, Any]:
         """Settings as they are now; empty where they cannot be read."""
-
-        def read() -> dict[str, Any]:
-            changed = {change.option: change.after for change in saved.changes()}
-            return {**saved.tables.get("config", {}), **changed}
-
-        return self.reading("settings", read) or {}
+        return self.reading("settings", lambda: dict(saved.settings_now)) or {}
 
     def _whole_generations(self, size: object) -> list[tuple[int, dict[str, Any]]]:
         """Rows of the history, without those of a generation of which some are to come."""

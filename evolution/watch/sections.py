@@ -137,7 +137,7 @@ def _measured(follower: Follower, found: Findings) -> Shown | None:
 
 
 def _guard(follower: Follower, found: Findings) -> Shown | None:
-    return guard_shown(found.run, follower.guard_rows())
+    return follower.reading("guard", lambda: guard_shown(found.run, follower.guard_rows()))
 
 
 def _report(follower: Follower, found: Findings) -> Shown:

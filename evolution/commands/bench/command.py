@@ -156,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
     default = f"runs/bench-{_settings_hash(options, folders)}"
     if run is not None:
         default = str(run.path / "bench" / f"generation_{run.generation:04d}")
-    out = Path(options.out or default)
+    out = Path(options.out or default).expanduser()
     settings = ("model", "dtype", "products", "temperature", "seed")
     same = {name: getattr(options, name) for name in settings}
     if options.load_in_4bit:

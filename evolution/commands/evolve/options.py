@@ -1,5 +1,6 @@
 """What ``populora evolve`` is asked to do: a new run, one to go on with, or a branch."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -21,6 +22,7 @@ from evolution.runs.settings_files import presets, read_preset, read_toml
 from populora_env.settings import Range
 
 _PACKAGES = ("populora-env", "torch", "transformers", "numpy", "reasoning-gym")
+_PATHS = ("out", "resume", "branch")
 _SOURCES = ("preset", "config", "resume", "branch")
 
 
@@ -69,20 +71,23 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         )
     settings, saved = RunConfig(), None
     if named["resume"]:
-        check_resumable(Path(named["resume"]))  # before a model is loaded
+        check_resumable(Path(named["resume"]).expanduser())  # before a model is loaded
         settings = saved = SavedRun(named["resume"], "resume").settings()
     elif named["branch"]:
         origin, generation = split_branch(named["branch"])
         settings = saved = SavedRun(origin, "branch").settings(generation)
-    elif named["config"]:
-        settings = read_toml(named["config"])
-    elif named["preset"]:
-        settings = read_preset(named["preset"])
+    else:
+        if named["preset"]:
+            settings = read_preset(named["preset"])
+        if named["config"]:
+            settings = read_toml(named["config"], settings)
     default = EvolveOptions(**asdict(settings))
     options = parse(EvolveOptions, arguments, default=default, prog="populora evolve")
     # So that the run says what auto is here, and keeps to it elsewhere.
     products = resolve(options.products, dtype=options.dtype, device=options.device)
-    options = replace(options, products=products)
+    paths = {name: os.path.expanduser(getattr(options, name)) for name in _PATHS}
+    options = replace(options, products=products, **paths)
+    own = os.path.expanduser(settings.out)
     if options.workers and options.engine != "local":
         raise UsageError(
             f"--workers: got {options.workers} with --engine {options.engine}, expected 0: the "
@@ -94,14 +99,14 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         options = replace(options, worker_cpus=threads_of(options))
     if saved is not None:
         find_changes(plain_settings(saved), options, 0)  # refuses before a model is loaded
-    if options.resume and options.out != settings.out:
+    if options.resume and options.out != own:
         raise CheckpointError(
             f"out: got {options.out!r}, but a run goes on in its own folder; for a new one say "
             f"--branch {options.resume}@GENERATION"
         )
     if options.note and saved is None:
         raise UsageError("--note: only with --resume or --branch; a new run changes no settings")
-    if options.branch and options.out == settings.out and not _value_of(arguments, "--out"):
+    if options.branch and options.out == own and not _value_of(arguments, "--out"):
         return replace(options, out=new_folder())
     return options
 

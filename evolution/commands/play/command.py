@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from agents.rollout import rollout
@@ -128,7 +129,9 @@ def main(arguments: Sequence[str]) -> int:
         file = None
         if options.transcript:
             with writing_to("transcript", options.transcript):
-                file = stack.enter_context(open(options.transcript, "a", encoding="utf-8"))
+                file = stack.enter_context(
+                    Path(options.transcript).expanduser().open("a", encoding="utf-8")
+                )
         policy = policy_of(players, options, console)
         limits = dict.fromkeys(Phase, options.judge_tokens) | {
             Phase.PROPOSE: options.propose_tokens,

@@ -44,7 +44,7 @@ class RunData:
 
     Attributes:
         saved: Reads it.
-        config: Its settings as saved; empty if they were not.
+        config: Its settings as they are now; empty if they were not saved.
         versions: Package to version when the run began.
         generations: Numbers of the finished generations, ascending; G of them.
         agents: Names of the N agents.
@@ -170,7 +170,7 @@ def run_data(
                         raise ValueError(f"{name!r} is out of range")
                 empty = np.full((len(generations), len(agents)), np.nan)
                 series.setdefault(name, empty)[g, n] = float(value)
-    config = saved.tables.get("config", {})
+    config = saved.settings_now
     return RunData(
         saved=saved,
         config=config,

@@ -26,7 +26,8 @@ from evolution.config import EvolutionConfig, RunConfig
 from evolution.errors import ConfigError, UsageError
 from evolution.run_population import newborn
 from evolution.runs.changes import find_changes, plain_settings
-from evolution.runs.settings_files import from_mapping, read_toml
+from evolution.runs.checkpoint import RunFolder
+from evolution.runs.settings_files import from_mapping, read_preset, read_toml
 from tests.conftest import make_tiny_base
 from tests.evolution.test_cli import QUICK, one_line_error
 
@@ -213,6 +214,25 @@ def test_settings_that_are_no_toml_are_one_line(tmp_path, data, said):
         read_toml(file)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_overrides_a_preset_and_flags_override_both(tmp_path):
+    file = tmp_path / "seven.toml"
+    file.write_text("seed = 7\nsize = 5\n")
+    for order in (["--preset", "quick", "--config", str(file)],
+                  ["--config", str(file), "--preset", "quick"]):  # fmt: skip
+        read = read_options([*order, "--seed", "8"])
+        assert (read.seed, read.size) == (8, 5)
+        assert read.problems_per_generation == read_preset("quick").problems_per_generation
+        assert read.problems_per_generation != RunConfig().problems_per_generation
+
+
+def test_a_home_is_understood_in_paths_that_no_shell_has_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.toml").write_text('out = "~/run"\n')
+    assert read_options(["--config=~/x.toml"]).out == str(tmp_path / "run")
+    RunFolder("~/made").close()
+    assert (tmp_path / "made").is_dir()
 
 
 def test_settings_are_utf8_whatever_the_terminal_with_or_without_a_mark(tmp_path):

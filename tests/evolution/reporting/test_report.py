@@ -16,6 +16,7 @@ from evolution.reporting.findings import find
 from evolution.reporting.measures.audits import Verdict
 from evolution.reporting.measures.data import read_run_data
 from evolution.reporting.measures.measured import read_bench, read_curve, read_held_out
+from evolution.reporting.sections import facts
 from tests.evolution.synthetic_run import write_measured, write_run
 
 
@@ -200,6 +201,9 @@ def test_held_out_accuracy_while_the_run_went_on_is_what_the_audit_goes_by(tmp_p
         (lambda f: (f / "run.toml").write_text("config = 7"), "run.toml is damaged (config is no"),
         (lambda f: (f / "changes.jsonl").write_text('{"generation": 1, "option": [7]}'),
          "changes.jsonl is damaged (KeyError: 'from')"),
+        (lambda f: (f / "guard.jsonl").write_text(
+            '{"generation": 1, "agent": "agent_0", "rung": "note"}\n'),
+         "guard.jsonl is damaged (KeyError: 'anchors')"),
         (lambda f: (f / "summary.json").write_text(
             '{"held_out": {"problems": 8, "base": 0.5, "best": 7}}'),
          "summary.json is damaged (expected a number from 0 to 1, got 7)"),
@@ -210,6 +214,13 @@ def test_what_cannot_be_read_is_one_line(folder, capsys, spoil, said):
     line = error_of(capsys, folder)
     assert said in line
     assert str(folder) in line
+
+
+def test_a_run_that_went_on_is_shown_with_its_settings_of_now(tmp_path):
+    folder = write_run(tmp_path / "run", generations=3)
+    row = {"generation": 2, "option": "generations", "from": 3, "to": 9, "note": ""}
+    (folder / "changes.jsonl").write_text(json.dumps(row) + "\n")
+    assert facts(find(folder))["generations"] == "3 of 9 asked for"
 
 
 def _spoil(file, line):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import replace
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 from agents.measuring.paired import holm, sign_flip
+from evolution.studies.charts import chart
 from evolution.studies.comparing import answers
+from evolution.studies.drawing import WIDTH
 from evolution.studies.file import study_of
 from evolution.studies.measured import FIGURES, Measured
 from tests.evolution.studies import synthetic
@@ -124,12 +127,24 @@ def test_what_was_not_played_is_said_and_what_was_cut_off_is_counted(study, cell
     cells["other"] = {}
     cut = cells["high"][0].measured[-1]
     cells["high"][0] = replace(
-        cells["high"][0], measured=(replace(cut, budget=48, replies=20),), cut_off=True
+        cells["high"][0], measured=(replace(cut, budget=48, replies=60),), cut_off=True
     )
     first, second = answers(study, cells)
     assert first.notes == ("not played yet: other: vote",)
-    assert first.rows[2].cut_off == 1
+    assert first.rows[2].cut_off == 1  # though a last trial's replies come to more than the budget
+    assert [row.cut_off for row in second.rows] == [0, 0, 0, 0, 1]
     assert [row.interval.seeds for row in second.rows] == [5, 5, 5, 4, 5]
+
+
+def test_a_question_of_one_figure_is_headed_by_it_though_each_entry_names_it(cells):
+    asked = 'title = "How different?"\narms = ["low:vendi", "high:vendi"]'
+    study = study_of(tomllib.loads(f"{STUDY}[[questions]]\n{asked}"))
+    answer = answers(study, cells)[-1]
+    assert (answer.words, answer.share) == (FIGURES["vendi"].words, False)
+    drawn = chart(answer, 5)
+    places = [float(place) for place in re.findall(r'c?x="([-0-9.]+)"', drawn)]
+    assert FIGURES["vendi"].words in drawn
+    assert all(0 <= place <= WIDTH for place in places)
 
 
 def test_nothing_played_is_no_rows(study):

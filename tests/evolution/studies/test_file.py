@@ -8,7 +8,7 @@ import pytest
 
 from evolution.errors import ConfigError
 from evolution.studies.design import Entry
-from evolution.studies.file import read_study, study_of
+from evolution.studies.file import held_out_spec, read_study, study_of
 from tests.evolution.studies.conftest import STUDY
 
 ROOT = Path(__file__).parents[3]
@@ -54,6 +54,24 @@ def test_what_seeds_draw_is_the_same_for_all_arms():
     assert sum(rate < 3e-4 for rate in rates) in range(4, 17)
 
 
+def test_the_base_is_that_of_all_arms_and_answers_their_held_out_problems():
+    own = study(('model = "embedded"\n', ""), ("size = 1", 'size = 1\nmodel = "x"'),
+                ("size = 3", 'size = 3\nmodel = "x"'))  # fmt: skip
+    assert own.arms["base"].config(0).model == "x"
+    assert study(("size = 3", 'size = 3\nmodel = "x"')).arms["base"].config(0).model == "embedded"
+    with pytest.raises(ConfigError, match=r"settings\.model: got nothing, and arms differ in it"):
+        study(('model = "embedded"\n', ""), ("size = 3", 'size = 3\nmodel = "x"'))
+    given = 'problems = "procedural:chain_sum(max_terms=2,max_digits=1)"'
+    products = 'problems = "procedural:products"'
+    turns = '= {in_turn = ["procedural:products", "procedural:gcd"]}'
+    for change in (f"problems {turns}", f"{given}\nheld_out_from {turns}"):
+        base = study((given, change)).arms["base"]
+        specs = [held_out_spec(base.config(seed)) for seed in (0, 1)]
+        assert specs == ["procedural:products", "procedural:gcd"]
+    with pytest.raises(ConfigError, match=r"arms\.three: held-out problems: got 'procedural:gcd'"):
+        study(("size = 3", f"size = 3\nproblems {turns}"), (given, products))
+
+
 def test_seeds_may_take_turns_at_bases():
     turns = 'model = {in_turn = ["a", "b", "c"]}'
     read = study(('model = "embedded"', turns))
@@ -82,6 +100,7 @@ def test_seeds_may_take_turns_at_bases():
         ("size = 3", "elites = 9", "arms.three: elites . offspring: got 9"),
         ("size = 3", 'engine = "vllm"\nserver = "x"\nadapter_folder = "y"', "expected local"),
         ("size = 3", 'problems = "procedural:products"', "arms.three: held-out problems: got"),
+        ("rank = 2", 'products = "fast"', "arms.one: products: got 'fast', expected one of"),
         ("size = 3", "learning_rate = {log_uniform = [0, 1]}", "expected numbers above 0"),
         ("size = 3", "learning_rate = {uniform = [1]}", "learning_rate.uniform: got .1., expected"),
         ("size = 3", "learning_rate = {normal = [1, 2]}", "expected a value, or one of .uniform"),

@@ -115,11 +115,26 @@ def test_several_budgets_are_one_run_measured_on_its_way(study_file):
 
 
 def test_when_the_time_is_up_no_generation_begins(study_file):
-    study_file.write_text(study_file.read_text().replace("seeds = 2", "seeds = 2\nseconds = 1e-6"))
+    text = study_file.read_text().replace("seeds = 2", "seeds = 2\nseconds = 1e-6")
+    study_file.write_text(text)
     study = read_study(study_file)
     cell = play(study, study.arms["one"], 0, Bases())
     assert cell.cut_off
     assert cell.measured[0].generations == 1
+    study_file.write_text(text.replace("replies = 18", "replies = [2, 18]"))
+    study = read_study(study_file)
+    cell = play(study, study.arms["three"], 0, Bases())
+    assert [found.generations for found in cell.measured] == [1, 1]  # the first budget was reached
+    assert [cell.cut_at(budget) for budget in (2, 18, None)] == [False, True, True]
+
+
+def test_what_does_not_fit_a_base_is_said_before_anything_is_played(study_file, tmp_path, capsys):
+    study_file.write_text(study_file.read_text().replace("size = 3", 'size = 3\ntargets = "nope"'))
+    said = one_line_error(capsys, ["study", str(study_file), "--out", "out"])
+    assert "arms.three: targets: 'nope' matches no linear layer" in said
+    assert not (tmp_path / "out/results.jsonl").exists()
+    study_file.write_text(study_file.read_text().replace("chain_sum(", "no_such_thing("))
+    assert "no_such_thing" in one_line_error(capsys, ["study", str(study_file), "--dry-run"])
 
 
 def test_only_what_changed_is_played_again(study_file, tmp_path, capsys):
