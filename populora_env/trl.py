@@ -186,7 +186,8 @@ class RewardFunction:
         """Grade a batch of completions.
 
         Args:
-            prompts: Not needed.
+            prompts: What was asked, texts or chats: it says in which units a number is wanted.
+                None for not known.
             completions: Texts or chats, of which the last message counts.
             **columns: The columns of the data set, a list each, as long as ``completions``;
                 whatever else a trainer passes is ignored.
@@ -200,7 +201,6 @@ class RewardFunction:
             ValueError: If the column of answers is missing or of another length, or an answer is
                 not of the kind it should be.
         """
-        del prompts
         answers = columns.get(self._column)
         if answers is None:
             came = ", ".join(
@@ -216,9 +216,15 @@ class RewardFunction:
                 f"completion, got {len(answers)}"
             )
         known = [self._answer(i, answer) for i, answer in enumerate(answers)]
+        asked = [""] * len(known) if prompts is None else [_asked(prompt) for prompt in prompts]
+        if len(asked) != len(completions):
+            raise ValueError(
+                f"prompts must hold {len(completions)} prompts, one for each completion, got "
+                f"{len(asked)}"
+            )
         pairs = [
-            (Problem.create("", answer, self._kind), _said("completions", completion))
-            for answer, completion in zip(known, completions, strict=True)
+            (Problem.create(prompt, answer, self._kind), _said("completions", completion))
+            for prompt, answer, completion in zip(asked, known, completions, strict=True)
         ]
         grades = self._grader.grade_many(pairs)
         rewards = {True: self._right, False: self._wrong, None: None}

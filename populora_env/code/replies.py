@@ -20,7 +20,9 @@ _DEF = re.compile(r"\bdef\s+([A-Za-z_]\w{0,60})\s*\(")
 _IMPORT = re.compile(r"\s*(?:>>> )?((?:import|from)\s+[A-Za-z_][^\n]{0,120})$")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _PROMPT = re.compile(r"^(?:>>> ?|\.\.\. ?)")
-_INPUT = re.compile(r"^\W*(?:inputs?|arguments?|args|answer)\W{0,3}[:=]\s*(\S[^\n]*)$", re.I | re.M)
+_INPUT = re.compile(
+    r"^[^\w\n]{0,40}(?:inputs?|arguments?|args|answer)\W{0,3}[:=]\s*(\S[^\n]*)$", re.I | re.M
+)
 _MARKS = " \t`*.;"
 
 
@@ -197,7 +199,10 @@ def _lean(block: Block) -> Block:
     ]
     if len(kept) == len(tree.body):
         return block
-    program = read_program(ast.unparse(ast.Module(kept, [])))
+    try:
+        program = read_program(ast.unparse(ast.Module(kept, [])))
+    except NoProgramError:  # longer as it is written down than as it came
+        return block
     return Block(program, block.name, block.begin, block.end)
 
 

@@ -111,7 +111,7 @@ def read_program(text: str, name: str = "f") -> Program:
     function = named[name]
     _strip(module)
     if name != "f":
-        _rename(module, {"f": "g", name: "f"})
+        _rename(module, {"f": _unused(module), name: "f"})
     arguments = function.args
     if arguments.vararg or arguments.kwarg or arguments.kwonlyargs:
         raise NoProgramError("its arguments are not all plain ones")
@@ -121,7 +121,7 @@ def read_program(text: str, name: str = "f") -> Program:
         for node in ast.walk(function)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
-    source = ast.unparse(module)
+    source = _text(module)
     refused = _refused(module)
     measures: dict[str, float] = {
         "lines": source.count("\n") + 1,
@@ -131,9 +131,28 @@ def read_program(text: str, name: str = "f") -> Program:
     }
     _rename(module, {entry: f"v{at}" for at, entry in enumerate(_bound(module))})
     return Program(
-        source, ast.unparse(module), parameters, len(parameters) - len(arguments.defaults),
+        source, _text(module), parameters, len(parameters) - len(arguments.defaults),
         tuple(entry for entry in parameters if entry not in read), refused, measures,
     )  # fmt: skip
+
+
+def _text(module: ast.Module) -> str:
+    """Return a program's text.
+
+    Raises:
+        NoProgramError: If it has none, as some texts within an f-string.
+    """
+    try:
+        return ast.unparse(module)
+    except (ValueError, RecursionError):
+        raise NoProgramError("a program that cannot be written down") from None
+
+
+def _unused(module: ast.Module) -> str:
+    """Return a name that is nobody's in a program: g, if it is."""
+    nodes = list(ast.walk(module))
+    names = {str(getattr(node, field, "")) for node in nodes for field in ("id", "arg", "name")}
+    return next(name for name in ("g", *map("g{}".format, range(len(nodes)))) if name not in names)
 
 
 def _strip(module: ast.Module) -> None:

@@ -221,9 +221,12 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
     def _peer_replies(self) -> dict[str, str]:
         """Ask the peers, each object once; whatever goes wrong becomes a `NoReply`."""
         batches: dict[int, tuple[Peer, list[Request]]] = {}
-        for agent, peer in self._peers.items():
-            batches.setdefault(id(peer), (peer, []))[1].append(self._request(agent))
         replies: dict[str, str] = {}
+        for agent, peer in self._peers.items():
+            if not self._seen[agent]["has_task"]:
+                replies[agent] = ""
+                continue
+            batches.setdefault(id(peer), (peer, []))[1].append(self._request(agent))
         for peer, requests in batches.values():
             for request, reply in zip(requests, self._asked(peer, requests), strict=True):
                 if isinstance(reply, str):

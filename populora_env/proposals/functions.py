@@ -21,6 +21,7 @@ from populora_env.proposals.function_bank import BANK
 from populora_env.proposals.mutated import derived
 from populora_env.proposals.record import ProposalStatus
 from populora_env.proposals.task import TASKS, NotATask, Task, TaskKind, Told, request_text
+from populora_env.reading.numerals import canonical_number
 from populora_env.reading.said import said
 from populora_env.records import AnswerKind, Problem
 from populora_env.settings import Range, check_fields
@@ -222,7 +223,8 @@ class Functions(TaskKind):
         (arguments, value), shown = examples[0], self.options.shown
         block = f"```python\n{program.source}\n```"
         if kind == OUTPUT:
-            number = re.fullmatch(r"-?\d+(\.\d{1,5})?", value) is not None
+            plain = re.fullmatch(r"-?\d+(\.\d{1,5})?", value) is not None
+            number = plain and canonical_number(value) is not None  # none of hundreds of digits
             what = AnswerKind.NUMBER if number else AnswerKind.LITERAL
             return f"{block}\nWhat does f({arguments}) return?", value, what
         if kind == INPUT:

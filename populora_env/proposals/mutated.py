@@ -1,5 +1,6 @@
 """Inputs derived from one that was given: near it, and at the ends of what it may be."""
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -39,7 +40,8 @@ def _changed(value: Any, rng: np.random.Generator) -> Any:
         options = (value + near, value + near, near, 2 * value + 1, value // 2, value - 1)
         return abs(_one(options, rng)) if value >= 0 else _one(options, rng)
     if isinstance(value, float):
-        return round(_one((value + 1.5, value / 2, value * 2, value - 0.25), rng), 6)
+        other = round(_one((value + 1.5, value / 2, value * 2, value - 0.25), rng), 6)
+        return other if math.isfinite(other) else value
     if isinstance(value, str):
         return _changed_text(value, rng)[:_SIZE]
     if isinstance(value, list):

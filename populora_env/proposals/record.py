@@ -1,7 +1,9 @@
 """What became of a proposal, as a frozen record of a transcript."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from populora_env.storage import UNLESS_EMPTY
 
 
 class ProposalStatus(StrEnum):
@@ -34,6 +36,7 @@ class Proposal:
         key: Normal form, by which repeats are known; empty if there is none.
         novelty: Distance in [0, 1] to the nearest of the last ones of its kind; None if not valid.
         solve_rate: Share of the attempts that were right; None if nobody tried, or nobody knows.
+        task: Place of the task that was asked for among those of the source.
     """
 
     agent: str
@@ -45,6 +48,7 @@ class Proposal:
     key: str = ""
     novelty: float | None = None
     solve_rate: float | None = None
+    task: int = field(default=0, metadata=UNLESS_EMPTY)
 
     @property
     def valid(self) -> bool:

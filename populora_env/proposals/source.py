@@ -137,7 +137,7 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
 
         def refused(status: ProposalStatus, reason: str, task: Task | None = None) -> Proposal:
             shown, key = (text, "") if task is None else (task.text[:_SHOWN], task.key)
-            return Proposal(agent, kind.name, request.id, status, reason, shown, key)
+            return Proposal(agent, kind.name, request.id, status, reason, shown, key, task=at)
 
         if unread is not None:
             return refused(unread, _UNREAD[unread]), None
@@ -159,7 +159,7 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
         new = novelty(task.tokens, [seen.tokens for seen in before])
         proposal = Proposal(
             agent, kind.name, request.id, ProposalStatus.VALID, "", task.text[:_SHOWN], task.key,
-            new,
+            new, task=at,
         )  # fmt: skip
         return proposal, problem
 
@@ -171,7 +171,12 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
             proposal = transcript.proposal
             if proposal is None:
                 continue
-            at = names.index(proposal.kind)
+            at = proposal.task
+            if names[at : at + 1] != [proposal.kind]:
+                raise ValueError(
+                    f"transcripts: got a proposal of task {at}, {proposal.kind!r}, expected one "
+                    f"of {self.spec:.80}"
+                )
             if proposal.valid:
                 tokens = tuple(map(str, transcript.problem.metadata.get("tokens", ())))
                 self._recent[at].append(Seen(proposal.key, tokens))
@@ -331,13 +336,19 @@ def make_task(task: TaskSpec) -> TaskKind:
         raise ProblemSpecError(f"{SELF_PLAY}{task!s:.200}: {error}") from error
 
 
+_NO_SIGN = r"(?<![*/^+] )(?<!\d - )"
+
+
 def _stands_in(text: str, prompt: str) -> bool:
-    """Return whether a text stands in another, and not as a part of a longer word or number.
+    """Return whether a text stands in another, and not as a part of something longer.
+
+    That is a word, a number, or an expression that goes on.
 
     Lines and runs of spaces make no difference.
     """
     joined = " ".join(prompt.split())
-    return re.search(rf"(?<!\w){re.escape(' '.join(text.split()))}(?!\w)", joined) is not None
+    mine = re.escape(" ".join(text.split()))
+    return re.search(rf"(?<![\w*/^]){_NO_SIGN}{mine}(?!\w)(?! ?[-+*/^])", joined) is not None
 
 
 def novelty(tokens: Sequence[str], others: Sequence[Sequence[str]]) -> float:

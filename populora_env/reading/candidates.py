@@ -29,7 +29,7 @@ _NO_OTHER = (
 )
 _SENTENCE_END = re.compile(
     rf"\n{_NO_OTHER}"
-    r"|(?<!\\)(?:!|(?:(?<!\b(?:lb|ft|hr))(?<!\b(?:lbs|hrs|min))|(?!\.\s[0-9]))\."
+    r"|(?<!\\)(?:!(?!\s?=)|(?:(?<!\b(?:lb|ft|hr))(?<!\b(?:lbs|hrs|min))|(?!\.\s[0-9]))\."
     rf"|[;?](?!\s?(?:-?[0-9]|[Nn]o(?:pe)?\b|{_OPTION})))"
     rf"(?=[\"'*_`\u201d\u2019]{{0,4}}\s){_NO_OTHER}"
 )

@@ -83,6 +83,8 @@ _GOES_ON = re.compile(
     r" ?(?:[*^=≈/+\u00d7\u00f7-](?! ?[A-Za-z])|\\times|\\cdot|\\div|\\pm|x ?[$0-9])|[(:]"
     r"|(?: [A-Za-z]+){1,4} ?[-+*/=\u00d7\u00f7] ?[$0-9(]"
 )
+# ... a calculation that nobody has done: 2^5, 3 * 4.
+_CALCULATED = re.compile(rf" ?{_OPERATOR} ?[({{$]?-?[0-9]")
 _CLAUSE = re.compile(r"[,;(]|\. |\b(?:because|since|as|so|which|where)\b", re.IGNORECASE)
 _CLOCK = re.compile(r"(?<![0-9:])([0-9]{1,2}):00(?![0-9:])")
 _OTHER_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9])")
@@ -207,6 +209,8 @@ def read_stated(text: str) -> Statement:
             return Statement(side, True)
         found = NUMBER_IN_TEXT.search(side)
         if found is not None and not side[: found.start()].strip(_MARKS):
+            if _CALCULATED.match(side, found.end()):
+                return Statement(None, undone=True)
             return Statement(found[0])
     return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)))
 
@@ -225,6 +229,8 @@ def read_last(text: str) -> Statement:
     if side is not cleaned and not re.search(r"[,;]", side):
         found = NUMBER_IN_TEXT.search(side)
         if found is not None and not side[: found.start()].strip(_MARKS):
+            if _CALCULATED.match(side, found.end()):
+                return Statement(None, undone=True)
             return Statement(last_number(side[: found.end()]) or found[0])
     return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)) or last_number(cleaned))
 

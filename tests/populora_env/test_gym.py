@@ -337,3 +337,17 @@ def test_the_same_seed_gives_a_proposer_the_same_episodes():
         return told
 
     assert play() == play()
+
+
+def test_peers_are_asked_only_where_they_have_a_task():
+    asked = []
+
+    def peer(prompt):
+        asked.append(prompt)
+        return "The answer is 3."
+
+    env = gymnasium.make("populora/ReasoningProposer-v0", peers=peer)
+    env.reset(seed=0)
+    env.step("Problem: 12 + 30 =")
+    assert all(asked)
+    env.close()

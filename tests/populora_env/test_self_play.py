@@ -12,7 +12,7 @@ from populora_env.episodes.roles import Roles, role_games, role_name
 from populora_env.problems import ProblemSpecError
 from populora_env.problems.sources.base import Split, split_of
 from populora_env.proposals.record import ProposalStatus
-from populora_env.proposals.source import SelfPlaySource, novelty
+from populora_env.proposals.source import SelfPlaySource, _stands_in, novelty
 from populora_env.proposals.task import TASKS, NotATask, TextTask
 from populora_env.ratings import Ratings
 from populora_env.testing import check_episode_determinism, check_parallel_env
@@ -379,3 +379,25 @@ def test_make_by_name_takes_proposers():
     env = pettingzoo.make("parallel", "populora/ReasoningArena-v0", problems=SPEC, proposers=1)
     env.reset(seed=0)
     env.close()
+
+
+def test_two_tasks_of_one_kind_remember_each_its_own():
+    source = load_problems("self-play:expressions(digits=1)+expressions(digits=3)", seed=0)
+    for wanted in (0, 1):
+        requests = [source[i] for i in range(60) if source[i].metadata["task"] == wanted][:3]
+        found = []
+        for request in requests:
+            proposal, problem = source.verify(request, "agent_0", "Problem: 5 + 3 - 7 + 1 =")
+            found.append(proposal.status.value)
+            source.observe([Transcript(problem or request, ("agent_0",), (), (), (), {}, 0,
+                                       proposal=proposal)])  # fmt: skip
+        assert found == ["valid", "repeated", "repeated"]
+
+
+def test_a_part_of_an_example_is_a_task_of_its_own():
+    for prompt, copied in (
+        ("Problem: 81 - 20 =", True), ("Problem: 81 - 20 * 5 =", False), ("say 81 - 20", True),
+        ("Problem: 5 * 81 - 20 =", False), ("Problem: 5 - 81 - 20 =", False), ("- 81 - 20", True),
+        ("Problem: 181 - 20 =", False),
+    ):  # fmt: skip
+        assert _stands_in("81 - 20", prompt) is copied, prompt

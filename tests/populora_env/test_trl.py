@@ -375,3 +375,12 @@ def test_the_last_message_of_a_completion_must_be_the_models(role):
         assert reward(
             completions=[chat, [*chat, {"role": "assistant", "content": "18"}]], answer=["18", "18"]
         ) == [0.0, 1.0]
+
+
+def test_the_question_says_in_which_units_a_number_is_wanted():
+    with RewardFunction() as reward:
+        asked = {"completions": ["Answer: 2 dozen"], "answer": ["2"]}
+        assert reward(prompts=["How many dozen eggs does she have?"], **asked) == [1.0]
+        assert reward(prompts=["How many eggs does she have?"], **asked) == [0.0]
+        with pytest.raises(ValueError, match="prompts must hold 1 prompts"):
+            reward(prompts=[], **asked)

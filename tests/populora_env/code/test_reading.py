@@ -287,3 +287,20 @@ def test_long_replies_take_little_time():
     ]:
         code_answer(text)
     assert time.process_time() - began < 20
+
+
+def test_names_that_are_taken_are_left_to_those_who_have_them():
+    source = read_program(
+        "def solve(x):\n    f = x + 1\n    g = x * 2\n    return f + g", "solve"
+    ).source
+    assert source == "def f(x):\n    g0 = x + 1\n    g = x * 2\n    return g0 + g"
+
+
+def test_what_is_longer_written_down_than_it_came_is_read_as_it_came():
+    text, indent = "def helper(x):\n return x\ndef f(x):\n", " "
+    for depth in range(12):
+        text += f"{indent}if x > {depth}:\n"
+        indent += " "
+    text += f"{indent}x += 1\n" * 50 + " return x\n"
+    assert read_answer(text, AnswerKind.CODE).answer is not None
+    assert read_answer("-\n" * 20_000 + "x", AnswerKind.CODE).answer is None  # and at once

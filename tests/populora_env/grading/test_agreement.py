@@ -53,6 +53,12 @@ NUMBERS = [
     ("18", "#### Step 1: add\n9+9=18\n#### Step 2: done\nSo we get 18", "Y"),
     ("18", "#### Final answer:\n18", "Y"),
     ("18", "9 + 9 = 18, and that is all", "Y"),
+    ("32", "Answer: x = 2^5", "N"),
+    ("2", "Answer: x = 2^5", "N"),
+    ("2", "Answer: 8 = 2^3", "N"),
+    ("5", "Answer: 5! = 120", "N"),
+    ("120", "Answer: 5! = 120", "Y"),
+    ("7", "Answer: x = 7 (since 3 + 4)", "Y"),
     # how numbers are written
     ("18", "Answer: 18.0", "Y"),
     ("18", "Answer: 018", "Y"),

@@ -118,3 +118,23 @@ def test_a_forked_process_has_its_own():
             os._exit(code)
     assert os.waitpid(child, 0) == (child, 0)
     assert watched.draw_watched("gcd", {"max_value": 10**6}, 3) == expected
+
+
+_UNORDERED = ("isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note",
+              "word_ladder")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_problems_are_the_same_in_every_process():
+    specs = [f"procedural:{name}" for name in (*_UNORDERED, "word_ladder(max_word_length=4)")]
+    code = (
+        "from populora_env import load_problems\n"
+        f"print(*[load_problems(spec, seed=1)[i].id for spec in {specs} for i in range(2)])"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed},
+                       capture_output=True, text=True, check=True).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1
+    assert len(found.pop().split()) == 2 * len(specs)

@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 import numpy as np
 import pytest
 
+from populora_env import parallel_env
 from populora_env.code.checks import read_check
 from populora_env.grading import Grader
 from populora_env.problems import ProblemSpecError, load_problems
@@ -258,3 +259,20 @@ def test_no_text_raises_anything_else(mixed):
             mixed.read(text, rng(read))
             read += 1
     assert read > 300
+
+
+@pytest.mark.parametrize("text", [
+    "def f(n):\n    return 2 ** n\nf(1500)",  # a number of more digits than are compared
+    "def f(x):\n    return x / 2\nf(1.7e308)",  # of which there is no larger one
+    'def f(x):\n    return f"{x.replace(\'\u00a0\', \'\')}"\nf("a")',  # written down nowhere
+])  # fmt: skip
+def test_no_function_stops_an_episode(text):
+    env = parallel_env("self-play:functions", num_agents=2, proposers=1, evaluation="none")
+    env.reset(seed=1)
+    try:
+        env.step({"agent_0": text, "agent_1": ""})
+        while env.agents:
+            env.step(dict.fromkeys(env.agents, "Answer: 5"))
+        assert env.transcript.proposal is not None
+    finally:
+        env.close()
