@@ -121,12 +121,16 @@ class LoraPopulation(NamedAdapters):
             adapter_dtype=adapter_dtype,
         )
         self.temperatures: NDArray[np.float64] = np.ones(size)
-        self.temperature, self.top_p = temperature, top_p
-        if engine is None and base.is_skeleton:
-            raise ValueError(
-                f"engine: got None, but the weights of {base.name!r} are not here; pass an engine "
-                "that has them, or load the base with load_base"
-            )
+        try:
+            self.temperature, self.top_p = temperature, top_p
+            if engine is None and base.is_skeleton:
+                raise ValueError(
+                    f"engine: got None, but the weights of {base.name!r} are not here; pass an "
+                    "engine that has them, or load the base with load_base"
+                )
+        except ValueError:
+            self.lora.detach()  # so that the base is free for the next try
+            raise
         self.engine = LocalEngine(base, self.lora, max_rows) if engine is None else engine
         self.watcher: Callable[[Answered], object] | None = None
         self._recent: dict[str, Generated] = {}

@@ -32,9 +32,11 @@ def choose(
     if top_p < 1:
         probabilities = nucleus(probabilities, top_p)
     cumulative = probabilities.cumsum(-1)
-    target = torch.from_numpy(uniforms).to(cumulative)[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    return chosen.clamp_(max=logits.shape[-1] - 1)
+    whole = cumulative[:, -1:]
+    target = torch.from_numpy(uniforms).to(cumulative)[:, None] * whole
+    # A number close to 1 rounds to 1: still less than the whole, so that the token has a share.
+    target = torch.minimum(target, torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
 
 def tempered(logits: Tensor, temperature: float | np.ndarray) -> Tensor:

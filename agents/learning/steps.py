@@ -67,7 +67,7 @@ class LearnerConfig:
     """
 
     learning_rate: Annotated[float | Sequence[float], Range(0.0)] = 3e-4
-    max_grad_norm: Annotated[float, Range(0.0)] = 1.0
+    max_grad_norm: Annotated[float, Range(0.0, above=True)] = 1.0
     beta1: Annotated[float, Range(0.0, 0.99999)] = 0.9
     beta2: Annotated[float, Range(0.0, 0.99999)] = 0.99
     weight_decay: Annotated[float, Range(0.0)] = 0.0

@@ -23,6 +23,7 @@ from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource
 from populora_env.problems.fewshot import PromptPreset, prompt_preset
 from populora_env.reading.answers import canonical_answer
+from populora_env.reading.no_reply import NoReply
 from populora_env.records import Phase, Problem
 from populora_env.settings import Range, check_fields
 from populora_env.storage import storable
@@ -270,6 +271,8 @@ class _BatchLog:
         self.rows[place] = LoggedReply(
             key, participant.content, asked, request.max_new_tokens, text, marks
         )
+        if isinstance(reply, NoReply):  # counts here, and is asked for again another time
+            return
         self._waiting.append(place)
         if len(self._waiting) >= _TOGETHER:
             self.write()

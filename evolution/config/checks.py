@@ -7,11 +7,14 @@ population's size tells (`EvolutionConfig.resolved`).
 """
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from evolution.errors import ConfigError, OperatorError
+from evolution.exchange.exploiting import ADAPTED
 from evolution.exchange.gate import GATES
 from evolution.exchange.step import EXCHANGES
+from evolution.exchange.strategies import SHAPES
 from evolution.fitness.attempts import MINIMAL_CRITERIA
 from evolution.fitness.diversity import KERNELS
 from evolution.fitness.rules import FITNESSES
@@ -57,7 +60,7 @@ def check_together(config: "EvolutionConfig") -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if exchange is not None:
-        _check_exchange(config, exchange.name)
+        _check_exchange(config, exchange.name, exchange.parameters)
     if schedule.name == "target" and config.diversity_weight <= 0:
         raise ConfigError(
             f"diversity_weight: got {config.diversity_weight:g}, expected above 0: "
@@ -89,8 +92,24 @@ def check_together(config: "EvolutionConfig") -> None:
         )
 
 
-def _check_exchange(config: "EvolutionConfig", name: str) -> None:
-    """Check what an exchange asks of the learner."""
+def _check_exchange(config: "EvolutionConfig", name: str, parameters: Mapping[str, Any]) -> None:
+    """Check what an exchange asks of the learner and the gate, and names in its brackets."""
+    shape = parameters.get("shape", SHAPES[0])
+    if name == "evolution_strategy" and shape not in SHAPES:
+        raise ConfigError(f"exchange: shape: got {shape!r}, expected one of {', '.join(SHAPES)}")
+    if name == "evolution_strategy" and config.gate != "none":
+        raise ConfigError(
+            f"gate: got {config.gate!r} with exchange = {config.exchange}, expected none: whoever "
+            "stays has a perturbation of before, and the mean is lost"
+        )
+    if name == "exploit_explore":
+        adapted = [part.strip() for part in str(parameters.get("adapt", ADAPTED[0])).split("+")]
+        if unknown := [part for part in adapted if part not in ADAPTED]:
+            raise ConfigError(
+                f"exchange: adapt: got {unknown[0]!r}, expected {', '.join(ADAPTED)}, joined by +"
+            )
+        if "kl" in adapted and not config.kl:
+            raise ConfigError("kl: got 0 with adapt = kl, expected above 0: a factor changes it")
     learns = config.learner != "none"
     if name == "evolution_strategy" and learns:
         raise ConfigError(

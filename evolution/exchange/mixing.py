@@ -1,11 +1,16 @@
 """Mixing: weights of members in a sum, searched for on fresh training problems."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
 from evolution.lowrank.genomes import Genome, read_genome, write_genome
 from evolution.lowrank.sums import weighted_sum
 from evolution.operators.selection import ranking
+
+if TYPE_CHECKING:
+    from cmaes import CMA
 
 _ATTENTION = ("attn", "attention")
 
@@ -50,42 +55,67 @@ def cma_es(
         size = int(places.max() + 1)
         seed = int(step.generator("cma_es", number).integers(2**31))
         search = CMA(np.ones(count * size), sigma, seed=seed, population_size=max(count, 4))
-        best: tuple[float, np.ndarray] | None = None
-        tried = 0
-        for turn in range(rounds):
-            asked = [search.ask() for _ in range(search.population_size)]
-            if turn == 0:
-                asked[0] = np.ones(count * size)  # the plain mean is among them
-            scores: list[float] = []
-            for start in range(0, len(asked), count):
-                batch = asked[start : start + count]
-                for slot, vector in zip(slots, batch, strict=False):
-                    mixed, _ = _mixed(members, vector, places)
-                    write_genome(step.lora, slot, mixed)
-                marks = step.measure(slots[: len(batch)], problems)
-                scores += marks.mean(1).tolist() if marks.shape[1] else [0.0] * len(batch)
-            tried += len(asked)
-            for score, vector in zip(scores, asked, strict=True):
-                if best is None or score > best[0]:
-                    best = score, vector
-            search.tell([(x, -score) for x, score in zip(asked, scores, strict=True)])
-        assert best is not None
-        for slot in slots:
-            write_genome(step.lora, slot, before[slot])
-        mixed, error = _mixed(members, best[1], places)
+        try:
+            found = _search(step, slots, members, places, search, rounds, problems)
+        finally:
+            for slot in slots:
+                write_genome(step.lora, slot, before[slot])
+        if found is None:  # no problem has a known answer
+            continue
+        (score, vector), tried = found
+        broken = [slot for slot in home.tolist() if slot not in slots]
+        mixed, error = _mixed(members, vector, places)
         order = ranking(step.standing[sound])
-        worst = slots[int(order[-1])]
+        worst = broken[0] if broken else slots[int(order[-1])]
         write_genome(step.lora, worst, mixed)
         parents = tuple(slots[i] for i in order.tolist())
         notes = {
             "weights": [[round(float(x) / count, 4) for x in row] for row in
-                        best[1].reshape(size, count)],
-            "accuracy": round(best[0], 4),
+                        vector.reshape(size, count)],
+            "accuracy": round(score, 4),
             "mixes": tried,
             "recompression_error": round(error, 6),
         }  # fmt: skip
         made.append(Exchanged(worst, parents, notes))
     return made
+
+
+def _search(
+    step: ExchangeStep,
+    slots: list[int],
+    members: list[Genome],
+    places: np.ndarray,
+    search: "CMA",
+    rounds: int,
+    problems: int,
+) -> tuple[tuple[float, np.ndarray], int] | None:
+    """The best mix with its score, and how many were tried; None where nothing is known of any.
+
+    Members' slots hold mixes when it ends.
+    """
+    best: tuple[float, np.ndarray] | None = None
+    tried, count = 0, len(slots)
+    for turn in range(rounds):
+        asked = [search.ask() for _ in range(search.population_size)]
+        if turn == 0:
+            asked[0] = np.ones(len(asked[0]))  # the plain mean is among them
+        scores: list[float] = []
+        for start in range(0, len(asked), count):
+            batch = asked[start : start + count]
+            for slot, vector in zip(slots, batch, strict=False):
+                mixed, _ = _mixed(members, vector, places)
+                write_genome(step.lora, slot, mixed)
+            marks = step.measure(slots[: len(batch)], problems)
+            if not marks.shape[1]:
+                return None
+            scores += marks.mean(1).tolist()
+        tried += len(asked)
+        for score, vector in zip(scores, asked, strict=True):
+            if best is None or score > best[0]:
+                best = score, vector
+        search.tell([(x, -score) for x, score in zip(asked, scores, strict=True)])
+    assert best is not None
+    return best, tried
 
 
 def _parts(names: list[str], modules: bool) -> np.ndarray:

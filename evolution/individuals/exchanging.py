@@ -156,7 +156,9 @@ class Exchanging:
 
     def _proven(self) -> list[int]:
         elites = self.reevaluations.elites
-        return [slot for slot, one in self.lineage.living.items() if one.name in elites]
+        first = self.config.only_propose  # who only proposes has no marks to be tested by
+        living = self.lineage.living.items()
+        return [slot for slot, one in living if one.name in elites and slot >= first]
 
     def _admit(
         self,

@@ -71,7 +71,8 @@ class Standing:
             known = values[np.isfinite(values)]
             mean = known.mean() if len(known) else 0.0
             self._lead[slots] = self._memory * self._lead[slots] + values - mean
-            self._noise[slots] = self._memory**2 * self._noise[slots] + errors[slots] ** 2
+            before = self._memory**2 * self._noise[slots] if self._memory else 0.0  # of inf, too
+            self._noise[slots] = before + errors[slots] ** 2
             self.evidence[slots] = self._memory * self.evidence[slots] + 1
 
     def correct(self, slots: Sequence[int], earned: np.ndarray) -> None:

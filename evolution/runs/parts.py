@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-LATER = frozenset({"births", "exchange", "guard"})
+LATER = frozenset({"births", "exchange", "guard", "progress"})
 """Parts that a run of the last version lacks: there they stay as they were made."""
 
 _PREFIXES = {"appraisal": "fitness."}  # as its tensors were always called

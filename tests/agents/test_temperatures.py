@@ -78,3 +78,9 @@ def test_out_of_range(population, bad):
     population.temperature = [1.0, bad, 1.0]
     with pytest.raises(ValueError, match=r"temperature: got .*, expected a finite number"):
         population.generate(REQUESTS)
+
+
+def test_what_is_refused_leaves_the_base_free(tiny_base):
+    with pytest.raises(ValueError, match="temperature: got 3 values"):
+        LoraPopulation(tiny_base, 2, 2, temperature=[1, 2, 3])
+    LoraPopulation(tiny_base, 2, 2).lora.detach()

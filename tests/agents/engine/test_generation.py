@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from agents.engine import generation
 from agents.engine.adapters import Layout, RowLayout, StackedLora
 from agents.engine.general_pass import pad_right
 from agents.engine.generation import DecodeStats, Job, common_prefix, generate
-from agents.engine.sampling import nucleus
+from agents.engine.sampling import choose, nucleus
 from tests.agents.helpers import randomise
 
 PROMPTS = ["short", "a rather longer prompt", "x", "yet another one, the longest of them all"]
@@ -327,3 +328,10 @@ def test_decoding_leaves_no_layout_and_no_activation_behind(tiny_base):
     assert lora._routing.service is None
     assert lora._routing.input is None
     assert not lora._routing._kept
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_no_number_draws_a_token_without_a_share(top_p):
+    logits = torch.full((1, 50), -1e9)
+    logits[0, :3] = torch.tensor([1.0, 0.9, 0.8])
+    assert choose(logits, np.array([1 - 1e-9]), 1.0, top_p).item() in (0, 1, 2)

@@ -13,6 +13,7 @@ from agents.measuring.reply_log import ReplyLog, ReplyLogError
 from agents.population import LoraPopulation
 from populora_env.problems import SequenceSource
 from populora_env.problems.fewshot import prompt_preset
+from populora_env.reading.no_reply import NoReply
 from populora_env.records import Phase, Problem, Request
 from tests.agents.helpers import randomise
 
@@ -84,6 +85,16 @@ def test_all_figures_by_hand():
 def test_the_name_in_results_need_not_be_the_policys():
     result = benchmark(Scripted(), PROBLEMS, [Participant("mine", "agent_2")])
     assert result.main.accuracy["mine"].value == 0.5
+
+
+def test_replies_that_never_came_are_asked_for_again(tmp_path):
+    log = ReplyLog(tmp_path / "replies.jsonl")
+    down = benchmark(FunctionPolicy(lambda prompt: NoReply()), PROBLEMS, ["agent_0"], log=log)
+    assert down.main.accuracy["agent_0"].value == 0
+    assert len(log) == 0
+    up = Scripted()
+    benchmark(up, PROBLEMS, ["agent_0"], log=log)
+    assert len(up.asked) == len(log) == len(PROBLEMS)
 
 
 def test_cut_off_and_gone_on_asks_nothing_twice(tmp_path):

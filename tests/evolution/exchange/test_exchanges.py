@@ -204,6 +204,32 @@ def test_cma_es_finds_the_member_that_answers_and_costs_what_it_says():
     assert distance(updates(lora, 3), good) < 0.7 * distance(mean_of(before), good)
 
 
+def test_cma_es_heals_what_is_broken_and_leaves_all_as_they_were_where_nothing_is_measured():
+    lora = random_lora(RANKS)
+    before = [updates(lora, slot) for slot in range(4)]
+
+    def interrupted(slots, count):
+        raise KeyboardInterrupt
+
+    use = EXCHANGES.read("cma_es(problems=2,rounds=2)")
+    assert use(told(lora, measure=lambda slots, count: np.zeros((len(slots), 0)))) == []
+    with pytest.raises(KeyboardInterrupt):
+        use(told(lora, measure=interrupted))
+    assert all(distance(updates(lora, slot), before[slot]) == 0 for slot in range(4))
+    (made,) = use(told(lora, standing=(np.nan, 1.0, 2.0, 0.0)))
+    assert (made.slot, made.parents) == (0, (2, 1, 3))
+
+
+def test_a_mean_is_moved_only_in_rows_that_all_share():
+    lora = random_lora(RANKS)
+    use = EXCHANGES.read("evolution_strategy")
+    with pytest.raises(ConfigError, match="rows A that members share"):
+        use(told(lora))
+    for layer in lora.layers():
+        layer.A[:] = layer.A[0].clone()
+    assert len(use(told(lora))) == 4
+
+
 def test_the_least_fit_copy_the_fittest_and_change_their_settings():
     lora = random_lora(RANKS)
     best = content_hash(lora, 0)
@@ -279,6 +305,13 @@ def test_weights_of_members():
         ({"exchange": "average(rate=3)"}, "rate: got 3"),
         ({"exchange": "average", "learner": "none"}, "expected members that learn"),
         ({"exchange": "evolution_strategy"}, "set learner = none"),
+        ({"exchange": "evolution_strategy(shape='rank')", "learner": "none"}, "shape: got 'rank'"),
+        (
+            {"exchange": "evolution_strategy", "learner": "none", "gate": "paired"},
+            "gate: got 'paired'",
+        ),
+        ({"exchange": "exploit_explore(adapt='lr')"}, "adapt: got 'lr', expected learning_rate"),
+        ({"exchange": "exploit_explore(adapt='kl')"}, "kl: got 0 with adapt = kl"),
     ],
 )
 def test_bad_settings_are_one_line(settings, said):

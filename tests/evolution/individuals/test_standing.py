@@ -47,6 +47,13 @@ def test_one_problem_tells_no_error():
     assert np.isinf(lead_errors(np.array([[1.0, 0.0]]))).all()
 
 
+def test_without_memory_one_generation_alone_counts():
+    standing = Standing(2, 0.0)
+    for error in (np.inf, 0.25):
+        standing.update(np.array([1.0, 0.0]), np.array([error, error]))
+    assert standing.errors.tolist() == [0.125, 0.125]  # of a lead that is shrunk by half
+
+
 def test_newborns_begin_anew_and_copies_keep_what_was_measured():
     standing = told([1.0, 2.0, 6.0])
     before = standing.values.copy()
