@@ -49,7 +49,7 @@ class GradeStatus(StrEnum):
     SEVERAL = "several"  # several different answers were offered as the final one
     UNREADABLE = "unreadable"  # a final answer was given, but not one of the kind asked for
     TIMED_OUT = "timed_out"  # the check was stopped for its time or memory
-    UNGRADED = "ungraded"  # the problem has no known answer
+    UNGRADED = "ungraded"  # the problem has no known answer, or no reply came
 
 
 class ReplyStatus(StrEnum):

@@ -323,5 +323,5 @@ class Episode:
 def _paid_at_once(reply: str, status: ReplyStatus) -> Parts:
     return {
         RewardPart.FORMAT.value: format_part(status),
-        RewardPart.LENGTH.value: length_part(reply),
+        RewardPart.LENGTH.value: None if status is ReplyStatus.FAILED else length_part(reply),
     }

@@ -178,7 +178,7 @@ class Grader:
         self.close()
 
     def _status(self, problem: Problem, reading: AnswerReading) -> GradeStatus:
-        if problem.answer is None:
+        if problem.answer is None or reading.status is ReplyStatus.FAILED:
             return GradeStatus.UNGRADED
         gold = _canonical_gold(problem.answer, problem.answer_kind)
         if gold is None:

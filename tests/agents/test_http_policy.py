@@ -98,7 +98,7 @@ def test_the_empty_texts_of_a_policy_that_counts_its_failures_are_failures():
         (transcript,) = rollout(Counting(), [arena], [problem])
     assert [turn.status for turn in transcript.turns] == [ReplyStatus.OK, ReplyStatus.FAILED]
     assert transcript.attempts[1].text == ""
-    assert transcript.attempts[1].grade.correct is False
+    assert transcript.attempts[1].grade.correct is None  # of what never came nothing is known
 
 
 def test_what_never_came_survives_copies():

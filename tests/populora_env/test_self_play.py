@@ -15,6 +15,7 @@ from populora_env.proposals.record import ProposalStatus
 from populora_env.proposals.source import SelfPlaySource, _stands_in, novelty
 from populora_env.proposals.task import TASKS, NotATask, TextTask
 from populora_env.ratings import Ratings
+from populora_env.reading.no_reply import NoReply
 from populora_env.testing import check_episode_determinism, check_parallel_env
 
 SPEC = "self-play:test_sums"
@@ -401,3 +402,23 @@ def test_a_part_of_an_example_is_a_task_of_its_own():
         ("Problem: 181 - 20 =", False),
     ):  # fmt: skip
         assert _stands_in("81 - 20", prompt) is copied, prompt
+
+
+def test_a_reply_that_never_came_is_no_wrong_one():
+    env = ReasoningArena([Problem.create("1 + 1 =", "2")], 2, evaluation="none")
+    env.reset()
+    _, rewards, _, _, infos = env.step({"agent_0": "Answer: 2", "agent_1": NoReply()})
+    assert rewards["agent_1"] == 0
+    assert set(infos["agent_1"]["parts"].values()) == {None}
+    assert [a.correct for a in env.transcript.attempts] == [True, None]
+    env = populora_env.parallel_env(
+        "self-play:expressions", num_agents=3, proposers=1, evaluation="none",
+        rewards="learnability",
+    )  # fmt: skip
+    env.reset(seed=1)
+    env.step({"agent_0": "Problem: 12 + 30 =", "agent_1": "", "agent_2": ""})
+    env.step({"agent_0": "", "agent_1": "Answer: 42", "agent_2": NoReply()})
+    transcript = env.unwrapped.transcript
+    assert transcript.proposal.solve_rate == 1  # of those that came
+    assert len(role_games([transcript])) == 1
+    env.close()
