@@ -111,6 +111,11 @@ class LoraPopulation(NamedAdapters):
         top_p: float = 1.0,
         engine: Engine | None = None,
     ) -> None:
+        if engine is None and base.is_skeleton:
+            raise ValueError(
+                f"engine: got None, but the weights of {base.name!r} are not here; pass an engine "
+                "that has them, or load the base with load_base"
+            )
         super().__init__(
             base,
             size,
@@ -122,15 +127,11 @@ class LoraPopulation(NamedAdapters):
         )
         self.temperatures: NDArray[np.float64] = np.ones(size)
         try:
-            self.temperature, self.top_p = temperature, top_p
-            if engine is None and base.is_skeleton:
-                raise ValueError(
-                    f"engine: got None, but the weights of {base.name!r} are not here; pass an "
-                    "engine that has them, or load the base with load_base"
-                )
-        except ValueError:
+            self.temperature = temperature
+        except BaseException:
             self.lora.detach()  # so that the base is free for the next try
             raise
+        self.top_p = top_p
         self.engine = LocalEngine(base, self.lora, max_rows) if engine is None else engine
         self.watcher: Callable[[Answered], object] | None = None
         self._recent: dict[str, Generated] = {}

@@ -20,6 +20,7 @@ Reader = Callable[[object, str], Any]
 
 NEVER: Mapping[str, bool] = {"stored": False}
 UNLESS_EMPTY: Mapping[str, bool] = {"stored_empty": False}
+_MOST = sys.float_info.max  # above are integers that no float holds, and infinity itself
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -99,7 +100,8 @@ def _reader(kind: Any) -> Reader:
             return read
         return lambda value, where: None if value is None else read(value, where)
     if origin is tuple:
-        return partial(_tuple, inner)
+        several = inner[-1] is Ellipsis
+        return partial(_tuple, tuple(map(_reader, inner[:1] if several else inner)), several)
     if origin in (dict, Mapping):
         return partial(_mapping, origin, _reader(inner[1]))
     if origin is float:
@@ -132,16 +134,17 @@ def _entries(kind: type) -> tuple[Mapping[str, Reader], tuple[str, ...]]:
     return {entry.name: _reader(hints[entry.name]) for entry in own}, tuple(needed)
 
 
-def _tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+def _tuple(
+    readers: tuple[Reader, ...], several: bool, value: object, where: str
+) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise _refusal("tuple", value, where)
     entries: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
-    if kinds[-1] is Ellipsis:
-        read = _reader(kinds[0])
-        return tuple([read(entry, where) for entry in entries])
-    if len(entries) != len(kinds):
-        raise ValueError(f"{where}: expected {len(kinds)} entries, got {len(entries)}")
-    return tuple(_reader(kind)(entry, where) for kind, entry in zip(kinds, entries, strict=True))
+    if several:
+        readers *= len(entries)
+    elif len(entries) != len(readers):
+        raise ValueError(f"{where}: expected {len(readers)} entries, got {len(entries)}")
+    return tuple([read(entry, where) for read, entry in zip(readers, entries, strict=True)])
 
 
 def _mapping(kind: type, read: Reader, value: object, where: str) -> dict[str, Any]:
@@ -161,9 +164,7 @@ def _number(value: object, where: str) -> float:
     """Return a stored float; numbers that are not finite were stored by their names."""
     if isinstance(value, str) and value in ("nan", "inf", "-inf"):
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refusal("float", value, where)
-    if abs(value) > sys.float_info.max:  # an integer that no float holds, or infinity itself
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MOST:
         raise _refusal("float", value, where)
     return float(value)
 

@@ -111,9 +111,7 @@ def _said(cell: Cell, arm: Arm, place: str, seconds: float) -> str:
     found = cell.measured[-1]
     shown = ", ".join(
         f"{name} {float(FIGURES[name].values(found).mean()):.3f}"
-        for name in ("accuracy", "members", "vote", "any", "average")[
-            : 5 if found.replies and found.members else 1
-        ]
+        for name in _SHOWN[: None if found.replies and found.members else 1]
     )
     cut = f", cut off before {found.budget}" if cell.cut_off else ""
     return (

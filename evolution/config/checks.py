@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from evolution.errors import ConfigError, OperatorError
-from evolution.exchange.exploiting import ADAPTED
+from evolution.exchange.exploiting import adapted
 from evolution.exchange.gate import GATES
 from evolution.exchange.step import EXCHANGES
 from evolution.exchange.strategies import SHAPES
@@ -102,13 +102,12 @@ def _check_exchange(config: "EvolutionConfig", name: str, parameters: Mapping[st
             f"gate: got {config.gate!r} with exchange = {config.exchange}, expected none: whoever "
             "stays has a perturbation of before, and the mean is lost"
         )
-    if name == "exploit_explore":
-        adapted = [part.strip() for part in str(parameters.get("adapt", ADAPTED[0])).split("+")]
-        if unknown := [part for part in adapted if part not in ADAPTED]:
-            raise ConfigError(
-                f"exchange: adapt: got {unknown[0]!r}, expected {', '.join(ADAPTED)}, joined by +"
-            )
-        if "kl" in adapted and not config.kl:
+    if name == "exploit_explore" and "adapt" in parameters:
+        try:
+            changed = adapted(str(parameters["adapt"]))
+        except ValueError as error:
+            raise ConfigError(f"exchange: {error}") from error
+        if "kl" in changed and not config.kl:
             raise ConfigError("kl: got 0 with adapt = kl, expected above 0: a factor changes it")
     learns = config.learner != "none"
     if name == "evolution_strategy" and learns:

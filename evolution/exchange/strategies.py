@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.engine.adapters import StackedLora
 from evolution.errors import ConfigError
 from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
+from evolution.lowrank.shared_rows import are_shared
 from populora_env.keys import generator
 
 SHAPES = ("ranks", "returns")
@@ -49,7 +50,7 @@ def evolution_strategy(
         if step.is_founding:
             mean = [B for _, B in step.begin_equal(home).factors]
         else:
-            if not _rows_are_one(step.lora, slots):
+            if not are_shared(step.lora, slots):
                 raise ConfigError(
                     "exchange: evolution_strategy moves one mean in rows A that members share, "
                     "and these do not (adapters that were given, or a run that began with another "
@@ -65,11 +66,6 @@ def evolution_strategy(
         for home in step.homes
         for slot in home.tolist()
     ]
-
-
-def _rows_are_one(lora: StackedLora, slots: list[int]) -> bool:
-    """Whether members have the same rows ``A``, number by number."""
-    return all(bool(layer.A[slots].eq(layer.A[slots[:1]]).all()) for layer in lora.layers())
 
 
 def shaped(returns: np.ndarray, shape: str) -> np.ndarray:

@@ -19,10 +19,11 @@ def rows_of(lora: StackedLora, slot: int) -> list[Tensor]:
     return [layer.A[slot].clone() for layer in lora.layers()]
 
 
-def are_shared(lora: StackedLora) -> bool:
-    """Whether all members have one rank and the same rows ``A``, number by number."""
-    same = bool((lora.ranks == lora.ranks[0]).all())
-    return same and all(bool(layer.A.eq(layer.A[:1]).all()) for layer in lora.layers())
+def are_shared(lora: StackedLora, slots: Sequence[int] | None = None) -> bool:
+    """Whether some members, or all, have one rank and the same rows ``A``, number by number."""
+    own = slice(None) if slots is None else list(slots)
+    same = bool((lora.ranks[own] == lora.ranks[own][0]).all())
+    return same and all(bool(A.eq(A[:1]).all()) for A in (layer.A[own] for layer in lora.layers()))
 
 
 def bring_back(lora: StackedLora, slots: Sequence[int], rows: Sequence[Tensor]) -> np.ndarray:

@@ -120,9 +120,12 @@ class SavedRun:
         """
         from evolution.runs.settings_files import from_mapping
 
-        first = self.first_settings
-        changed = {change.option: change.after for change in self.changes(until)}
-        return from_mapping({**first, **changed}, str(self.path / "run.toml"))
+        own = {**self.first_settings, **self._changed(until)}
+        return from_mapping(own, str(self.path / "run.toml"))
+
+    def _changed(self, until: int | None = None) -> dict[str, Any]:
+        """Settings that changed, as they are then; see `changes`."""
+        return {change.option: change.after for change in self.changes(until)}
 
     @property
     def settings_now(self) -> Mapping[str, Any]:
@@ -133,7 +136,7 @@ class SavedRun:
         """
         if not (first := self.tables.get("config", {})):
             return first
-        return {**first, **{change.option: change.after for change in self.changes()}}
+        return {**first, **self._changed()}
 
     @property
     def first_settings(self) -> Mapping[str, Any]:

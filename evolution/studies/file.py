@@ -111,9 +111,10 @@ def study_of(data: Mapping[str, Any]) -> Study:
         arms[key] = Arm(key, label, own, budgets, members)
     seeds = _seeds(data.get("seeds", 5))
     for seed in seeds:  # what is wrong is said before anything is played
-        for arm in arms.values():
-            _check_run(arm.config(seed), arm.name)
-        _check_problems(arms, seed)
+        configs = {key: arm.config(seed) for key, arm in arms.items()}
+        for key, config in configs.items():
+            _check_run(config, key)
+        _check_problems(configs)
     arms = {BASE: _base(shared, list(arms.values()), seeds[0]), **arms}
     return Study(
         name,
@@ -134,22 +135,23 @@ def _base(shared: Mapping[str, Any], arms: Sequence[Arm], seed: int) -> Arm:
     What has a part in its answers is as in all arms, and where these differ as the settings say;
     its problems are the held-out ones.
     """
-    own: dict[str, Any] = {}
+    source = "held_out_from" if arms[0].settings.get("held_out_from") else "problems"
+    own: dict[str, Any] = {"problems": held_out_spec(arms[0].config(seed))}
+    if isinstance(drawn := arms[0].settings.get(source), Draw):  # other problems for other seeds
+        own[source] = drawn
     for name in BASE_ANSWERS:
+        if name == "problems":
+            continue
         values = [arm.settings.get(name, getattr(RunConfig, name)) for arm in arms]
         if all(value == values[0] for value in values):
             own[name] = values[0]
         elif name in shared:
             own[name] = shared[name]
-        elif name != "problems":
+        else:
             raise ConfigError(
                 f"settings.{name}: got nothing, and arms differ in it; expected what holds for the "
                 "base model, which every study measures"
             )
-    source = "held_out_from" if arms[0].settings.get("held_out_from") else "problems"
-    own["problems"] = held_out_spec(arms[0].config(seed))
-    if isinstance(drawn := arms[0].settings.get(source), Draw):  # other problems for other seeds
-        own[source] = drawn
     return Arm(BASE, "base model", {**own, **_ALONE}, ())
 
 
@@ -171,9 +173,9 @@ def _check_run(config: RunConfig, arm: str) -> None:
         )
 
 
-def _check_problems(arms: Mapping[str, Arm], seed: int) -> None:
+def _check_problems(configs: Mapping[str, RunConfig]) -> None:
     """Refuse arms that differ in their held-out problems."""
-    specs = {name: held_out_spec(arm.config(seed)) for name, arm in arms.items()}
+    specs = {name: held_out_spec(config) for name, config in configs.items()}
     first, wanted = next(iter(specs.items()))
     for name, spec in specs.items():
         if spec != wanted:

@@ -321,7 +321,8 @@ class Episode:
 
 
 def _paid_at_once(reply: str, status: ReplyStatus) -> Parts:
+    came = status is not ReplyStatus.FAILED
     return {
-        RewardPart.FORMAT.value: format_part(status),
-        RewardPart.LENGTH.value: None if status is ReplyStatus.FAILED else length_part(reply),
+        RewardPart.FORMAT.value: format_part(status) if came else None,
+        RewardPart.LENGTH.value: length_part(reply) if came else None,
     }

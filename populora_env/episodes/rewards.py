@@ -129,13 +129,9 @@ REWARD_PRESETS = Registry(
 )
 
 
-def format_part(status: ReplyStatus) -> float | None:
-    """Return 1 for a strictly read reply, 0.5 for a leniently read one, 0 for any other.
-
-    None where no reply came.
-    """
-    known = {ReplyStatus.OK: 1.0, ReplyStatus.LENIENT: 0.5, ReplyStatus.FAILED: None}
-    return known.get(status, 0.0)
+def format_part(status: ReplyStatus) -> float:
+    """Return 1 for a strictly read reply, 0.5 for a leniently read one, 0 for any other."""
+    return {ReplyStatus.OK: 1.0, ReplyStatus.LENIENT: 0.5}.get(status, 0.0)
 
 
 def signed_part(correctness: float | None, status: ReplyStatus) -> float | None:

@@ -336,7 +336,7 @@ def make_task(task: TaskSpec) -> TaskKind:
         raise ProblemSpecError(f"{SELF_PLAY}{task!s:.200}: {error}") from error
 
 
-_NO_SIGN = r"(?<![*/^+] )(?<!\d - )"
+_BEGINS, _ENDS = r"(?<![\w*/^])(?<![*/^+] )(?<!\d - )", r"(?!\w)(?! ?[-+*/^])"
 
 
 def _stands_in(text: str, prompt: str) -> bool:
@@ -348,7 +348,7 @@ def _stands_in(text: str, prompt: str) -> bool:
     """
     joined = " ".join(prompt.split())
     mine = re.escape(" ".join(text.split()))
-    return re.search(rf"(?<![\w*/^]){_NO_SIGN}{mine}(?!\w)(?! ?[-+*/^])", joined) is not None
+    return re.search(_BEGINS + mine + _ENDS, joined) is not None
 
 
 def novelty(tokens: Sequence[str], others: Sequence[Sequence[str]]) -> float:

@@ -63,7 +63,7 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         CheckpointError: If a saved run cannot be read, or a setting cannot change in it.
         ConfigError: If a value is out of range.
     """
-    named = {name: _value_of(arguments, f"--{name}") for name in _SOURCES}
+    named = {name: os.path.expanduser(_value_of(arguments, f"--{name}")) for name in _SOURCES}
     given = [name for name in _SOURCES if named[name]]
     if len(given) > 1 and given != ["preset", "config"]:
         raise UsageError(
@@ -71,7 +71,7 @@ def read_options(arguments: Sequence[str]) -> EvolveOptions:
         )
     settings, saved = RunConfig(), None
     if named["resume"]:
-        check_resumable(Path(named["resume"]).expanduser())  # before a model is loaded
+        check_resumable(Path(named["resume"]))  # before a model is loaded
         settings = saved = SavedRun(named["resume"], "resume").settings()
     elif named["branch"]:
         origin, generation = split_branch(named["branch"])
