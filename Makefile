@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXAMPLES := $(wildcard examples/*.py)
-# Without bytecode of everything: each module gets its own when it is first imported. Half the time.
+# Without bytecode of everything: each module gets its own when it is first imported, which is to be
+# kept then. Half the time.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/pip install -q --no-compile
 # Two processes on two cores, at most four: each holds PyTorch and a few tiny models (2 GB).
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal

@@ -6,7 +6,8 @@ model, so a population can play against what it started from.
 Not covered here: how the adapters are kept, saved and loaded (`agents.named_adapters`).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
@@ -233,11 +234,24 @@ class LoraPopulation(NamedAdapters):
 
         A prompt that does not fit the model's context with its reply, as one that quotes two long
         attempts may be, gets an empty reply, which counts as no answer or as an abstention;
-        ``stats.overlong`` counts them. Replies know their ids; see `recall`.
+        ``stats.overlong`` counts them. Replies know their ids; see `recall`, and `forget` in a loop
+        of your own: what can be recalled is held in memory.
+
+        Warns:
+            RuntimeWarning: If a prompt does not fit.
         """
+        before = self.stats.overlong
         replies = self.generate(
             requests, temperature=temperature, raw=raw, overlong="empty", features=features
         )
+        if self.stats.overlong > before:
+            warnings.warn(
+                f"some prompts do not fit the model's context of {self.context} tokens with their "
+                "replies and get empty ones, which count as no answer (stats.overlong of them); "
+                "shorten the prompts or lower the limit of a reply",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return [IdentifiedReply(reply.text, reply.id) for reply in replies]
 
     def generate(
@@ -343,6 +357,15 @@ class LoraPopulation(NamedAdapters):
         """This population as a policy that decodes in a fixed way; see `generate`."""
         return DecodingPolicy(self, temperature, raw)
 
+    def content(self, agent: str) -> str:
+        """Hash of an agent's adapter, which changes with it; empty of the bare base.
+
+        Raises:
+            ValueError: If the agent is unknown.
+        """
+        row = self.index(agent)
+        return "" if row is None else self.lora.hashes({row})[row]
+
     def keeping(self, features: Collection[str]) -> "FixedPolicy":
         """This population as a policy whose attempts carry these features; see `generate`."""
         return FixedPolicy(self, features=features)
@@ -354,6 +377,9 @@ class LoraPopulation(NamedAdapters):
         """
         return self._recent.get(reply_id)
 
-    def forget(self) -> None:
-        """Drop what `recall` keeps."""
-        self._recent.clear()
+    def forget(self, reply_ids: Iterable[str] | None = None) -> None:
+        """Drop what `recall` keeps: of these replies, or of all."""
+        if reply_ids is None:
+            self._recent.clear()
+        for reply_id in reply_ids or ():
+            self._recent.pop(reply_id, None)

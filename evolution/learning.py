@@ -4,7 +4,7 @@ The learners themselves are in `agents.learning.learners`; here episodes become 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from agents.learning.advantages import ADVANTAGES
@@ -71,7 +71,10 @@ def make_learner(
 
 
 def gather_samples(
-    transcripts: Sequence[Transcript], population: LoraPopulation, config: EvolutionConfig
+    transcripts: Sequence[Transcript],
+    population: LoraPopulation,
+    config: EvolutionConfig,
+    broken: Collection[int] = (),
 ) -> list[Sample]:
     """What a generation's episodes give the learner to learn from.
 
@@ -79,10 +82,11 @@ def gather_samples(
         transcripts: Episodes of the population's agents.
         population: Knows the tokens of what it generated; other replies are encoded anew.
         config: Settings of the run.
+        broken: Slots of those who learn nothing; others may learn from their replies.
     """
-    if config.learner == Learner.REJECTION:
-        return _right_replies(transcripts, population, config)
-    return _competing_turns(transcripts, population, config)
+    gather = _right_replies if config.learner == Learner.REJECTION else _competing_turns
+    samples = gather(transcripts, population, config)
+    return [sample for sample in samples if sample.agent not in broken]
 
 
 def _competing_turns(

@@ -168,8 +168,9 @@ class EvolutionManager:
     def confirm(self) -> Reevaluation | None:
         """Let would-be elites and a new champion prove themselves on fresh training problems.
 
-        Done before every evolution step; call it at the end of a run. Calling it again before the
-        next generation has been played changes nothing.
+        Done before every evolution step; call it at the end of a run. What a trial shows counts in
+        a run that goes on after it. Calling it again before the next generation has been played
+        changes nothing.
         """
         if self._confirmed == self.generation or self.generation == 0:
             return None
@@ -284,7 +285,8 @@ class EvolutionManager:
         self._guard.watch(transcripts, plan.generation)
         learning = None
         if self._learner is not None:
-            samples = gather_samples(transcripts, self.population, self.config)
+            broken = broken_slots(self._lineage)
+            samples = gather_samples(transcripts, self.population, self.config, broken)
             key = ("learn", self.config.seed, plan.generation)
             self.hyperparameters.follow()
             learning = self._learner.step(samples, progress, key=key)

@@ -29,6 +29,8 @@ from populora_env.settings import Registry, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 Range = tuple[float, float]
+Allowed = Range | Mapping[str, Any]
+"""What a parameter may be: from the least to the greatest number, or any name that is a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +72,21 @@ class Operators(Registry[F]):
     def __init__(self, kind: str, factor: str = "chance", most: float = 1.0) -> None:
         super().__init__(kind)
         self._factor, self._most = factor, most
-        self._ranges: dict[str, dict[str, Range]] = {}
+        self._allowed: dict[str, dict[str, Allowed]] = {}
 
-    def add(self, name: str, **ranges: Range) -> Callable[[F], F]:
+    def add(self, name: str, **allowed: Allowed) -> Callable[[F], F]:
         """Decorate a function to give it a name.
 
         Args:
             name: A Python identifier that no other operator of the kind has.
-            ranges: Least and greatest value of parameters, both allowed.
+            allowed: What parameters may be: least and greatest number, or names. Names that are
+                added to the mapping later count.
 
         Raises:
             OperatorError: If the name is taken or cannot be one.
         """
         keep = super().add(name)
-        self._ranges[name] = ranges
+        self._allowed[name] = allowed
         return keep
 
     def check_name(self, name: str) -> None:
@@ -139,7 +142,7 @@ class Operators(Registry[F]):
                 f"{self.kind}: {self._factor} of {name}: got {chance:g}, expected at most "
                 f"{self._most:g}"
             )
-        function, ranges = self[name], self._ranges.get(name, {})
+        function, allowed = self[name], self._allowed.get(name, {})
         known = {
             entry.name: entry.default
             for entry in inspect.signature(function).parameters.values()
@@ -152,12 +155,12 @@ class Operators(Registry[F]):
                 raise OperatorError(
                     f"{where} is unknown, expected {expected}{did_you_mean(parameter, known)}"
                 )
-            _check(where, value, known[parameter], ranges.get(parameter))
+            _check(where, value, known[parameter], allowed.get(parameter))
         return Use(name, function, parameters, chance)
 
 
-def _check(where: str, value: Any, default: Any, limits: Range | None) -> None:
-    """Check a parameter's type against its default's, and its range."""
+def _check(where: str, value: Any, default: Any, allowed: Allowed | None) -> None:
+    """Check a parameter's type against its default's, and whether it is allowed."""
     if isinstance(default, bool) or isinstance(value, bool):
         if type(value) is not type(default):
             kind = "true or false" if isinstance(default, bool) else "a number"
@@ -171,6 +174,11 @@ def _check(where: str, value: Any, default: Any, limits: Range | None) -> None:
     elif isinstance(default, str):
         if not isinstance(value, str):
             raise OperatorError(f"{where}: got {value!r}, expected a text")
+        if isinstance(allowed, Mapping) and value not in allowed:
+            raise OperatorError(
+                f"{where}: got {value!r}, expected one of {', '.join(allowed)}"
+                f"{did_you_mean(value, allowed)}"
+            )
         return
-    if limits is not None and not limits[0] <= value <= limits[1]:
-        raise OperatorError(f"{where}: got {value!r}, expected {limits[0]:g} to {limits[1]:g}")
+    if isinstance(allowed, tuple) and not allowed[0] <= value <= allowed[1]:
+        raise OperatorError(f"{where}: got {value!r}, expected {allowed[0]:g} to {allowed[1]:g}")

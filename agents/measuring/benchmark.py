@@ -39,6 +39,15 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
+class HasWeights(Protocol):
+    """A model that knows when an agent's weights have changed, such as `LoraPopulation`."""
+
+    def content(self, agent: str) -> str:
+        """Return what stands for an agent's weights, and changes with them."""
+        ...
+
+
+@runtime_checkable
 class Tells(Protocol):
     """A policy that tells each reply as soon as it is there."""
 
@@ -79,6 +88,13 @@ class Sampling:
                 "the same; set a temperature"
             )
 
+    @property
+    def how(self) -> str:
+        """What sets one reply's draw apart from another's to the same prompt, in words."""
+        if self.temperature == 0:
+            return "greedy"
+        return f"temperature {self.temperature:g}, seed {self.seed}"
+
 
 @dataclass(frozen=True, slots=True)
 class Participant:
@@ -89,7 +105,8 @@ class Participant:
         agent: What the policy calls it; by default the same.
         apart: Whether it is measured beside the population and has no vote, like the bare base.
         weight: Its weight in the weighted vote; None for no such vote.
-        content: Hash of its weights, which a log compares when it goes on.
+        content: Hash of its weights, which a log compares when it goes on; empty to ask the policy,
+            if it is a `LoraPopulation`.
     """
 
     name: str
@@ -183,6 +200,9 @@ def benchmark(
     who = tuple(Participant(e) if isinstance(e, str) else e for e in participants)
     _check(problems, who, chosen, batch)
     prompts = chosen.prompts(problems, examples)
+    if isinstance(policy, HasWeights):
+        known = policy.content
+        who = tuple(replace(e, content=e.content or known(e.agent or e.name)) for e in who)
     if isinstance(policy, Decodes):
         policy = policy.decoding(temperature=drawn.temperature, raw=chosen.raw)
     log = ReplyLog() if log is None else log  # an empty one is false
@@ -194,8 +214,12 @@ def benchmark(
                 key = Key(task, chosen.name, participant.name, problem.id, sample)
                 asked = text_hash(prompt)
                 found = log.find(
-                    key, content=participant.content, asked=asked, max_new_tokens=limit
-                )  # fmt: skip
+                    key,
+                    content=participant.content,
+                    asked=asked,
+                    max_new_tokens=limit,
+                    drawn=drawn.how,
+                )
                 if found is not None and set(chosen.extractions) <= set(found.marks):
                     rows[key] = found
                     continue
@@ -210,7 +234,7 @@ def benchmark(
             if progress is not None:
                 progress(label, len(rows) / needed)
             part = missing[start : start + batch]
-            batch_log = _BatchLog(part, chosen, used, log)
+            batch_log = _BatchLog(part, chosen, drawn, used, log)
             told = _Telling(policy, batch_log.keep) if isinstance(policy, Tells) else policy
             try:
                 with failures_said(policy):
@@ -253,11 +277,13 @@ class _BatchLog:
         self,
         asked: Sequence[tuple[Key, Request, Problem, Participant]],
         preset: PromptPreset,
+        sampling: Sampling,
         grader: Grader,
         log: ReplyLog,
     ) -> None:
         self.rows: dict[int, LoggedReply] = {}
-        self._asked, self._preset, self._grader, self._log = asked, preset, grader, log
+        self._asked, self._preset, self._drawn = asked, preset, sampling.how
+        self._grader, self._log = grader, log
         self._waiting: list[int] = []
 
     def keep(self, place: int, reply: str) -> None:
@@ -268,8 +294,9 @@ class _BatchLog:
         text = storable(self._preset.cut(reply))
         marks = mark(problem, text, self._preset.extractions, self._grader)
         asked = text_hash(request.prompt)
+        limit = request.max_new_tokens
         self.rows[place] = LoggedReply(
-            key, participant.content, asked, request.max_new_tokens, text, marks
+            key, participant.content, asked, limit, text, marks, self._drawn
         )
         if isinstance(reply, NoReply):  # counts here, and is asked for again another time
             return

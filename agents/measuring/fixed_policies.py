@@ -37,11 +37,9 @@ class DecodingPolicy:
         self, requests: Sequence[Request], done: Callable[[int, str], None] | None
     ) -> list[str]:
         """Answer all requests, and tell each reply with its request's place once it is there."""
-        try:
-            # A measurement says that a prompt does not fit, instead of calling it unanswered.
-            replies = self._population.generate(
-                requests, temperature=self._temperature, raw=self._raw, done=done
-            )
-            return [reply.text for reply in replies]
-        finally:
-            self._population.forget()
+        # A measurement says that a prompt does not fit, instead of calling it unanswered.
+        replies = self._population.generate(
+            requests, temperature=self._temperature, raw=self._raw, done=done
+        )
+        self._population.forget(reply.id for reply in replies)
+        return [reply.text for reply in replies]

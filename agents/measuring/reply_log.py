@@ -42,6 +42,7 @@ class LoggedReply:
         max_new_tokens: Its length limit.
         reply: The text, cut at the first stop.
         marks: Rule of extraction to ``[answer, correct]``.
+        drawn: How, such as ``greedy``; empty if an earlier version wrote it, which did not say.
     """
 
     key: Key
@@ -50,10 +51,12 @@ class LoggedReply:
     max_new_tokens: int
     reply: str
     marks: Mapping[str, tuple[str | None, bool]]
+    drawn: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat mapping of plain JSON types."""
-        rest = {name: getattr(self, name) for name in ("content", "asked", "max_new_tokens")}
+        named = ("content", "asked", "max_new_tokens", "drawn")
+        rest = {name: getattr(self, name) for name in named}
         return {**asdict(self.key), **rest, "reply": self.reply, "marks": dict(self.marks)}
 
     @classmethod
@@ -65,9 +68,8 @@ class LoggedReply:
         """
         key = Key(row["task"], row["prompt"], row["agent"], row["problem"], int(row["sample"]))
         marks = {str(rule): (answer, bool(right)) for rule, (answer, right) in row["marks"].items()}
-        return cls(
-            key, row["content"], row["asked"], int(row["max_new_tokens"]), row["reply"], marks
-        )
+        limit, drawn = int(row["max_new_tokens"]), row.get("drawn", "")
+        return cls(key, row["content"], row["asked"], limit, row["reply"], marks, drawn)
 
 
 def text_hash(text: str) -> str:
@@ -109,7 +111,7 @@ class ReplyLog:
         return len(self._replies)
 
     def find(
-        self, key: Key, *, content: str, asked: str, max_new_tokens: int
+        self, key: Key, *, content: str, asked: str, max_new_tokens: int, drawn: str
     ) -> LoggedReply | None:
         """Return a reply, or None if it is not there yet.
 
@@ -123,11 +125,15 @@ class ReplyLog:
             ("weights", found.content, content),
             ("prompt", found.asked, asked),
             ("max_new_tokens", found.max_new_tokens, max_new_tokens),
+            ("sampling", found.drawn or drawn, drawn),
         ):
             if before != now:
+                where, remedy = f"out: {self.path}", "choose another out folder"
+                if self.path is None:
+                    where, remedy = "log: it", "pass another ReplyLog"
                 raise ReplyLogError(
-                    f"out: {self.path} holds replies of {key.agent} to {key.task} with other "
-                    f"{what} ({before}, now {now}); choose another out folder"
+                    f"{where} holds replies of {key.agent} to {key.task} with other {what} "
+                    f"({before}, now {now}); {remedy}"
                 )
         return found
 

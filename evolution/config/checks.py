@@ -14,7 +14,6 @@ from evolution.errors import ConfigError, OperatorError
 from evolution.exchange.exploiting import adapted
 from evolution.exchange.gate import GATES
 from evolution.exchange.step import EXCHANGES
-from evolution.exchange.strategies import SHAPES
 from evolution.fitness.attempts import MINIMAL_CRITERIA
 from evolution.fitness.diversity import KERNELS
 from evolution.fitness.rules import FITNESSES
@@ -94,9 +93,6 @@ def check_together(config: "EvolutionConfig") -> None:
 
 def _check_exchange(config: "EvolutionConfig", name: str, parameters: Mapping[str, Any]) -> None:
     """Check what an exchange asks of the learner and the gate, and names in its brackets."""
-    shape = parameters.get("shape", SHAPES[0])
-    if name == "evolution_strategy" and shape not in SHAPES:
-        raise ConfigError(f"exchange: shape: got {shape!r}, expected one of {', '.join(SHAPES)}")
     if name == "evolution_strategy" and config.gate != "none":
         raise ConfigError(
             f"gate: got {config.gate!r} with exchange = {config.exchange}, expected none: whoever "

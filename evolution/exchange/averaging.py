@@ -2,12 +2,12 @@
 
 Every member of a home gets the same weights, so these are for members that learn between exchanges.
 They start equal: adapters drawn apart read different subspaces, which no adapter of the same rank
-holds together. Optimiser states stay with their slots, since the coordinates nearly do; see
-`evolution.lowrank.sums`.
+holds together. Those that were given, or exchanged in another way before, start at their mean: it
+is all that their first exchange comes to. Optimiser states stay with their slots, since the
+coordinates nearly do; see `evolution.lowrank.sums`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -99,18 +99,15 @@ def _move_together(step: ExchangeStep, move: Move) -> list[Exchanged]:
         sound = step.sound(home)
         if len(sound):
             members = [read_genome(step.lora, slot, copy=False) for slot in sound.tolist()]
-            after, notes = move(number, members, _common(step, number, int(sound[0])))
+            common = step.recall(f"{number}.common", members[0])
+            if common is None:
+                after, error = weighted_sum(members, np.full(len(members), 1 / len(members)))
+                step.remember(f"{number}.common", after)
+                notes = {"recompression_error": round(error, 6)}
+            else:
+                after, notes = move(number, members, common)
             made += _spread_to(step, home, sound, after, notes)
     return made
-
-
-def _common(step: ExchangeStep, number: int, like: int) -> Genome:
-    """What the members of a home had in common last; the base before that, as for given ones."""
-    genome = read_genome(step.lora, like)
-    known = step.recall(f"{number}.common", genome)
-    if known is not None:
-        return known
-    return replace(genome, factors=tuple((A, B * 0) for A, B in genome.factors))
 
 
 def _spread_to(

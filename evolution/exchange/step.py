@@ -25,7 +25,7 @@ from evolution.lowrank.genomes import (
     read_genome,
     write_genome,
 )
-from evolution.registry import Operators, Range
+from evolution.registry import Allowed, Operators
 from populora_env.keys import Key, generator
 
 
@@ -131,9 +131,9 @@ class Exchanges(Operators[Exchange]):
         super().__init__("exchange")
         self.central: set[str] = set()
 
-    def add_central(self, name: str, **ranges: Range) -> Callable[[Exchange], Exchange]:
+    def add_central(self, name: str, **allowed: Allowed) -> Callable[[Exchange], Exchange]:
         """As `add`, for an exchange whose population comes to the mean of its members' updates."""
-        keep = self.add(name, **ranges)
+        keep = self.add(name, **allowed)
         self.central.add(name)
         return keep
 

@@ -4,6 +4,8 @@ There is no gradient and no crossover. The mean is what the population comes to;
 than it but by chance.
 """
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,10 +16,26 @@ from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
 from evolution.lowrank.shared_rows import are_shared
 from populora_env.keys import generator
 
-SHAPES = ("ranks", "returns")
+
+def _ranks(returns: np.ndarray) -> np.ndarray:
+    """From -1/2 to 1/2. Equal returns share a rank, so that who sits where decides nothing."""
+    below = (returns[:, None] > returns).sum(1)
+    ties = (returns[:, None] == returns).sum(1)
+    return (below + (ties - 1) / 2) / (len(returns) - 1) - 0.5
 
 
-@EXCHANGES.add_central("evolution_strategy", sigma=(1e-6, 10), rate=(0, 100))
+def _deviations(returns: np.ndarray) -> np.ndarray:
+    return returns - returns.mean()
+
+
+SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ranks": _ranks,
+    "returns": _deviations,
+}
+"""What becomes of returns, by name; at least two of them."""
+
+
+@EXCHANGES.add_central("evolution_strategy", sigma=(1e-6, 10), rate=(0, 100), shape=SHAPES)
 def evolution_strategy(
     step: ExchangeStep,
     *,
@@ -74,25 +92,12 @@ def shaped(returns: np.ndarray, shape: str) -> np.ndarray:
     Args:
         returns: ``[members]``; NaN is not known.
         shape: One of `SHAPES`.
-
-    Raises:
-        ValueError: If it is not.
     """
-    if shape not in SHAPES:
-        raise ValueError(f"shape: got {shape!r}, expected one of {', '.join(SHAPES)}")
     known = np.isfinite(returns)
     weights = np.zeros(len(returns))
-    count = int(known.sum())
-    if count < 2:
+    if known.sum() < 2:
         return weights
-    if shape == "ranks":
-        values = returns[known]
-        # Equal returns share a rank, so that who sits where decides nothing.
-        below = (values[:, None] > values).sum(1)
-        ties = (values[:, None] == values).sum(1)
-        weights[known] = (below + (ties - 1) / 2) / (count - 1) - 0.5
-    else:
-        weights[known] = returns[known] - returns[known].mean()
+    weights[known] = SHAPES[shape](returns[known])
     spread = weights[known].std()
     return weights / spread if spread > 0 else weights
 

@@ -59,7 +59,7 @@ def repetition(attempts: Attempts, *, cells: int = 5) -> Axis:
     return Axis(attempts.mean(_each(attempts, repeated)), cells)
 
 
-@DESCRIPTORS.add("strategy")
+@DESCRIPTORS.add("strategy", classifier=CLASSIFIERS)
 def strategy(attempts: Attempts, *, classifier: str = "surface") -> Axis:
     """The most frequent class of an agent's replies, the first of equals; a cell for each class.
 

@@ -74,7 +74,7 @@ def answers(attempts: Attempts) -> np.ndarray:
     return same(attempts.answers)
 
 
-@KERNELS.add("strategies")
+@KERNELS.add("strategies", classifier=CLASSIFIERS)
 def strategies(attempts: Attempts, *, classifier: str = "surface") -> np.ndarray:
     """1 where two attempts are of the same class, else 0; see `evolution.fitness.strategies`."""
     return same([[CLASSIFIERS.classify(classifier, text) for text in r] for r in attempts.texts])

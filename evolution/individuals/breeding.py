@@ -33,6 +33,7 @@ from evolution.operators.mutation_weights import Offspring
 from evolution.operators.selection import (
     Candidates,
     Replacement,
+    best_of_each,
     draw,
     ranking,
     replacement,
@@ -136,11 +137,15 @@ class Breeder:
         config, settings = self._config, self._settings
         score = selection_scores(self._operators.selection, candidates)
         step = generation // settings.evolve_every
+        homes = config.homes(self._lora.size)
+        fittest = ranking(candidates.fitness)
+        fittest = fittest[np.isfinite(candidates.fitness[fittest])]
         plan = replacement(
             ranking(score, candidates.fitness),
-            config.homes(self._lora.size),
+            homes,
             settings.offspring,
             config.migrants if config.islands > 1 and step % config.migrate_every == 0 else 0,
+            best_of_each(fittest, homes, config.elites),
         )
         before = self.lineage.living
         born: list[Exchanged] = []

@@ -2,8 +2,8 @@
 
 Learning with too large a step, a half-precision adapter, or code of a user's own can break one. It
 is recorded in the lineage, its factors and its optimiser's state are cleared so that nothing that
-is not finite is ever played, learned from or saved, and it has no standing: it never breeds and is
-the first to be replaced. Until then its slot answers as the base does.
+is not finite is ever played, learned from or saved, and it has no standing: it never breeds, learns
+nothing and is the first to be replaced. Until then its slot answers as the base does.
 """
 
 from collections.abc import Sequence

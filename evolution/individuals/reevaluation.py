@@ -25,7 +25,7 @@ from evolution.individuals.champion import Champion, hosting
 from evolution.individuals.lineage import AVERAGE, CHAMPION, Individual
 from evolution.individuals.standing import Standing
 from evolution.lowrank.genomes import Genome, content_hash
-from evolution.operators.selection import ranking
+from evolution.operators.selection import best_of_each, ranking
 from populora_env.grading import Grader
 from populora_env.records import Problem
 
@@ -276,9 +276,7 @@ class Reevaluations:
     def _wanted(self, standing: Standing, finite: np.ndarray) -> set[int]:
         """Slots of those who are the elites of their islands by standing."""
         order = np.array([slot for slot in ranking(standing.values).tolist() if finite[slot]])
-        homes = self._config.homes(len(finite))
-        best = [order[np.isin(order, home)][: self._config.elites].tolist() for home in homes]
-        return {slot for island in best for slot in island}
+        return best_of_each(order, self._config.homes(len(finite)), self._config.elites)
 
     def _finite(self, standing: Standing) -> np.ndarray:
         """Whose weights and standing are finite, ``[N]``."""

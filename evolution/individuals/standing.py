@@ -43,7 +43,8 @@ class Standing:
     def errors(self) -> np.ndarray:
         """Standard error of `values` from the choice of problems, ``[N]``.
 
-        Infinite where nothing was measured, or on one problem alone.
+        Infinite where nothing was measured, or in the last generation on one problem alone; from
+        the next on that counts as if it had been as noisy as the next.
         """
         known = np.where(self.evidence > 0, self._noise, np.inf)
         return np.sqrt(known) / (self.evidence + 1)
@@ -71,8 +72,9 @@ class Standing:
             known = values[np.isfinite(values)]
             mean = known.mean() if len(known) else 0.0
             self._lead[slots] = self._memory * self._lead[slots] + values - mean
-            before = self._memory**2 * self._noise[slots] if self._memory else 0.0  # of inf, too
-            self._noise[slots] = before + errors[slots] ** 2
+            own = errors[slots] ** 2
+            before = self._memory**2 * self._noise_before(slots, own) if self._memory else 0.0
+            self._noise[slots] = before + own
             self.evidence[slots] = self._memory * self.evidence[slots] + 1
 
     def correct(self, slots: Sequence[int], earned: np.ndarray) -> None:
@@ -88,8 +90,16 @@ class Standing:
         own, earned = list(slots), self._unit * earned
         base = np.nan_to_num(self.values[own]).mean()
         self._lead[own] += earned.mean(1) - earned.mean() + base
-        self._noise[own] += lead_errors(earned.T) ** 2
+        noise = lead_errors(earned.T) ** 2
+        self._noise[own] = self._noise_before(own, noise) + noise
         self.evidence[own] += 1
+
+    def _noise_before(self, slots: Sequence[int] | np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Variances of leads until now; where they are not known, as of generations this noisy."""
+        before = self._noise[slots]
+        unknown = ~np.isfinite(before)
+        before[unknown] = self.evidence[slots][unknown] * noise[unknown]
+        return before
 
     def lose(self, slots: Sequence[int]) -> None:
         """Take the standing of individuals that broke: NaN until others are born in their slots."""

@@ -9,7 +9,7 @@ each to be a parent; `draw` does the rest. To add one, see `evolution.registry`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,8 @@ def rank(score: np.ndarray, *, pressure: float = 1.8) -> np.ndarray:
 def lower_bound(score: np.ndarray, *, c: float = 3.0, share: float = 0.5) -> np.ndarray:
     """Any of the best share by rating, taken at its lower bound ``mu - c * sigma``.
 
-    Who is replaced goes by the same bound: a rating that is merely unsure is not a good one.
+    Who is replaced, elites aside, goes by the same bound: a rating that is merely unsure is not a
+    good one.
     """
     del c  # in `_rating_bound`, which the score is by
     return truncation(score, share=share)
@@ -175,8 +176,23 @@ class Replacement:
     migrants: Mapping[int, int]
 
 
+def best_of_each(order: np.ndarray, homes: Sequence[np.ndarray], count: int) -> set[int]:
+    """Slots of the first so many of each island.
+
+    Args:
+        order: Slots from best to worst; those that are not in it are left out.
+        homes: Slots of each island.
+        count: How many of each; of an island with fewer, all.
+    """
+    return {slot for home in homes for slot in order[np.isin(order, home)][:count].tolist()}
+
+
 def replacement(
-    order: np.ndarray, homes: Sequence[np.ndarray], offspring: int, migrants: int
+    order: np.ndarray,
+    homes: Sequence[np.ndarray],
+    offspring: int,
+    migrants: int,
+    elites: Collection[int] = (),
 ) -> Replacement:
     """Who is replaced, island by island.
 
@@ -188,12 +204,13 @@ def replacement(
         homes: Slots of each island.
         offspring: Children of each island.
         migrants: Individuals that each island sends to the next; 0 if nobody moves.
+        elites: Slots that stay, wherever they are in the order.
     """
     ranked = [order[np.isin(order, home)] for home in homes]
     children: dict[int, np.ndarray] = {}
     arrivals: dict[int, int] = {}
     for island, (home, best_first) in enumerate(zip(homes, ranked, strict=True)):
-        worst_first = best_first[::-1].tolist()
+        worst_first = [slot for slot in best_first[::-1].tolist() if slot not in elites]
         arrivals.update(zip(worst_first[:migrants], ranked[island - 1].tolist(), strict=False))
         children.update(dict.fromkeys(worst_first[migrants : migrants + offspring], home))
     return Replacement(children, arrivals)

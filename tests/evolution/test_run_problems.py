@@ -63,7 +63,8 @@ def test_only_what_does_not_fit_is_left_unanswered():
     prompts = ["1+1?", "x " * 2000, "2+2?"]
     base.model.config.max_position_embeddings = 300
     requests = [Request("agent_0", Phase.SOLVE, prompt, 4, 7) for prompt in prompts]
-    replies = population.act(requests)
+    with pytest.warns(RuntimeWarning, match="do not fit the model's context of 300 tokens"):
+        replies = population.act(requests)
     fitting = LoraPopulation(make_tiny_base(), 2, 2).act([requests[0], requests[2]])
     assert [replies[0], replies[2]] == fitting
     assert replies[1] == ""
@@ -73,3 +74,7 @@ def test_only_what_does_not_fit_is_left_unanswered():
         population.generate(requests)
     with pytest.raises(ValueError, match=r"requests\[1\]"):
         population.decoding(temperature=0.0).act(requests)
+    population.decoding(temperature=0.0).act([requests[0]])
+    assert population.recall(replies[0].reply_id) is not None  # not the measurement's to forget
+    population.forget()
+    assert population.recall(replies[0].reply_id) is None

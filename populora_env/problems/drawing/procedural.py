@@ -9,6 +9,7 @@ generator gives, not with its own scoring, which pays for any text that contains
 import difflib
 import random
 import threading
+import warnings
 from bisect import bisect
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,9 @@ def _global_state_kept() -> Generator[None]:
 
 def _factory() -> Any:
     """Return reasoning-gym's module of generators; some draw while they are imported."""
-    with _global_state_kept():
+    with _global_state_kept(), warnings.catch_warnings():
+        # What Python has to say of a dependency's code when it compiles it first.
+        warnings.simplefilter("ignore", SyntaxWarning)
         from reasoning_gym import factory
     return factory
 

@@ -134,6 +134,10 @@ def test_changed_weights_or_limits_are_refused(tmp_path):
         benchmark(
             Scripted(), PROBLEMS, [who], log=ReplyLog(file), sampling=Sampling(max_new_tokens=3)
         )
+    with pytest.raises(ReplyLogError, match="other sampling"):
+        benchmark(
+            Scripted(), PROBLEMS, [who], log=ReplyLog(file), sampling=Sampling(temperature=1.0)
+        )
     # Another prompt or task is another key, not a contradiction.
     benchmark(Scripted(), PROBLEMS, [who], log=ReplyLog(file), preset="chat-v1")
     assert len(ReplyLog(file)) == 8
@@ -224,6 +228,21 @@ def test_a_population_is_told_how_to_decode(tiny_base):
         sampling=Sampling(temperature=1.0, samples=4, max_new_tokens=6),
     )  # fmt: skip
     assert len({row.reply for row in drawn.replies["agent_0"][0]}) > 1
+
+
+def test_a_population_that_changed_gets_no_old_replies(tiny_base):
+    population, log = LoraPopulation(tiny_base, 2, 2), ReplyLog()
+    sampling = Sampling(max_new_tokens=3)
+    asked = dict(task="sums", log=log, sampling=sampling)
+    first = benchmark(population, PROBLEMS[:2], population.agents, **asked)
+    held = len(log)
+    again = benchmark(population, PROBLEMS[:2], population.agents, **asked)
+    assert again.to_dict() == first.to_dict()
+    assert len(log) == held == 4
+    next(population.lora.layers()).B[0] += 1
+    with pytest.raises(ReplyLogError, match="agent_0 to sums with other weights"):
+        benchmark(population, PROBLEMS[:2], population.agents, **asked)
+    population.lora.detach()
 
 
 def test_a_raw_prompt_has_no_template_and_one_opening_token(tiny_base):

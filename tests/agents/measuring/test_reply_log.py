@@ -13,12 +13,13 @@ def reply(problem="p", **changes):
     values = {
         "key": Key("gsm8k", "arena-v1", "agent_0", problem, 0), "content": "c", "asked": "a",
         "max_new_tokens": 8, "reply": "say 5\n\u2028", "marks": {"default": ("5", True)},
+        "drawn": "greedy",
     }  # fmt: skip
     return LoggedReply(**{**values, **changes})
 
 
 def find(log, row, **changes):
-    values = {"content": "c", "asked": "a", "max_new_tokens": 8}
+    values = {"content": "c", "asked": "a", "max_new_tokens": 8, "drawn": "greedy"}
     return log.find(row.key, **{**values, **changes})
 
 
@@ -40,6 +41,18 @@ def test_memory_needs_no_file():
     log = ReplyLog()
     log.add([reply()])
     assert find(log, reply()) == reply()
+    with pytest.raises(ReplyLogError, match=r"log: it holds replies .*; pass another ReplyLog"):
+        find(log, reply(), content="d")
+
+
+def test_a_line_of_an_earlier_version_does_not_say_how_it_was_drawn(tmp_path):
+    row = reply().to_dict()
+    del row["drawn"]
+    file = tmp_path / "replies.jsonl"
+    file.write_text(json.dumps({"settings": SETTINGS}) + "\n" + json.dumps(row) + "\n")
+    found = find(ReplyLog(file, SETTINGS), reply(), drawn="temperature 1, seed 3")
+    assert found is not None
+    assert found.drawn == ""
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
@@ -76,6 +89,7 @@ def test_other_settings_are_refused(tmp_path):
         ({"content": "d"}, r"other weights \(c, now d\)"),
         ({"asked": "b"}, r"other prompt \(a, now b\)"),
         ({"max_new_tokens": 9}, r"other max_new_tokens \(8, now 9\)"),
+        ({"drawn": "seed 1"}, r"other sampling \(greedy, now seed 1\)"),
     ],
 )
 def test_replies_made_under_other_conditions_are_refused(tmp_path, change, said):

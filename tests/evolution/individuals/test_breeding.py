@@ -112,6 +112,13 @@ def test_broken_individuals_are_never_parents_and_are_replaced_first():
         assert not {1, 3} & {parent for child in born for parent in child.parent_slots}
 
 
+def test_the_fittest_stay_although_selection_ranks_by_ratings():
+    _, breeder = make(selection="lower_bound", elites=2, offspring=2)
+    ratings = np.array([0.0, 5.0, 4.0, 3.0, 2.0, 1.0])  # the fittest, 0, is rated last
+    born = bred(breeder, 1, Candidates(FITNESS, ratings, np.ones(6)))
+    assert sorted(child.individual.slot for child in born) == [4, 5]
+
+
 def test_strength_is_the_parents_geometric_mean_times_a_step_of_its_own():
     _, breeder = make(mutations="self_adaptation+gaussian")
     strengths = {c.individual.mutation_strength for c in bred(breeder, 1, Candidates.of(FITNESS))}

@@ -47,6 +47,19 @@ def test_one_problem_tells_no_error():
     assert np.isinf(lead_errors(np.array([[1.0, 0.0]]))).all()
 
 
+def test_a_generation_without_an_error_counts_as_noisy_as_the_next():
+    standing = Standing(1, 0.5)
+    for error in (0.1, np.inf):
+        standing.update(np.array([1.0]), np.array([error]))
+    assert np.isinf(standing.errors).all()
+    standing.update(np.array([1.0]), np.array([0.25]))
+    assert standing.evidence == 1.75
+    assert standing.errors == pytest.approx([0.25 * (0.25 * 1.5 + 1) ** 0.5 / 2.75])
+    standing.update(np.array([1.0]), np.array([np.inf]))
+    standing.correct([0], np.array([[1.0, 0.0]]))
+    assert np.isfinite(standing.errors).all()
+
+
 def test_without_memory_one_generation_alone_counts():
     standing = Standing(2, 0.0)
     for error in (np.inf, 0.25):
