@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.engine.adapters import StackedLora
 from agents.engine.jobs import BASE
-from agents.engine.targets import check_names, why_no_place
+from agents.engine.targets import check_names, matching, why_no_place
 from agents.loading.models import DTYPES, BaseModel, load_base
 from agents.peft_config import shown
 from agents.peft_io import AdapterError, PeftAdapter, layers_of, read_adapter
@@ -86,12 +86,16 @@ class NamedAdapters:
                 f"folders: got {folders!r}, expected a list of at least one PEFT adapter folder"
             )
         adapters = [read_adapter(folder) for folder in folders]
+        base = load_base(base) if isinstance(base, str) else base
+        layers = layers_of(adapters)
+        if not (fitting := tuple(matching(base.model, layers))):
+            raise _has_no_place(base, adapters[0], folders[0], layers[0])
         population = cls(
-            load_base(base) if isinstance(base, str) else base,
+            base,
             size=len(adapters),
             rank=[adapter.rank for adapter in adapters],
             alpha=[adapter.alpha for adapter in adapters],
-            targets=layers_of(adapters),
+            targets=fitting,
             **settings,
         )
         try:
@@ -223,25 +227,15 @@ class NamedAdapters:
                 raise AdapterError(
                     f"{folder}: {layer.name}: got factors for {got[0]} inputs and {got[1]} "
                     f"outputs, expected {here[0]} and {here[1]}; the adapter is for another base"
-                    f"{self._bases(adapter)}"
+                    f"{_bases(self.base, adapter)}"
                 )
             A, B = pair[0].to(layer.A), pair[1].to(layer.B)
             if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
                 raise AdapterError(f"{folder}: {layer.name}: its factors overflow {A.dtype}")
             factors[layer.name] = A, B
         if left:
-            name = next(iter(left))
-            raise AdapterError(
-                f"{folder}: {name} has no place in this population: "
-                f"{why_no_place(self.base.model, name)}{self._bases(adapter)}"
-            )
+            raise _has_no_place(self.base, adapter, folder, next(iter(left)))
         return replace(adapter, factors=factors)
-
-    def _bases(self, adapter: PeftAdapter) -> str:
-        """Which base an adapter names and which this is, where that tells something."""
-        if adapter.base in ("", self.base.name, self.base.path):
-            return ""
-        return f" (the adapter names {shown(adapter.base)}, this is {self.base.name!r})"
 
     def _write(self, i: int, adapter: PeftAdapter) -> None:
         self.lora.put(i, adapter.rank, adapter.alpha, adapter.factors)
@@ -266,3 +260,20 @@ class HeldAdapters(Mapping[str, PeftAdapter]):
 
     def __len__(self) -> int:
         return len(self._agents)
+
+
+def _has_no_place(
+    base: BaseModel, adapter: PeftAdapter, folder: str | Path, layer: str
+) -> AdapterError:
+    """What to raise of a layer that an adapter adapts and nobody here can."""
+    return AdapterError(
+        f"{folder}: {layer} has no place in this population: "
+        f"{why_no_place(base.model, layer)}{_bases(base, adapter)}"
+    )
+
+
+def _bases(base: BaseModel, adapter: PeftAdapter) -> str:
+    """Which base an adapter names and which this is, where that tells something."""
+    if adapter.base in ("", base.name, base.path):
+        return ""
+    return f" (the adapter names {shown(adapter.base)}, this is {base.name!r})"

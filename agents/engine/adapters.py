@@ -153,6 +153,15 @@ class StackedLora(nn.Module):
             return torch.ones(self.size, dtype=torch.bool, device=self.ranks.device)
         return torch.stack([torch.isfinite(factor).all(2).all(1) for factor in factors]).all(0)
 
+    def blank(self) -> Tensor:
+        """Which agents' factors are all zero, as newborn ones are, ``[N]``, bool."""
+        blank = torch.ones(self.size, dtype=torch.bool, device=self.ranks.device)
+        for parameter in self.parameters():
+            blank &= ~parameter.data.any(2).any(1)
+            if not blank.any():
+                break
+        return blank
+
     def hashes(self, agents: Iterable[int]) -> dict[int, str]:
         """Content hashes of these agents' adapters, each at its own rank; see `factors_hash`.
 

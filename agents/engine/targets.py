@@ -7,7 +7,7 @@ play and learn here, but are not saved.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -67,24 +67,17 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
             ``("self_attn.q_proj",)``.
 
     Raises:
-        ValueError: If nothing matches, a layer is one of several experts', or the model already
-            carries adapters.
+        ValueError: If one of them matches nothing, a layer is one of several experts', or the model
+            already carries adapters.
     """
     head = _output_layer(model)
-    linears: dict[str, nn.Linear] = {}
     wanted = (
         None
         if targets == "all-linear"
         else set(targets.split("+") if isinstance(targets, str) else targets)
     )
-    for name, module in model.named_modules():
-        if getattr(module, "carries_stacked_adapters", False):
-            raise ValueError("model: it already carries stacked adapters; detach them first")
-        if hasattr(module, "lora_A"):
-            raise ValueError(f"model: {name} carries adapters of PEFT; unload() them first")
-        if _is_plain(module) and module is not head and _is_wanted(name, wanted):
-            linears[name] = cast(nn.Linear, module)
-    if isinstance(targets, str) and wanted and linears:
+    linears = matching(model, wanted)
+    if wanted and linears:
         unmet = [w for w in sorted(wanted) if not any(_is_wanted(name, {w}) for name in linears)]
         targets = unmet[0] if unmet else targets
         linears = {} if unmet else linears
@@ -112,6 +105,28 @@ def target_linears(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str
             )
         named = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
         raise ValueError(f"{what}, whose layers are named like {next(named)!r}")
+    return linears
+
+
+def matching(model: nn.Module, wanted: Collection[str] | None) -> dict[str, nn.Linear]:
+    """Layers that can carry adapters and match some of these module paths, or any for None.
+
+    Args:
+        model: As `target_linears` takes it.
+        wanted: Whole module paths or their last parts; some may match nothing.
+
+    Raises:
+        ValueError: If the model already carries adapters.
+    """
+    head = _output_layer(model)
+    linears: dict[str, nn.Linear] = {}
+    for name, module in model.named_modules():
+        if getattr(module, "carries_stacked_adapters", False):
+            raise ValueError("model: it already carries stacked adapters; detach them first")
+        if hasattr(module, "lora_A"):
+            raise ValueError(f"model: {name} carries adapters of PEFT; unload() them first")
+        if _is_plain(module) and module is not head and _is_wanted(name, wanted):
+            linears[name] = cast(nn.Linear, module)
     return linears
 
 
@@ -190,7 +205,7 @@ def _output_layer(model: Any) -> Any:
     return get_head() if get_head is not None else None
 
 
-def _is_wanted(name: str, wanted: set[str] | None) -> bool:
+def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
     """Whether a module path, or what follows one of its dots, is wanted; all are if None."""
     if wanted is None:
         return True

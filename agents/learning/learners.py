@@ -10,6 +10,7 @@ Not covered here: value functions, penalties inside the reward, preference losse
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -268,6 +269,15 @@ class StackedLearner:
                 )
             if not len(sample.prompt_ids):
                 raise ValueError(f"samples[{i}]: expected a prompt of at least 1 token, got none")
+        blank = self.lora.blank().tolist()
+        if still := sorted({sample.agent for sample in samples if blank[sample.agent]}):
+            warnings.warn(
+                f"agents {', '.join(map(str, still))} learn nothing: both factors of their "
+                "adapters are all zero, where every gradient is 0; first load adapters, or spread "
+                "the population (evolution.operators.mutation_weights.spread)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         return [s for s in samples if not math.isnan(s.advantage) and len(s.reply_ids)]
 
 

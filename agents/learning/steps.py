@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+
 from agents.progress import Progress
 from populora_env.settings import Range, field_rules
 
@@ -39,7 +41,8 @@ class LearnerConfig:
         weight_decay: Decoupled weight decay per step, times the learning rate.
         temperature: Softmax temperature the replies were sampled at, of all agents or one for each;
             the gradient is that of the tempered policy. Supervised learning from replies wants 1.
-        epochs: How often a step goes through its samples.
+        epochs: How often a step goes through its samples. With dropout each update has a mask of
+            its own, so that ratios to the first differ by chance and some tokens are clipped by it.
         minibatches: Parts of each agent's samples that an epoch takes one after another, each with
             an update of its own.
         clip_low: With several updates in a step, a reply token whose probability has fallen below
@@ -49,7 +52,7 @@ class LearnerConfig:
             unlikely tokens more room (DAPO, Yu et al., 2025, arXiv:2503.14476).
         kl: Weight of the divergence from the bare base, per reply token, for all agents or for
             each: the estimator k3 (Schulman, 2020, http://joschu.net/blog/kl-approx.html), as in
-            GRPO.
+            GRPO. Above 0 replies of advantage 0 count in an agent's mean over its tokens, too.
         learns_rows: Whether the rows ``A`` are learned, too; otherwise ``B`` alone moves, so that
             agents of the same rows keep them (FFA-LoRA, Sun et al., 2024, arXiv:2403.12313).
         negative_weight: Factor on negative advantages. Pushing a reply down spreads its
@@ -87,8 +90,13 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         for name, rule in field_rules(LearnerConfig).items():
             value, limit, whole = getattr(self, name), rule.limit or Range(), rule.kind is int
-            for number in value if isinstance(value, Sequence) else (value,):
-                if number not in limit or (whole and not isinstance(number, int)):
+            if isinstance(value, np.ndarray | np.generic):
+                value = value.tolist()
+                object.__setattr__(self, name, value)
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            for number in value if several else (value,):
+                fits = isinstance(number, int if whole else int | float) and number in limit
+                if not fits:
                     expected = f"a finite number from {limit.least} to {limit.most}"
                     if whole:
                         expected = f"an integer {limit}"

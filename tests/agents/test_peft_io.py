@@ -602,6 +602,11 @@ def test_which_names_were_found_and_which_expected(tiny_base, tmp_path, name, na
     text = str(caught.value)
     # Two equal names tell nothing.
     assert ("this is 'tiny'" in text) == (named != "tiny")
+    population.lora.detach()
+    with pytest.raises(AdapterError) as caught:  # of some of these no layer at all fits
+        LoraPopulation.from_adapters(tiny_base, [tmp_path / "a"])
+    assert str(caught.value) == text
+    LoraPopulation(tiny_base, 3, 4)
 
 
 def mlx_folder(folder, config):

@@ -330,6 +330,7 @@ def test_no_activation_is_kept_past_a_pass_or_its_failure(tiny_base):
         ({"dropout": 1.0}, r"dropout: got 1\.0, expected at least 0 and below 1"),
         ({"dropout": (0.1,)}, "dropout: got 1 values for 2 agents"),
         ({"targets": ("nope",)}, "matches no linear layer"),
+        ({"targets": ("q_proj", "v_porj")}, "targets: 'v_porj' matches no linear layer"),
     ],
 )
 def test_bad_arguments_are_named_and_nothing_is_attached(tiny_base, arguments, said):

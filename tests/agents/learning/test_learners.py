@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -237,7 +238,8 @@ def test_divergence_is_zero_at_birth_and_positive_after(tiny_base):
     lora = StackedLora(tiny_base.model, 3, 2)
     samples = samples_for(tiny_base, (0, 0, 0, 2, 2, 2))
     config = LearnerConfig(learning_rate=0.0, kl=0.1)
-    born = PolicyGradient(tiny_base, lora, config).step(samples).kl
+    with pytest.warns(RuntimeWarning, match="agents 0, 2 learn nothing: both factors"):
+        born = PolicyGradient(tiny_base, lora, config).step(samples).kl
     assert [born[0], born[2]] == pytest.approx([0, 0], abs=1e-6)
     assert math.isnan(born[1])  # no samples, no figure
     randomise(lora)
@@ -301,6 +303,7 @@ def test_progress_is_told_to_the_end(tiny_base):
         ({"kl": -0.1}, "kl: got -0.1, expected a finite number from 0"),
         ({"kl": math.inf}, "kl: got inf"),
         ({"learning_rate": [0.1, math.nan]}, "learning_rate: got nan"),
+        ({"learning_rate": "3e-4"}, "learning_rate: got '3e-4', expected a finite number"),
         ({"clip_low": 1.1}, "clip_low: got 1.1"),
         ({"temperature": 0.0}, "temperature: got 0"),
         ({"beta2": 1.0}, "beta2: got 1.0"),
@@ -309,6 +312,12 @@ def test_progress_is_told_to_the_end(tiny_base):
 def test_bad_settings_are_named(settings, said):
     with pytest.raises(ValueError, match=said):
         LearnerConfig(**settings)
+
+
+def test_settings_of_numpy_are_plain_numbers():
+    config = LearnerConfig(learning_rate=np.array([1e-3, 1e-4]), kl=np.float64(0.5))
+    assert (config.learning_rate, config.kl) == ([1e-3, 1e-4], 0.5)
+    assert type(config.kl) is float
 
 
 def test_bad_samples_are_named(tiny_base):
