@@ -96,6 +96,7 @@ class EvolutionManager:
         self.settings = self.config.resolved(population.size)
         self.population = population
         self.problems = as_source(problems, seed=self.config.seed)
+        self._owns_source = self.problems is not problems
         check_roles(self.problems, self.config.proposers)
         self.loggers = [as_logger(given) for given in loggers]
         self.generation = 0
@@ -384,12 +385,14 @@ class EvolutionManager:
         return None if self._keeper is None else self._keeper.keep_best(self.champion)
 
     def close(self) -> None:
-        """Close the loggers and the manager's own grader, and let others play the run."""
+        """Close the loggers, the manager's own grader and source, and let others play the run."""
         close_all(self.loggers)
         if self.folder is not None:
             self.folder.close()
         if self._owns_grader:
             self._grader.close()
+        if self._owns_source:
+            self.problems.close()
         self._hired.end()
 
     def _keeping(self, folder: str | Path) -> Keeper:

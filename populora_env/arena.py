@@ -353,9 +353,11 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
             print_news(episode, self._told)
 
     def close(self) -> None:
-        """End the worker processes of the arena's own grader. May be called twice."""
+        """End what runs for the arena's own grader and its own source. May be called twice."""
         if self._owns_grader:
             self._rules.grader.close()
+        if self._owns_source:
+            self._source.close()
 
 
 def _info(phase: Phase, outcome: Outcome) -> dict[str, Any]:

@@ -364,7 +364,7 @@ class Transcript:
 
     @property
     def final_attempts(self) -> tuple[Attempt, ...]:
-        """Each agent's last word: its revision if there was one, else its attempt."""
+        """Each agent's last word: its revision if there was one, else its attempts, all tries."""
         return self.revisions or self.attempts
 
     def to_dict(self) -> dict[str, Any]:

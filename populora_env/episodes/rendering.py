@@ -43,7 +43,7 @@ def _blocks(episode: AnyEpisode) -> dict[str, str]:
     answer = "unknown" if episode.problem.answer is None else shown(episode.problem.answer)
     blocks: dict[str, str] = {}
     if isinstance(episode, ProposingEpisode):
-        blocks["request"] = f"[{episode.proposer}] is asked:\n{indented(episode.request)}"
+        blocks["request"] = f"[{episode.proposer}] is asked:\n{indented(visible(episode.request))}"
         if episode.proposal is not None:
             blocks["proposal"] = proposal_line(episode.proposal)
     if not isinstance(episode, ProposingEpisode) or episode.solvers:

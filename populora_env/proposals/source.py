@@ -271,7 +271,7 @@ class SelfPlaySource(VirtualSource, AdaptiveSource):
             raise ValueError(f"state is no pool of {self.spec:.80}: {said}") from error
 
     def close(self) -> None:
-        """End what runs for its kinds. May be called twice."""
+        """End what runs for its kinds; see `ProblemSource.close`."""
         for kind in self.kinds:
             kind.close()
 

@@ -422,3 +422,20 @@ def test_a_reply_that_never_came_is_no_wrong_one():
     assert transcript.proposal.solve_rate == 1  # of those that came
     assert len(role_games([transcript])) == 1
     env.close()
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_close_ends_what_runs_for_a_source_of_the_arenas_own(monkeypatch, owned):
+    closed = []
+    monkeypatch.setattr(SelfPlaySource, "close", lambda self: closed.append(self))
+    env = ReasoningArena(SPEC if owned else load_problems(SPEC), 3, proposers=1)
+    env.close()
+    assert len(closed) == owned
+
+
+def test_a_request_is_shown_with_nothing_that_a_terminal_obeys(monkeypatch):
+    make = lambda: TextTask("test_red", "Write \x1b[31mred.", read_sum, ["1 + 2"])  # noqa: E731
+    monkeypatch.setitem(TASKS, "test_red", make)
+    env = ReasoningArena("self-play:test_red", 3, proposers=1, render_mode="ansi")
+    env.reset(seed=0)
+    assert "Write \ufffd[31mred." in env.render()

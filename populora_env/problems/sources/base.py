@@ -135,6 +135,9 @@ class ProblemSource(ABC):
             )
         return list(found.values())
 
+    def close(self) -> None:  # noqa: B027, most sources have nothing to end
+        """End what runs for it. May be called twice; it starts again when it is needed."""
+
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):
             raise IndexError(f"index must be in [0, {len(self)}), got {index}")
