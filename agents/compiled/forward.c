@@ -157,16 +157,18 @@ static void multiply(const Model *m, const Batch *b, const Product *p, int64_t c
   int64_t panels = 0;
   for (int i = 0; i < p->parts; i++) panels += panels_of(&p->part[i].weight);
   SHARE(panels, 1);
-  Ahead ahead = ahead_of(b, next, own, own_past, (end - begin) * ((count + TILE - 1) / TILE));
+  const int most = at_once(m->precision), matrices = most > TILE && p->in % 64 == 0;
+  Ahead ahead = ahead_of(b, next, own, own_past, (end - begin) * ((count + most - 1) / most));
+  if (matrices) begin_matrices();
   for (int64_t each = begin; each < end; each++) {
     int64_t panel = each, i = 0;
     while (panel >= panels_of(&p->part[i].weight)) panel -= panels_of(&p->part[i++].weight);
     const Part *part = &p->part[i];
     const int64_t column = panel * COLUMNS, left = part->weight.out - column;
     const int64_t columns = left < COLUMNS ? left : COLUMNS;
-    for (int64_t t = 0; t < count; t += TILE) {
-      const int n = count - t < TILE ? count - t : TILE;
-      float made[TILE * COLUMNS];
+    for (int64_t t = 0; t < count; t += most) {
+      const int n = count - t < most ? count - t : most;
+      float made[MOST * COLUMNS];
       for (int64_t u = 0, some; part->B && u < n; u += some) { /* fetched while the base is multiplied */
         some = alike(b->agents, t + u, t + n, TILE);
         const float *B = part->B + b->agents[t + u] * part->B_step + column;
@@ -174,7 +176,7 @@ static void multiply(const Model *m, const Batch *b, const Product *p, int64_t c
           for (int v = 0; v < PARTS; v++) FETCH_LATER(B + k * part->weight.out + v * LANES);
       }
       fetch(&ahead);
-      tile(n, &rows, t, &part->weight, panel, made);
+      tile(n, &rows, t, &part->weight, panel, matrices, made);
       for (int64_t u = 0, some; part->B && u < n; u += some) {
         some = alike(b->agents, t + u, t + n, TILE);
         const float *B = part->B + b->agents[t + u] * part->B_step + column;
@@ -189,6 +191,7 @@ static void multiply(const Model *m, const Batch *b, const Product *p, int64_t c
         give(made + r * COLUMNS, columns, to + (t + r) * step + part->offset + column, add);
     }
   }
+  if (matrices) end_matrices();
 }
 
 /* Turn a head by its position (Su et al., 2021), and scale it. */

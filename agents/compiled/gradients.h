@@ -11,11 +11,13 @@
 #define HAS_GRADIENT (HAS_INT8 && HAS_BFLOAT16)
 #define DEEP 20    /* panels of outputs whose share is added up at once: what is made of them is cached */
 #define TALL 512   /* rows that a thread takes at once */
+#define ROUND 32   /* outputs that are added up at once */
 
-/* Bytes of a row of what comes back: bfloat16, as many as the panels have outputs. */
+/* Bytes of a row of what comes back: bfloat16, for whole panels of outputs and whole rounds. */
 static int64_t gradient_bytes(const Weight *w)
 {
-  return (w->out + COLUMNS - 1) / COLUMNS * COLUMNS * 2;
+  const int64_t whole = (w->out + COLUMNS - 1) / COLUMNS * COLUMNS;
+  return (whole + ROUND - 1) / ROUND * ROUND * 2;
 }
 
 #if HAS_GRADIENT
@@ -26,12 +28,14 @@ static void scaled(const Weight *w, const float *y, uint16_t *row)
   for (int64_t i = 0; i < whole; i += 16) {
     const int64_t left = w->out - i;
     const __mmask16 there = left >= 16 ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0;
-    const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, y + i), _mm512_loadu_ps(w->scale + i));
+    const __m512 scale = _mm512_maskz_loadu_ps(there, w->scale + i);
+    const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, y + i), scale);
     _mm256_storeu_si256((__m256i *)(row + i), (__m256i)_mm512_cvtneps_pbh(v));
   }
 }
 
-/* Panels of outputs from `first` to `past` as a panel of inputs: pairs of outputs, [pairs, COLUMNS, 2]. */
+/* Panels of outputs from `first` to `past` as a panel of inputs: pairs of outputs, [pairs, COLUMNS, 2],
+ * filled up to a whole round. */
 static void turned_over(const Weight *w, int64_t first, int64_t past, int64_t inputs, uint16_t *made)
 {
   const int64_t fours = (w->in + 3) / 4, begin = inputs * COLUMNS / 4;
@@ -52,17 +56,26 @@ static void turned_over(const Weight *w, int64_t first, int64_t past, int64_t in
         _mm_storeu_si128((__m128i *)(to + 2 * COLUMNS), _mm256_extracti128_si256(half, 1));
       }
   }
+  if ((past - first) * COLUMNS % ROUND) memset(made, 0, (ROUND - COLUMNS % ROUND) * COLUMNS * 2);
 }
 
-/* Add the share of some panels of outputs to a panel of inputs of `count` rows, x [count, in]. */
+/* Add the share of some panels of outputs to a panel of inputs of `count` rows, x [count, in]. With AMX
+ * whole sixteens of rows are read. */
 static void add_share(const Weight *w, const void *rows, int64_t step, int64_t count, const uint16_t *panel,
                       int64_t outputs, int64_t inputs, int fresh, float *x)
 {
-  float made[TILE * COLUMNS];
+  float made[MOST * COLUMNS];
   const int64_t column = inputs * COLUMNS, wide = w->in - column < COLUMNS ? w->in - column : COLUMNS;
-  for (int64_t r = 0; r < count; r += TILE) {
-    const int n = count - r < TILE ? count - r : TILE;
-    SUMS[BFLOAT16][n - 1]((const char *)rows + r * step, step / 4, panel, outputs, made);
+  const int most = populora_matrices ? MOST : TILE;
+  for (int64_t r = 0; r < count; r += most) {
+    const int n = count - r < most ? count - r : most;
+    const char *some = (const char *)rows + r * step;
+#if HAS_MATRICES
+    if (populora_matrices)
+      matrices_bfloat16(n, some, step, panel, (outputs + ROUND - 1) / ROUND, made);
+    else
+#endif
+      SUMS[BFLOAT16][n - 1](some, step / 4, panel, outputs, made);
     for (int i = 0; i < n; i++) {
       float *to = x + (r + i) * w->in + column;
       for (int64_t c = 0; c < wide; c++) to[c] = fresh ? made[i * COLUMNS + c] : to[c] + made[i * COLUMNS + c];
@@ -71,13 +84,14 @@ static void add_share(const Weight *w, const void *rows, int64_t step, int64_t c
 }
 
 /* x [count, in] = y [count, out] W, turned where the product turns its inputs, by all threads.
- * Room for `count` rows of gradient_bytes. */
+ * Room for rows of gradient_bytes: `count`, filled up to whole sixteens. */
 void populora_gradient(const Weight *w, const float *y, int64_t count, float *x, void *room, int32_t wanted)
 {
   const int64_t step = gradient_bytes(w), panels = panels_of(w), blocks = (w->in + COLUMNS - 1) / COLUMNS;
 #pragma omp parallel num_threads(wanted)
   {
-    uint16_t panel[DEEP * COLUMNS * COLUMNS];
+    uint16_t panel[(DEEP * COLUMNS + ROUND) * COLUMNS] __attribute__((aligned(64)));
+    if (populora_matrices) begin_matrices();
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < count; r++) scaled(w, y + r * w->out, (uint16_t *)((char *)room + r * step));
 #pragma omp for schedule(dynamic) collapse(2)
@@ -90,6 +104,7 @@ void populora_gradient(const Weight *w, const float *y, int64_t count, float *x,
                     count - from < TALL ? count - from : TALL, panel, (past - first) * COLUMNS, block,
                     first == 0, x + from * w->in);
         }
+    if (populora_matrices) end_matrices();
     if (w->in % 64 == 0) {
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < count * w->in; i += 64) {

@@ -24,6 +24,7 @@
 #endif
 #define COLUMNS (LANES * PARTS)
 #include "integers.h"
+#include "matrices.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #define HAS_BFLOAT16 1
@@ -150,12 +151,27 @@ static Sums *const SUMS[3][8] = {
 #endif
 };
 
-/* One panel's outputs for n rows, [n, COLUMNS]. */
-static void tile(int n, const Rows *rows, int64_t first, const Weight *w, int64_t panel, float *made)
+/* How many rows are best multiplied with a panel at once, at most MOST. */
+#define MOST (HAS_MATRICES ? 32 : TILE)
+INLINE int at_once(int precision) { return precision == INT8 && populora_matrices ? MOST : TILE; }
+
+/* One panel's outputs for n rows of those at once, [n, COLUMNS]. Room for [MOST, COLUMNS]; with
+ * `matrices`, whole sixteens of rows are read, and the thread has begun them. */
+static void tile(int n, const Rows *rows, int64_t first, const Weight *w, int64_t panel, int matrices,
+                 float *made)
 {
   const int64_t column = panel * COLUMNS;
   const char *x = (const char *)rows->rows + first * rows->step;
-  SUMS[w->precision][n - 1](x, rows->step / 4, (const char *)w->panels + panel * panel_bytes(w), w->in, made);
+  const char *p = (const char *)w->panels + panel * panel_bytes(w);
+#if HAS_MATRICES
+  if (matrices && n > FEW)
+    matrices_int8(n, x, rows->step, p, w->in / 64, made);
+  else
+#endif
+    for (int r = 0; r < n; r += TILE)
+      SUMS[w->precision][(n - r < TILE ? n - r : TILE) - 1](x + r * rows->step, rows->step / 4, p, w->in,
+                                                            made + r * COLUMNS);
+  (void)matrices;
 #if HAS_INT8
   for (int v = 0; w->precision == INT8 && v < PARTS; v++) {
     const vec scale = load(w->scale + column + v * LANES);

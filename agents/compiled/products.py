@@ -26,7 +26,7 @@ _SYMBOLS = tuple(
     f"populora_{name}"
     for name in (
         "forward", "product", "gradient", "choose", "columns", "lanes", "width", "chunk", "heads",
-        "keys", "together", "precisions", "has_gradient",
+        "keys", "together", "precisions", "has_gradient", "matrices",
     )
 )  # fmt: skip
 _OFFSET = 128  # of int8 weights: one side of the instruction has no sign
@@ -69,6 +69,8 @@ class Library:
         self.together = {"float32": 1, "bfloat16": 2, "int8": number("together")}
         had, self.differentiates = number("precisions"), bool(number("has_gradient"))
         self.precisions = tuple(name for i, name in enumerate(PRECISIONS) if had >> i & 1)
+        self._matrices = ctypes.c_int32.in_dll(library, "populora_matrices")
+        self._has_matrices = bool(self._matrices.value)
         pointer, long, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         self.forward: Any = library.populora_forward
         self.forward.argtypes = [pointer, pointer]
@@ -82,6 +84,18 @@ class Library:
         ]  # fmt: skip
         for function in (self.forward, self.product, self.gradient, self.choose):
             function.restype = None
+
+    @property
+    def matrices(self) -> bool:
+        """Whether products and gradients in int8 go by AMX; may be set to False, and back.
+
+        Products are the same either way, to the last bit; gradients differ in their last bits.
+        """
+        return bool(self._matrices.value)
+
+    @matrices.setter
+    def matrices(self, wanted: bool) -> None:
+        self._matrices.value = wanted and self._has_matrices
 
     def halves(self, precision: str) -> bool:
         """Whether a pass in this precision keeps keys and values in bfloat16; else in float32."""
@@ -219,7 +233,7 @@ class Panels:
         flat = y.reshape(-1, self.outputs).contiguous()
         x = torch.empty(len(flat), self.inputs)
         wide = -(-self.outputs // found.columns) * found.columns
-        room = torch.empty(len(flat), wide, dtype=torch.bfloat16)
+        room = torch.empty(len(flat) + 15, wide + 31, dtype=torch.bfloat16)
         found.gradient(
             ctypes.byref(self.view()), flat.data_ptr(), len(flat), x.data_ptr(), room.data_ptr(),
             torch.get_num_threads(),

@@ -117,6 +117,24 @@ def test_gradients_are_products_with_the_same_weight(rows, inputs, outputs):
     assert panels.gradient(y[:0]).shape == (0, inputs)
 
 
+@pytest.mark.skipif(not (library() and library().matrices), reason="no AMX here")
+@pytest.mark.parametrize("rows", [1, 3, 16, 17, 32, 33, 77, 300])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (128, 97), (576, 1000), (130, 97)])
+def test_amx_gives_the_same_integers(rows, inputs, outputs):
+    panels, _, _ = packed("int8", outputs, inputs, bias=True)
+    x, y = drawn(rows, inputs), drawn(rows, outputs)
+    fast, back = panels.multiply(x), panels.gradient(y)
+    library().matrices = False
+    try:
+        assert not library().matrices
+        assert torch.equal(panels.multiply(x), fast)
+        slack = 1e-5 * float(back.abs().max())
+        torch.testing.assert_close(panels.gradient(y), back, rtol=1e-4, atol=slack)
+    finally:
+        library().matrices = True
+    assert library().matrices
+
+
 @pytest.mark.skipif("bfloat16" not in PRECISIONS, reason="no products in bfloat16")
 def test_gradients_of_other_precisions_are_not_compiled():
     panels, _, _ = packed("bfloat16", 5, 8, bias=False)
