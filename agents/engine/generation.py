@@ -289,8 +289,8 @@ class _Decoder:
         stops = self.jobs[row.job].stop
         if not stops:
             return False
-        # A token is a character or more, but for parts of one: look a few tokens further back.
-        tail = row.ids[-(max(map(len, stops)) + 8) :]
+        # A token is a byte or more: look a few tokens further back.
+        tail = row.ids[-(max(len(stop.encode()) for stop in stops) + 8) :]
         text = self.base.tokenizer.decode(tail, skip_special_tokens=True)
         return any(stop in text for stop in stops)
 

@@ -115,9 +115,9 @@ class StackedAdamW:
 
         Moments belong to the coordinates of the factors they were gathered in: entry (i, j) of a
         moment is about entry (i, j) of a factor. They mean something only to an agent that has its
-        parent's coordinates, that is, the same rows ``A``, as a copy has, or a copy with noise on
-        ``B``. A child of crossover does not: it is factored anew, and while a change of
-        coordinates could be carried over to a mean of gradients, elementwise squares have none.
+        parent's coordinates, that is, the same rows ``A``, as a copy has. A child of crossover does
+        not: it is factored anew, and while a change of coordinates could be carried over to a mean
+        of gradients, elementwise squares have none.
 
         Args:
             parents: Agent that inherits to the agent whose state it gets.

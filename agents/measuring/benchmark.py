@@ -8,6 +8,7 @@ Not covered here: loading adapters and runs, tables and the command line
 (`evolution.commands.bench.command`).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -393,6 +394,14 @@ def _check(
         raise ValueError(
             "participants: expected at least one that is not apart from the population"
         )
+    weights = {e.name: e.weight for e in participants if not e.apart}
+    if any(weight is not None for weight in weights.values()):
+        for name, weight in weights.items():
+            if weight is None or not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"participants: {name}: weight: got {weight!r}, expected a number >= 0, as "
+                    "another has a weight; give each one or none"
+                )
     if unknown := [rule for rule in preset.extractions if rule not in EXTRACTIONS]:
         raise ValueError(
             f"preset: {preset.name} names the extraction {unknown[0]!r}, expected one of "

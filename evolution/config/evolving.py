@@ -185,7 +185,8 @@ class EvolutionConfig:
     rejection_replies: Annotated[int, Range(1)] = 4
     """Most distinct right attempts at one problem that an agent learns from by rejection."""
     child_optimizer: ChildOptimizer = ChildOptimizer.RESET
-    """Whether a child forgets AdamW's state, or inherits it where it has a parent's rows A."""
+    """Whether a child forgets AdamW's state, or inherits it where it has a parent's rows A: with
+    shared rows, or as a copy that does not mutate."""
     negative_weight: Annotated[float, Range(0, 1)] = 0.0
     """Factor on negative advantages; 0 learns from better-than-expected replies alone."""
     shards: Annotated[int, Range(1)] = 1

@@ -4,7 +4,8 @@ Every member of a home gets the same weights, so these are for members that lear
 They start equal: adapters drawn apart read different subspaces, which no adapter of the same rank
 holds together. Those that were given, or exchanged in another way before, start at their mean: it
 is all that their first exchange comes to. Optimiser states stay with their slots, since the
-coordinates nearly do; see `evolution.lowrank.sums`.
+coordinates nearly do; see `evolution.lowrank.sums`. A member of another rank than the first gets
+the best update of its own, and a new state.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
 from evolution.lowrank.genomes import Genome, read_genome, write_genome
-from evolution.lowrank.sums import inner_products, weighted_sum
+from evolution.lowrank.sums import both_lost, inner_products, weighted_sum
 
 Notes = dict[str, float]
 Move = Callable[[int, Sequence[Genome], Genome], tuple[Genome, Notes]]
@@ -121,9 +122,11 @@ def _spread_to(
     parents = sound.tolist()
     made: list[Exchanged] = []
     for slot in home.tolist():
-        write_genome(step.lora, slot, genome)
+        cut = write_genome(step.lora, slot, genome)
+        lost = round(both_lost(notes["recompression_error"], cut), 6)
         own = slot if slot in parents else None
         others = [p for p in parents if p != slot]
         line = tuple(others if own is None else [own, *others])
-        made.append(Exchanged(slot, line, dict(notes), moments=own))
+        state = own if int(step.lora.ranks[slot]) == genome.rank else None
+        made.append(Exchanged(slot, line, notes | {"recompression_error": lost}, moments=state))
     return made

@@ -6,7 +6,7 @@ import numpy as np
 
 from evolution.exchange.step import EXCHANGES, Exchanged, ExchangeStep
 from evolution.lowrank.genomes import Genome, read_genome, write_genome
-from evolution.lowrank.sums import weighted_sum
+from evolution.lowrank.sums import both_lost, weighted_sum
 from evolution.operators.selection import ranking
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def cma_es(
         mixed, error = _mixed(members, vector, places)
         order = ranking(step.standing[sound])
         worst = broken[0] if broken else slots[int(order[-1])]
-        write_genome(step.lora, worst, mixed)
+        error = both_lost(error, write_genome(step.lora, worst, mixed))
         parents = tuple(slots[i] for i in order.tolist())
+        weights = (vector.reshape(size, count)[:, order] / count).round(4).tolist()
         notes = {
-            "weights": [[round(float(x) / count, 4) for x in row] for row in
-                        vector.reshape(size, count)],
+            "weights": weights if size > 1 else weights[0],
             "accuracy": round(score, 4),
             "mixes": tried,
             "recompression_error": round(error, 6),

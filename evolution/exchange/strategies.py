@@ -66,6 +66,10 @@ def evolution_strategy(
     for number, home in enumerate(step.homes):
         slots = home.tolist()
         if step.is_founding:
+            if len(ranks := set(step.lora.ranks[slots].tolist())) > 1:
+                raise ConfigError(
+                    f"exchange: evolution_strategy moves one mean of one rank, got ranks {ranks}"
+                )
             mean = [B for _, B in step.begin_equal(home).factors]
         else:
             if not are_shared(step.lora, slots):

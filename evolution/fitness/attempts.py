@@ -101,10 +101,14 @@ def gather(
     distributions: list[list[np.ndarray | None]] = [[None] * size for _ in transcripts]
     for row, transcript in enumerate(transcripts):
         for turn in transcript.turns:
-            known = population.recall(turn.reply_id) if turn.phase is Phase.SOLVE else None
-            if known is None or len(known.reply_ids) < 2:
+            if turn.phase is not Phase.SOLVE:
                 continue
-            column = population.agents.index(turn.agent)
+            column, known = population.agents.index(turn.agent), population.recall(turn.reply_id)
+            if known is None or len(known.reply_ids) < 2:  # nothing of an earlier try counts, too
+                distributions[row][column] = None
+                if features is not None:
+                    features[row, column] = np.nan
+                continue
             if features is not None:
                 features[row, column] = known.features[Feature.HIDDEN_STATES].numpy()
             if Feature.DISTRIBUTIONS in known.features:

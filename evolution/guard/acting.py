@@ -134,6 +134,7 @@ class Acting:
         )  # fmt: skip
         means.lineage.add(newcomer)
         means.hyperparameters.write([newcomer])
+        self.hold_kl()
         return f"replaced by {source}"
 
     def _write(self, slot: int, genome: Genome) -> None:

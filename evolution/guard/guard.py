@@ -79,6 +79,7 @@ class Guard:
         """Read the signals of a generation, before agents learn from it."""
         if self._config.guard == "off":
             return
+        self._acting.hold_kl()  # of those who were born since, and now learn
         signals, asked = read_signals(
             transcripts, self._population, (self._config.seed, generation)
         )

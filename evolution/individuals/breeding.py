@@ -26,7 +26,7 @@ from evolution.lowrank.genomes import (
 )
 from evolution.lowrank.shared_rows import are_shared, bring_back, rows_of
 from evolution.operators import mutation_weights as mutation
-from evolution.operators.crossover import CrossoverStep, clone
+from evolution.operators.crossover import CrossoverStep, write_copy
 from evolution.operators.crossover_step import number
 from evolution.operators.mutation import Form
 from evolution.operators.mutation_weights import Offspring
@@ -148,10 +148,11 @@ class Breeder:
             best_of_each(fittest, homes, config.elites),
         )
         before = self.lineage.living
+        sent = {slot: read_genome(self._lora, slot) for slot in set(plan.migrants.values())}
         born: list[Exchanged] = []
         if plan.children:
             born += self._cross(generation, plan, score, candidates.fitness, before)
-        return born + self._migrate(generation, plan.migrants, before)
+        return born + self._migrate(plan.migrants, sent, before)
 
     def _cross(
         self,
@@ -251,26 +252,23 @@ class Breeder:
         return mended
 
     def _migrate(
-        self, generation: int, migrants: Mapping[int, int], before: Mapping[int, Individual]
+        self,
+        migrants: Mapping[int, int],
+        sent: Mapping[int, Genome],
+        before: Mapping[int, Individual],
     ) -> list[Exchanged]:
-        """Copy the migrants."""
-        if not migrants:
-            return []
-        slots, sources = np.array(list(migrants)), np.array(list(migrants.values()))
-        nothing = np.full((len(slots), 1), np.nan)
-        key = (self._config.seed, generation)
-        notes = clone(self._lora, CrossoverStep(slots, sources[:, None], nothing, 0.0, key))
+        """Write the migrants: copies of the best as they were before children were made."""
         return [
             Exchanged(
                 slot,
                 (source,),
-                note,
+                write_copy(self._lora, slot, sent[source]),
                 "migration",
                 None,
                 before[source].hyperparameters,
                 before[source].mutation_strength,
             )
-            for slot, source, note in zip(slots.tolist(), sources.tolist(), notes, strict=True)
+            for slot, source in migrants.items()
         ]
 
     def record(

@@ -21,9 +21,9 @@ class OptimizerInheritance:
     """The optimiser state of a population that is about to have children.
 
     Where an exchange says whose state a member goes on with, it does. Otherwise a child gets the
-    state of the first parent whose rows ``A`` it has bit for bit, as a copy has, a copy whose ``B``
-    was mutated, and anyone where all share their rows; these are the coordinates that the state
-    belongs to. Elsewhere crossover factors a child anew, so that it shares no parent's
+    state of the first parent whose rows ``A`` it has bit for bit, as a copy has that did not
+    mutate, and anyone where all share their rows; these are the coordinates that the state belongs
+    to. Elsewhere crossover or mutation factors a child anew, so that it shares no parent's
     coordinates: its state begins afresh whatever the setting.
 
     Args:

@@ -93,6 +93,9 @@ class Standing:
         noise = lead_errors(earned.T) ** 2
         self._noise[own] = self._noise_before(own, noise) + noise
         self.evidence[own] += 1
+        self._lead[own] -= (np.nan_to_num(self.values[own]).mean() - base) * (
+            self.evidence[own] + 1
+        )
 
     def _noise_before(self, slots: Sequence[int] | np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Variances of leads until now; where they are not known, as of generations this noisy."""

@@ -132,3 +132,15 @@ def _turned(A: Tensor, B: Tensor, near: Tensor, rank: int, energy: Tensor) -> tu
     rows[nothing, :rank] = want[nothing].to(A.dtype)
     columns[nothing] = 0
     return rows, columns
+
+
+def both_lost(first: float, second: float) -> float:
+    """Relative error of a best update of a rank that is cut to a smaller one again.
+
+    What the second cut leaves out is orthogonal to what the first did.
+
+    Args:
+        first: Of the first cut.
+        second: Of the second, relative to what the first left.
+    """
+    return (first**2 + (1 - first**2) * second**2) ** 0.5

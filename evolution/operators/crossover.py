@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from agents.engine.adapters import StackedLora
-from evolution.lowrank.genomes import factors_hash, read_genome, write_genome
+from evolution.lowrank.genomes import Genome, factors_hash, read_genome, write_genome
 from evolution.lowrank.layers import recombine
 from evolution.lowrank.noise import Noise
 from evolution.operators.crossover_entries import dare, ties
@@ -135,14 +135,17 @@ def clone(lora: StackedLora, step: CrossoverStep) -> list[dict[str, Any]]:
     """
     best = step.parents[:, 0].tolist()
     genomes = {parent: read_genome(lora, parent) for parent in best}
-    hashes = {parent: factors_hash(g.alpha, g.factors) for parent, g in genomes.items()}
     return [
-        {
-            "parent_hash": hashes[parent],
-            "recompression_error": number(write_genome(lora, slot, genomes[parent])),
-        }
+        write_copy(lora, slot, genomes[parent])
         for slot, parent in zip(step.slots.tolist(), best, strict=True)
     ]
+
+
+def write_copy(lora: StackedLora, slot: int, genome: Genome) -> dict[str, Any]:
+    """Write a member into a slot, as `clone` does; what the lineage is to say."""
+    known = factors_hash(genome.alpha, genome.factors)
+    error = write_genome(lora, slot, genome)
+    return {"parent_hash": known, "recompression_error": number(error)}
 
 
 @CROSSOVERS.add("from_scratch", strength=(0, 10))

@@ -95,11 +95,12 @@ def weights_of(birth: Individual) -> tuple[float, ...]:
     given, taken = birth.parameters.get("weights"), birth.parameters.get("taken")
     if isinstance(taken, dict):  # layer by layer
         given = [list(taken.values()).count(f"parent {i}") for i in range(count)]
-    if isinstance(given, list) and len(given) == count:  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(given, list):
         try:
             values = np.abs(np.array(given, np.float64))
         except (OverflowError, TypeError, ValueError):
             values = np.zeros(1)
+        values = values.mean(0) if values.ndim == 2 else values  # of parts of the model
         if values.shape == (count,) and 0 < float(values.sum()) < np.inf:
             return tuple((values / values.sum()).tolist())
     return (1 / count,) * count

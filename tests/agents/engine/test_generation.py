@@ -8,7 +8,8 @@ import torch
 
 from agents.engine import generation
 from agents.engine.adapters import Layout, RowLayout, StackedLora
-from agents.engine.general_pass import pad_right
+from agents.engine.compiled_pass import CompiledPass
+from agents.engine.general_pass import GeneralPass, pad_right
 from agents.engine.generation import DecodeStats, Job, common_prefix, generate
 from agents.engine.sampling import choose, nucleus
 from tests.agents.helpers import randomise
@@ -263,6 +264,19 @@ def test_stop_texts_end_a_reply(tiny_base):
     assert cut.finished
     assert whole.ids[: len(cut.ids)] == cut.ids
     assert stop not in tiny_base.tokenizer.decode(cut.ids[:-1])
+
+
+def test_a_stop_text_may_be_longer_in_tokens_than_in_characters(tiny_base, monkeypatch):
+    encode = tiny_base.tokenizer.encode
+    stop = "\u6700\u7ec8\u7b54\u6848\u662f\uff1a"
+    ids = encode(f"so {stop} 7", add_special_tokens=False)
+    assert len(encode(stop, add_special_tokens=False)) > len(stop) + 8
+    planned = iter(ids)
+    for kind in (CompiledPass, GeneralPass):
+        monkeypatch.setattr(kind, "choose", lambda *_: torch.tensor([next(planned)]))
+    (made,) = generate(tiny_base, None, [Job(None, ids_of(tiny_base, "hi"), 40, 3, stop=(stop,))])
+    assert made.finished
+    assert tiny_base.tokenizer.decode(made.ids).endswith(stop)
 
 
 def test_nucleus_keeps_the_fewest_likeliest_tokens():

@@ -230,6 +230,15 @@ def test_a_population_is_told_how_to_decode(tiny_base):
     assert len({row.reply for row in drawn.replies["agent_0"][0]}) > 1
 
 
+@pytest.mark.parametrize("weight", [None, -1.0, float("nan")])
+def test_weights_are_checked_before_anybody_is_asked(weight):
+    who = [Participant("agent_0", weight=0.5), Participant("agent_1", weight=weight)]
+    policy = Scripted()
+    with pytest.raises(ValueError, match=r"agent_1: weight: got .*expected a number >= 0"):
+        benchmark(policy, PROBLEMS, who)
+    assert policy.asked == []
+
+
 def test_a_population_that_changed_gets_no_old_replies(tiny_base):
     population, log = LoraPopulation(tiny_base, 2, 2), ReplyLog()
     sampling = Sampling(max_new_tokens=3)

@@ -214,6 +214,41 @@ def test_cma_es_finds_the_member_that_answers_and_costs_what_it_says():
     assert distance(updates(lora, 3), good) < 0.7 * distance(mean_of(before), good)
 
 
+def test_members_of_other_ranks_lose_what_they_cannot_hold_and_their_state():
+    lora = random_lora((4, 1, 4, 4))
+    for slot in range(4):
+        lora.set_alpha(slot, 2.0 * int(lora.ranks[slot]))
+    whole = mean_of([updates(lora, slot) for slot in range(4)])
+    made = {one.slot: one for one in EXCHANGES.read("average")(told(lora))}
+    for slot in (0, 1):
+        lost = distance(updates(lora, slot), whole)
+        assert made[slot].parameters["recompression_error"] == pytest.approx(lost, rel=0.02)
+    assert {slot: one.moments for slot, one in made.items()} == {0: 0, 1: None, 2: 2, 3: 3}
+    lora = random_lora((4, 1, 4, 4))
+    told_of = told(lora, standing=(3.0, 0.0, 2.0, 1.0))
+    (one,) = EXCHANGES.read("exploit_explore(share=0.25)")(told_of)
+    assert (one.slot, one.parents, one.moments) == (1, (0,), None)
+
+
+def test_evolution_strategies_ask_for_one_rank_before_anything_is_played():
+    with pytest.raises(ConfigError, match="one mean of one rank, got ranks"):
+        EXCHANGES.read("evolution_strategy")(told(random_lora((4, 2, 4, 4)), 0))
+
+
+def test_weights_of_a_mix_are_in_the_order_of_its_parents():
+    lora = random_lora(RANKS)
+    good = updates(lora, 0)
+
+    def measure(slots, count):
+        near = [1 / (1 + distance(updates(lora, slot), good)) for slot in slots]
+        return np.repeat(np.array(near)[:, None], count, 1)
+
+    use = EXCHANGES.read("cma_es(problems=8,rounds=30)")
+    (made,) = use(told(lora, measure=measure, standing=(1.0, 0.0, 2.0, 3.0)))
+    assert made.parents == (3, 2, 0, 1)
+    assert max(made.parameters["weights"]) == made.parameters["weights"][2]
+
+
 def test_cma_es_heals_what_is_broken_and_leaves_all_as_they_were_where_nothing_is_measured():
     lora = random_lora(RANKS)
     before = [updates(lora, slot) for slot in range(4)]

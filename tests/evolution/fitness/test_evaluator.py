@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from evolution import ConfigError
-from evolution.fitness.attempts import MINIMAL_CRITERIA
+from evolution.fitness.attempts import MINIMAL_CRITERIA, gather
 from evolution.fitness.task import diversity_words
 from populora_env.records import Phase, Request
 from tests.evolution.test_manager import config, make
@@ -90,3 +91,14 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'populora-env\[qd\]'"):
         make(settings=config(fitness="map_elites"))
+
+
+def test_an_empty_last_try_has_no_features_of_the_one_before():
+    manager = make(settings=config(tries=2, evaluation="none", diversity_bar="none"))
+    played = manager.play(manager.ask())
+    turn = [t for t in played[0].turns if t.phase is Phase.SOLVE and t.agent == "agent_0"][-1]
+    known = manager.population.recall(turn.reply_id)
+    manager.population._recent[turn.reply_id] = replace(known, text="", reply_ids=())
+    features = gather(played, manager.population, None).hidden_states
+    assert np.isnan(features[0, 0]).all()
+    assert np.isfinite(features[0, 1]).all()

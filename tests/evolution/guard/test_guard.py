@@ -176,7 +176,15 @@ def test_a_birth_takes_neither_a_raised_kl_weight_nor_the_rung(planned):
     planned["agent_1"] = FIRST
     manager.run(6)
     manager._learner.kl_weights[1] = 0.1
+    step, learned_with = manager._learner.step, []
+
+    def learning(*given, **how):
+        learned_with.append(float(manager._learner.kl_weights[1]))
+        return step(*given, **how)
+
+    manager._learner.step = learning
     manager.run(1)
+    assert learned_with == [KL]  # the newborn's first step, too
     assert float(manager._learner.kl_weights[1]) == KL
     assert manager._guard._acting._raised[1] == (pytest.approx(0.1), KL)
     manager.close()

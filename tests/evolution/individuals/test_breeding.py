@@ -78,6 +78,21 @@ def test_islands_breed_among_themselves_and_send_copies_of_their_best():
     assert all(child.is_copy for child in moved.values())
 
 
+def test_migrants_are_copies_of_the_best_as_they_were():
+    lora, breeder = make(
+        (4,) * 8, selection="lower_bound", islands=2, migrants=1, migrate_every=1, offspring=2
+    )
+    before = hashes(lora)
+    ratings = np.array([40.0, 30, 25, 20] * 2)  # the best, not the fittest: a child takes its slot
+    known = Candidates(np.array([1.0, 2, 3, 9] * 2), ratings, np.ones(8))
+    born = bred(breeder, 1, known)
+    moved = {c.individual.slot: c for c in born if c.individual.operator == "migration"}
+    assert {c.parent_slots for c in moved.values()} == {(0,), (4,)}
+    for child in moved.values():
+        assert child.is_copy
+        assert child.individual.content_hash == before[child.parent_slots[0]]
+
+
 def test_a_child_that_is_not_finite_becomes_a_copy_of_its_best_parent_and_says_so():
     @MUTATIONS.add("poison")
     def poison(lora, step):

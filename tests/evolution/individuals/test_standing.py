@@ -93,6 +93,10 @@ def test_a_trial_moves_only_those_who_took_part_and_not_their_mean():
     assert after[2] < before[2]
     assert after[1:].mean() == pytest.approx(before[1:].mean())
     assert standing.evidence.tolist() == [1, 2, 2]
+    standing.inherit({2: None})  # a newcomer against a proven one
+    before = standing.values
+    standing.correct([1, 2], np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]))
+    assert standing.values[1:].mean() == pytest.approx(before[1:].mean())
 
 
 def test_saved_and_loaded_it_is_the_same():

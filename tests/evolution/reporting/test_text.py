@@ -251,6 +251,8 @@ def test_weights_that_do_not_fit_are_equal_ones():
         child = Individual("c", 0, 1, "crossover", ("a", "b"), {"weights": given})
         assert weights_of(child) == (0.5, 0.5)
     assert weights_of(Individual("c", 0, 1, "x", ("a", "b"), {"weights": [3, 1]})) == (0.75, 0.25)
+    parts = {"weights": [[1.0, 0.0], [0.5, 0.5]]}  # of attention, and of the rest
+    assert weights_of(Individual("c", 0, 1, "cma_es", ("a", "b"), parts)) == (0.75, 0.25)
     assert weights_of(Individual("c", 0, 0, "spread")) == ()
 
 
