@@ -66,7 +66,8 @@ class ReasoningArena(ParallelEnv[str, Observation, str | None]):
         evaluation: ``"score"``, ``"compare"``, ``"critique"``, several joined by ``+`` or in a
             sequence, or ``"none"``.
         judge: Decides correctness where a problem has no known answer; None for the majority.
-        seed: Seed of the sequence of problems and of who judges whom.
+        seed: Seed of the sequence of problems and of who judges whom. What a spec's problems are
+            depends on it as well, and stays so whatever seed `reset` is given.
         render_mode: ``"ansi"`` (`render` returns the episode as text), ``"human"`` (it is printed
             as it goes) or None.
         judge_load: Number of attempts (for compare: of pairs) that each agent judges in each form

@@ -250,10 +250,12 @@ class RewardFunction:
                 f"{type(value).__name__} in row {row}"
             )
         answer = str(value)
-        if canonical_answer(answer, self._kind) is None:
+        known = canonical_answer(answer, self._kind) is not None
+        if not known or "####" in answer or "\\boxed" in answer:
             worked = read_answer(answer, self._kind)  # a worked solution, as GSM8K's answers are
             if worked.status is ReplyStatus.OK:
                 return worked.answer
+        if not known:
             raise ValueError(
                 f"the column {self._column!r} must hold answers of the kind {self._kind.value}, "
                 f"got {answer[:80]!r} in row {row}: correct it, write None, or set answer_kind"

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -180,6 +181,7 @@ class Sandbox:
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             start_new_session=True,  # Ctrl-C is the caller's, and the group can be killed
         )
+        self._dropped = weakref.finalize(self, _end_dropped, self._process, self._owner)
         if self._exchange("", _START_LIMIT)[0] is None:
             self._end()
             raise SandboxError(
@@ -221,6 +223,8 @@ class Sandbox:
         process, self._process = self._process, None
         if process is None:
             return
+        if self._dropped is not None:
+            self._dropped.detach()
         if gently and process.stdin is not None:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 process.stdin.close()
@@ -232,6 +236,10 @@ class Sandbox:
     def _forget(self) -> None:
         """Begin without a program; a parent's goes on."""
         process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
+        dropped: weakref.finalize[..., Any] | None = getattr(self, "_dropped", None)
+        if dropped is not None:
+            dropped.detach()
+        self._dropped: weakref.finalize[..., Any] | None = None  # ends what nobody closed
         if process is not None:
             process.returncode = 0  # no child of ours: nothing to wait for
             _close_pipes(process)
@@ -259,6 +267,14 @@ _REASONS = {
     "the sandbox cannot read it": "the sandbox cannot read it",
     "its interpreter died": "it ended its interpreter",
 }
+
+
+def _end_dropped(process: "subprocess.Popen[bytes]", owner: int) -> None:
+    """End the program of a sandbox that is gone, in the process that started it."""
+    if os.getpid() == owner:
+        _kill(process)
+        process.wait()
+        _close_pipes(process)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

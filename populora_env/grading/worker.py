@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +64,7 @@ class MathWorker:
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0  # the process that started the program
+        self._dropped: weakref.finalize[..., Any] | None = None  # ends it if nobody closes this
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._ready = False
         self._number = 0
@@ -86,6 +88,7 @@ class MathWorker:
         assert process.stdout is not None
         self._process = process
         self._owner = os.getpid()
+        self._dropped = weakref.finalize(self, _end, process, self._owner)
         threading.Thread(target=_forward, args=(process.stdout, self._lines), daemon=True).start()
 
     def check(self, gold: str, answer: str) -> Outcome:
@@ -118,15 +121,13 @@ class MathWorker:
         self._ready = False
         if process is None:
             return
+        if self._dropped is not None:
+            self._dropped.detach()
         if _FORKS:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_LIMIT)
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-        _close_pipes(process)
+        _end(process, self._owner)
 
     def _ask(self, gold: str, answer: str, deadline: float) -> Outcome | None:
         """Send one request and wait for its reply; None if it died with a process."""
@@ -207,8 +208,22 @@ class MathWorker:
             return
         process, self._process = self._process, None
         self._ready = False
+        if self._dropped is not None:
+            self._dropped.detach()
         process.returncode = 0  # no child of ours: nothing to wait for
         _close_pipes(process)
+
+
+def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
+    """Kill a program and the processes that it forked, in the process that started it."""
+    if os.getpid() != owner:
+        return
+    if _FORKS:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    _close_pipes(process)
 
 
 def _close_pipes(process: "subprocess.Popen[bytes]") -> None:

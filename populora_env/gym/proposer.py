@@ -31,7 +31,7 @@ class ReasoningProposer(ReasoningSolo):
         render_mode: ``"ansi"``, ``"human"`` or None.
         peers: Who solves, as for `ReasoningSolo`; None for `GuessingPeer`.
         limits: Length of the solvers' replies by phase, in tokens.
-        **arena: Further arguments of `ReasoningArena`; ``proposers`` is 1, ``tries`` 4 and
+        **arena: Further arguments of `ReasoningArena`; ``proposers`` is 1, ``tries`` is 4 and
             ``rewards`` ``"learnability"`` unless they are given.
 
     Raises:
@@ -55,6 +55,11 @@ class ReasoningProposer(ReasoningSolo):
         **arena: Unpack[ArenaOptions],
     ) -> None:
         chosen: ArenaOptions = {**_DEFAULTS, **arena}
+        if chosen.get("proposers") != 1:
+            raise ValueError(
+                f"proposers must be 1, the learner, got {chosen.get('proposers')!r}: where others "
+                "write problems as well, use ReasoningArena"
+            )
         super().__init__(
             problems, num_agents, evaluation, judge, seed, render_mode, peers=peers, limits=limits,
             **chosen,

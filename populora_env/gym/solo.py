@@ -15,14 +15,13 @@ from populora_env.episodes.rewards import RewardWeights
 from populora_env.grading import Grader
 from populora_env.gym.peers import Peer, each_peer
 from populora_env.judges import Judge
-from populora_env.judges.awaiting import settled
+from populora_env.judges.awaiting import FAULTS, last_error_of, said, settled
 from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource
 from populora_env.prompts import REPLY_TOKENS
 from populora_env.ratings import Ratings
 from populora_env.reading.no_reply import NoReply, failures_of, marked
 from populora_env.records import Phase, Problem, Request, Transcript
-from populora_env.storage import storable
 
 LEARNER = "agent_0"
 
@@ -249,12 +248,12 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
             failed = min(failures_of(policy) - failed, len(requests))
             if failed > 0:  # a server's, say, that came back as empty texts
                 self._failures += failed
-                self._fail(names, str(getattr(policy, "last_error", None)))
+                self._fail(names, str(last_error_of(policy)))
             if isinstance(returned, str):  # a sequence, too, but of characters
                 raise TypeError("act must return a sequence of texts, got a single str")
             replies: list[Any] = list(returned)
-        except Exception as error:
-            self._fail(names, _said(error))
+        except FAULTS as error:
+            self._fail(names, said(error))
             return [_NO_REPLY] * len(requests)
         if len(replies) != len(requests):
             self._fail(names, f"expected {len(requests)} replies, got {len(replies)}")
@@ -264,8 +263,8 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
     def _called(self, peer: Any, request: Request) -> Any:
         try:
             return settled(peer(request.prompt))
-        except Exception as error:
-            self._fail(request.agent, _said(error))
+        except FAULTS as error:
+            self._fail(request.agent, said(error))
             return _NO_REPLY
 
     def _fail(self, who: str, what: str) -> None:
@@ -280,7 +279,3 @@ class ReasoningSolo(gymnasium.Env[Observation, str]):
 
 
 _NO_REPLY = object()  # stands for a reply whose failure has been noted already
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(storable(str(error)).split())[:200]}"

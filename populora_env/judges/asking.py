@@ -11,9 +11,8 @@ from itertools import combinations
 from typing import Any, Protocol, runtime_checkable
 
 from populora_env.errors import check_seconds
-from populora_env.judges.awaiting import settled
+from populora_env.judges.awaiting import FAULTS, last_error_of, said, settled
 from populora_env.records import Attempt, Comparison, Evaluation, Problem, ReplyStatus, Verdict
-from populora_env.storage import storable
 
 
 @runtime_checkable
@@ -58,23 +57,23 @@ class TimedJudge:
     @property
     def last_error(self) -> str | None:
         """Why the judge inside says that it failed last; None if it does not say."""
-        return getattr(self._judge, "last_error", None)
+        return last_error_of(self._judge)
 
     def judge(self, comparisons: Sequence[Comparison]) -> Sequence[Verdict]:
         """Ask the judge.
 
         Raises:
             TimeoutError: If it takes too long, or an earlier call still does.
-            Exception: Whatever the judge raises.
+            Exception: Whatever the judge raises, or what it returns as it is gone through.
         """
         if self._hanging is not None and self._hanging.is_alive():
             raise TimeoutError("an earlier call has not come back")
-        came: list[Sequence[Verdict]] = []
+        came: list[list[Verdict]] = []
         failed: list[BaseException] = []
 
         def call() -> None:
             try:
-                came.append(settled(self._judge.judge(comparisons)))
+                came.append(list(settled(self._judge.judge(comparisons))))
             except BaseException as error:
                 failed.append(error)
 
@@ -119,9 +118,8 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
         return Judgement(())
     try:
         returned: list[Any] = list(settled(judge.judge(list(comparisons))))
-    except Exception as error:
-        said = " ".join(storable(str(error)).split())[:200]
-        return _all_failed(asked, f"judge raised {type(error).__name__}: {said}")
+    except FAULTS as error:
+        return _all_failed(asked, f"judge raised {said(error)}")
     if len(returned) != asked:
         return _all_failed(asked, f"judge must return {asked} verdicts, got {len(returned)}")
     error = None
@@ -133,8 +131,7 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> Judgement:
             missing = entry.preference is None and entry.status is ReplyStatus.FAILED
             if missing or entry.failed:
                 failures += 1
-                said = " ".join(storable(str(getattr(judge, "last_error", None) or "")).split())
-                error = error or f"judge failed: {said[:200] or 'it gave no reason'}"
+                error = error or f"judge failed: {last_error_of(judge) or 'it gave no reason'}"
             continue
         failures += 1
         error = error or f"judge must return Verdict objects, got {type(entry).__name__}"

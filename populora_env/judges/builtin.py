@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from populora_env.grading.grader import Grader
 from populora_env.judges.asking import Judge, ask
-from populora_env.judges.awaiting import settled
+from populora_env.judges.awaiting import FAULTS, last_error_of, said, settled
 from populora_env.keys import derive_seed
 from populora_env.prompts import compare_prompt
 from populora_env.reading.judgements import read_preference
@@ -121,7 +121,7 @@ class TextJudge:
     @property
     def last_error(self) -> str | None:
         """Why what answers failed last, as it says or raised; None if it does not say."""
-        return getattr(self._respond, "last_error", None) or self._error
+        return last_error_of(self._respond) or self._error
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         """Ask for a reply to each comparison and read it.
@@ -141,9 +141,9 @@ class TextJudge:
         for prompt in prompts:
             try:
                 replies.append(settled(self._respond(prompt)))
-            except Exception as error:
+            except FAULTS as error:
                 replies.append(None)
-                self._error = f"{type(error).__name__}: {error}"
+                self._error = said(error)
         return replies
 
     def _batch(self, prompts: Sequence[str]) -> list[object]:

@@ -23,6 +23,10 @@ _MANY_SIGNS = {
 _SIGNS = str.maketrans({other: sign for sign, others in _MANY_SIGNS.items() for other in others})
 _QUOTES = "\"'`$\u201c\u201d\u2018\u2019"
 _TIMES = re.compile(r"(?<=[0-9)])(\s{0,4})(?:[xX]|\\times|\\cdot)(\s{0,4})(?=[-(0-9])")
+# Markup around words or an expression; 2**3 is a power, and 2 * 3 * 4 a product.
+_BOLD = re.compile(r"(?<![0-9)*])\*\*(?=[^\s*])([^*]*(?:\*[^*]+)*)(?<=[^\s*])\*\*(?![0-9(*])")
+_EMPHASIS = re.compile(r"(?<![\w)*])\*([A-Za-z][A-Za-z :]*)\*(?![\w(*])")
+_DELIMITER = re.compile(r"\\[()\[\]]")
 _BULLET = re.compile(r"\s*(?:[-*•]\s+|\(?[0-9]{1,3}[.)]\s+)(?=[0-9(])")
 _TOKEN = re.compile(r"(?P<part>[0-9]+|[-+*/()])|(?P<space>\s+)|(?P<word>[^\W\d_]+)|.", re.DOTALL)
 # Words right before an expression. After any other, numbers count or measure something.
@@ -246,7 +250,8 @@ def _negative(node: _Node) -> _Node:
 
 
 def _plain(line: str) -> str:
-    """Return a line with the usual signs, without a bullet or a number before it."""
+    """Return a line with the usual signs, without markup, a bullet or a number before it."""
+    line = _EMPHASIS.sub(r"\1", _BOLD.sub(r"\1", _DELIMITER.sub(" ", line)))
     line = _TIMES.sub(r"\1*\2", line.translate(_SIGNS))
     return line[match.end() :] if (match := _BULLET.match(line)) else line
 

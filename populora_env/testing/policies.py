@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from populora_env.judges.awaiting import settled
 from populora_env.judges.builtin import Acting
 from populora_env.keys import derive_seed
 from populora_env.prompts import revise_prompt, solve_prompt
@@ -90,7 +91,7 @@ def _act(policy: Acting, requests: Sequence[Request], what: str) -> list[str]:
     """Ask, and check what is true of the reply to any batch."""
     name = type(policy).__name__
     handed, kept = list(requests), [replace(request) for request in requests]
-    returned: Any = unharmed(lambda: policy.act(handed), f"{name}.act must answer {what}")
+    returned: Any = unharmed(lambda: settled(policy.act(handed)), f"{name}.act must answer {what}")
     require(
         handed == kept,
         f"{name}.act must leave the requests as they are; it changed those of {what}",

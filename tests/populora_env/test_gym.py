@@ -1,5 +1,6 @@
 """The Gymnasium view: the learner's side of an episode, and peers of all sorts."""
 
+import asyncio
 import re
 import warnings
 
@@ -161,6 +162,10 @@ def raises(prompt):
     raise RuntimeError("boom")
 
 
+async def cancelled(prompt):
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("peers", "failures", "error"),
     [
@@ -171,6 +176,7 @@ def raises(prompt):
         (len, 2, "agent_2: expected a str, got int"),
         ([str.upper, raises], 1, "agent_2: RuntimeError: boom"),
         ([raises, raises], 2, "agent_2: RuntimeError: boom"),
+        (cancelled, 2, "agent_2: CancelledError"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -351,3 +357,9 @@ def test_peers_are_asked_only_where_they_have_a_task():
     env.step("Problem: 12 + 30 =")
     assert all(asked)
     env.close()
+
+
+@pytest.mark.parametrize("proposers", [2, "all"])
+def test_a_proposer_is_the_only_one_that_writes(proposers):
+    with pytest.raises(ValueError, match="proposers must be 1, the learner, got"):
+        ReasoningProposer(proposers=proposers)

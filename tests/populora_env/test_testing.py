@@ -411,10 +411,16 @@ class Unready(Policy):
         return [first, *others]
 
 
+class Later(Policy):
+    async def act(self, requests):
+        return super().act(requests)
+
+
 def test_policies_that_keep_their_promises_pass():
     check_policy(Policy())
     check_policy(policy(tuple))
     check_policy(Numbered(), batch_independent=False)
+    check_policy(Later())
     check_policy(Policy(), [Request("agent_7", Phase.SOLVE, "1 + 1")])
 
 

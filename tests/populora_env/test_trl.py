@@ -185,6 +185,13 @@ def test_answers_may_be_worked_solutions():
         assert reward(completions=["#### 4", "#### 4"], answer=answers) == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("kind", ["math", "text"])
+def test_worked_solutions_are_read_whatever_the_kind(kind):
+    answers = ["2 + 2 = 4 eggs\n#### 4", r"We add, so \boxed{5}.", "4"]
+    with RewardFunction(answer_kind=kind) as reward:
+        assert reward(completions=["#### 4"] * 3, answer=answers) == [1.0, 0.0, 1.0]
+
+
 @pytest.mark.slow
 def test_other_columns_and_kinds_of_answers():
     reward = RewardFunction(answer_column="capital", answer_kind="text")

@@ -266,7 +266,8 @@ def _stated(text: str, column: str, kind: str | None) -> str | None:
         return text.strip()
     if HASHES in text:
         return after_hashes(text)
-    return last_boxed(text) if column == "solution" else text.strip()
+    boxed = last_boxed(text)
+    return boxed if column == "solution" else boxed or text.strip()
 
 
 def _problem(

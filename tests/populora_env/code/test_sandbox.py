@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import importlib.util
 import os
 import pickle
@@ -272,3 +273,14 @@ def test_limits_are_checked():
     for arguments in [{"seconds": 0}, {"memory": 0}, {"seconds": float("inf")}]:
         with pytest.raises(ValueError, match=r"seconds|memory"):
             Sandbox(**arguments)
+
+
+@with_monty
+def test_nothing_outlives_a_sandbox_that_is_dropped():
+    sandbox = Sandbox(SECONDS)
+    assert sandbox.run(DOUBLE, "2").value == "4"
+    leader = sandbox.process_id
+    assert leader is not None
+    del sandbox
+    gc.collect()
+    assert group(leader) == {}

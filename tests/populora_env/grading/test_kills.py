@@ -5,6 +5,7 @@
 
 import asyncio
 import copy
+import gc
 import os
 import pickle
 import random
@@ -35,6 +36,14 @@ def case(number: int) -> tuple[Problem, str, GradeStatus]:
     right = number % 2 == 0
     reply = rf"\boxed{{{number if right else number + 1}y+\sin(x)}}"
     return problem, reply, GradeStatus.CORRECT if right else GradeStatus.WRONG
+
+
+def is_running(process: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def child_of(process: int) -> int | None:
@@ -208,3 +217,17 @@ def test_a_copied_grader_has_its_own_workers(again):
         assert made.grade(problem, reply).correct is True
     with pytest.raises(RuntimeError, match="the grader is closed"):
         again(made).grade(problem, reply)
+
+
+@needs_proc
+def test_nothing_outlives_a_grader_that_is_dropped():
+    grader = Grader(timeout=PATIENT)
+    problem, reply, status = case(3)
+    assert grader.grade(problem, reply).status is status
+    (worker,) = (w for w in gc.get_objects() if isinstance(w, MathWorker) and w._process)
+    program = worker._process.pid
+    child = child_of(program)
+    del worker, grader
+    gc.collect()
+    assert not is_running(program)
+    assert not is_running(child)

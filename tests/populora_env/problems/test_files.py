@@ -41,6 +41,17 @@ def refused(spec, **arguments):
     return str(caught.value)
 
 
+@pytest.mark.parametrize("options", ["", "(kind=number)", "(kind=math)"])
+def test_an_answer_may_be_a_rationale_that_ends_in_a_box(write, options):
+    rows = [
+        {"question": "1 + 1", "answer": r"We add, so \boxed{2}"},
+        {"question": "2", "answer": "2"},
+    ]
+    source = load_problems(write("x.jsonl", lines(*rows)) + options)
+    assert [problem.answer for problem in source] == ["2", "2"]
+    assert source[0].metadata["solution"] == rows[0]["answer"]
+
+
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.parquet"])
 def test_the_same_rows_in_every_format_are_the_same_problems(write, name):
     rows = [{"question": f"{i} halves, «ü», a\nb", "solution": f"#### {i / 2}", "from": "x"}
