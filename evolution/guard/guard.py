@@ -297,7 +297,8 @@ class Guard:
 
     @property
     def _digest(self) -> str:
-        ids = " ".join(problem.id for problem in self.problems)
+        """Of the anchors, and of how long a reply to one may be."""
+        ids = " ".join([*(problem.id for problem in self.problems), str(self._config.solve_tokens)])
         return hashlib.sha256(ids.encode()).hexdigest()[:16]
 
     def state(self) -> dict[str, Any]:

@@ -54,13 +54,16 @@ class HeldOutLogger:
         # A run that was killed and resumed measures its last generations again.
         saved = SavedRun(self._folder.path).rows(CURVE_FILE)
         rows = [row for _, row in saved if row["generation"] < result.generation]
-        first = not any(row["agent"] == BASE for row in rows)
+        tokens = self._max_new_tokens
+        first = not any(
+            row["agent"] == BASE and row.get("max_new_tokens", tokens) == tokens for row in rows
+        )
         measured = evaluate(
             self._population.greedy(),
             self._problems,
             agents=((BASE,) if first else ()) + self._agents,
             grader=self._grader,
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=tokens,
         )
         self._population.forget()
         rows += [
@@ -70,6 +73,7 @@ class HeldOutLogger:
                 "accuracy": score.accuracy,
                 "standard_error": score.standard_error,
                 "problems": len(self._problems),
+                "max_new_tokens": tokens,
             }
             for agent, score in measured.scores.items()
         ]

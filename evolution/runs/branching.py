@@ -44,22 +44,7 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
             a run, or cannot be written.
     """
     origin, folder = Path(origin).expanduser(), Path(folder).expanduser()
-    numbers = saved_generations(origin)
-    if generation not in numbers:
-        said = ", ".join(map(str, numbers)) or "none"
-        raise CheckpointError(
-            f"branch: {origin} has no generation {generation} on disk; expected one of: {said} "
-            "(keep_every and keep_generations say which stay)"
-        )
-    try:
-        check_written(origin, _COPIED)
-        state = check_generation(origin, generation)
-    except DamageError as error:
-        way = error.remedy or "restore it, or branch from another generation"
-        raise CheckpointError(f"branch: {error}; {way}") from error
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"out: {folder} is in use; choose a folder that does not exist yet")
-    refuse_inside(folder)
+    state = check_branch(origin, generation, folder)
     saved = SavedRun(origin, "branch")
     settings = _settings(saved, generation, folder)
     changes = [change.to_dict() for change in saved.changes(generation)]
@@ -78,6 +63,31 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
             there = [name for name in _COPIED if (work / name).exists()]
             write_checksums(work, {name: [file_digest(work / name)] for name in there})
     return folder
+
+
+def check_branch(origin: Path, generation: int, folder: Path) -> dict[str, Any]:
+    """Check that there can be such a branch; return the state of its generation.
+
+    Raises:
+        CheckpointError: As `branch`.
+    """
+    numbers = saved_generations(origin)
+    if generation not in numbers:
+        said = ", ".join(map(str, numbers)) or "none"
+        raise CheckpointError(
+            f"branch: {origin} has no generation {generation} on disk; expected one of: {said} "
+            "(keep_every and keep_generations say which stay)"
+        )
+    try:
+        check_written(origin, _COPIED)
+        state = check_generation(origin, generation)
+    except DamageError as error:
+        way = error.remedy or "restore it, or branch from another generation"
+        raise CheckpointError(f"branch: {error}; {way}") from error
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"out: {folder} is in use; choose a folder that does not exist yet")
+    refuse_inside(folder)
+    return state
 
 
 def split_branch(text: str) -> tuple[Path, int]:

@@ -35,6 +35,7 @@ from evolution.runs.files import (
     folder_of,
     hash_prefix,
     manifest_of,
+    refuse_foreign,
     refuse_inside,
     refuse_taken,
     saved_generations,
@@ -77,11 +78,13 @@ class RunFolder:
         path: Made if it does not exist.
 
     Raises:
-        CheckpointError: If the folder cannot be written, or another process plays the run.
+        CheckpointError: If the folder cannot be written, holds files of somebody else's that a run
+            would delete, or another process plays the run.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        refuse_foreign(self.path)
         self._hashers: dict[str, tuple[xxhash.xxh3_128, int]] = {}  # and how much they have read
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from evolution.errors import CheckpointError, DamageError
+from evolution.runs.lock import LOCK_FILE
 
 FORMAT = 5
 OLDEST = 4  # the oldest format that a run can go on from: without digests of growing files
@@ -32,6 +33,12 @@ GUARD_FILE = "guard.jsonl"
 GROWING = (HISTORY_FILE, TRANSCRIPTS_FILE, GUARD_FILE)
 CURVE_FILE = "held_out_curve.jsonl"
 """Accuracy on held-out problems, by generation and agent."""
+
+WRITTEN = (
+    "run.toml", *GROWING, CURVE_FILE, SUMMARY_FILE, "lineage.json", "checksums.json",
+    "changes.jsonl", "held_out.jsonl", "report.html", "best",
+)  # fmt: skip
+"""What a run writes into its folder, or over what is there."""
 
 _NAME = re.compile(r"generation_([0-9]+)")
 BEST = "best"
@@ -73,6 +80,21 @@ def refuse_taken(path: Path) -> None:
         raise CheckpointError(
             f"out: {path} already holds a run; continue it with --resume {path} or choose another "
             "folder"
+        )
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse a folder for a new run in which files lie that a run would delete, and no run began.
+
+    Raises:
+        CheckpointError: If it is one.
+    """
+    if (path / LOCK_FILE).exists() or saved_generations(path):
+        return
+    if theirs := [name for name in WRITTEN if os.path.lexists(path / name)]:
+        raise CheckpointError(
+            f"out: {path} holds {', '.join(theirs)}, and a run that is not there yet would write "
+            "over that; choose another folder"
         )
 
 

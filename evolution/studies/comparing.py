@@ -170,10 +170,17 @@ def _answer(study: Study, question: Question, cells: Mapping[str, Mapping[int, C
     missing = [
         label_of(study, question, entry)
         for entry in question.beside + question.entries
-        if not any(row.entry == entry for row in rows)
+        if not any(row.entry == entry for row in rows) and not cells[entry.arm]
+    ]
+    lacking = [
+        label_of(study, question, entry)
+        for entry in question.beside + question.entries
+        if not any(row.entry == entry for row in rows) and cells[entry.arm]
     ]
     if missing:
         notes.append(f"not played yet: {', '.join(missing)}")
+    if lacking:
+        notes.append(f"without this figure: {', '.join(lacking)}")
     against = "" if question.against is None else label_of(study, question, question.against)
     return Answer(question, tuple(rows), against, tuple(dict.fromkeys(notes)))
 

@@ -29,7 +29,7 @@ the same field alike draw the same value.
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -115,6 +115,7 @@ def study_of(data: Mapping[str, Any]) -> Study:
         for key, config in configs.items():
             _check_run(config, key)
         _check_problems(configs)
+    _check_turns(arms.values(), seeds)
     arms = {BASE: _base(shared, list(arms.values()), seeds[0]), **arms}
     return Study(
         name,
@@ -216,6 +217,21 @@ def _draw(value: Mapping[str, Any], where: str) -> Draw:
     if how == "log_uniform" and of[0] <= 0:
         raise ConfigError(f"{where}.{how}: got {of!r}, expected numbers above 0")
     return Draw(how, tuple(cast(list[Any], of)))
+
+
+def _check_turns(arms: Iterable[Arm], seeds: Sequence[int]) -> None:
+    """Check that seeds, by which values take turns, use as many of them as they can."""
+    for arm in arms:
+        for name, value in arm.settings.items():
+            if not isinstance(value, Draw) or value.how != IN_TURN:
+                continue
+            used = {seed % len(value.of) for seed in seeds}
+            if len(used) < min(len(value.of), len(seeds)):
+                raise ConfigError(
+                    f"arms.{arm.name}.{name}: {IN_TURN}: seed s takes value s % {len(value.of)}, "
+                    f"and seeds {', '.join(map(str, seeds))} use {len(used)} of "
+                    f"{len(value.of)}; choose other seeds"
+                )
 
 
 def _questions(given: Any, arms: Mapping[str, Arm]) -> tuple[Question, ...]:

@@ -65,7 +65,8 @@ class Cell:
         settings: Those of the run that are not the defaults.
         budgets: Replies that it was to be measured at.
         seconds_limit: Seconds after which no generation was to begin; None for no limit.
-        cut_off: Whether they were up before the last budget that was measured.
+        cut_off: Whether they were up, or the guard stopped the run, before the last budget that was
+            measured.
         problems: Digest of the held-out problems.
         measured: What came of it, one for each budget that was reached, or the time allowed.
         seconds: Of training, trials included.

@@ -185,18 +185,20 @@ def _run(
     curves: dict[str, list[float | None]] = {}
     measured: list[Measured] = []
     label = f"{arm.name}, seed {config.seed}"
-    time_is_up = cut_off = False
-    notes: dict[str, int] = {}
+    ends = cut_off = False
+    notes: dict[str, Any] = {}
     try:
         check_fit(population.base, train, config.solve_tokens)
         for budget in arm.replies:
-            while clock.replies < budget and not time_is_up:
+            while clock.replies < budget and not ends:
                 check()
                 (result,) = manager.run(1)
                 _note(curves, clock.replies, result)
                 _count(notes, result)
                 tell(label, min(clock.replies / arm.replies[-1], 1.0))
-                time_is_up = limit is not None and clock.seconds >= limit
+                if result.stop:
+                    notes["stopped"] = result.stop
+                ends = bool(result.stop) or (limit is not None and clock.seconds >= limit)
             manager.confirm()
             cut_off = clock.replies < budget
             seconds, replies = round(clock.seconds, 2), clock.replies
@@ -256,7 +258,7 @@ def _bare(
     return {"cut_off": False, "measured": (measured,), "seconds": 0.0, "curves": {}}
 
 
-def _count(notes: dict[str, int], result: GenerationResult) -> None:
+def _count(notes: dict[str, Any], result: GenerationResult) -> None:
     """Exchanges, and how a gate decided."""
     if result.exchange is not None:
         notes["exchanges"] = notes.get("exchanges", 0) + 1

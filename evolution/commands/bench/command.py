@@ -134,8 +134,9 @@ def main(arguments: Sequence[str]) -> int:
     console = PlainConsole()
     others = unique_names([adapter_folder(name) for name in options.adapters])
     trained = None if run is None else run.config.problems
+    asked = trained if run is None else run.config.held_out_from or trained
     tasks = read_tasks(
-        options.tasks or trained or RunConfig.problems,
+        options.tasks or asked or RunConfig.problems,
         options.prompt,
         trained=trained,
         forgetting=options.forgetting,

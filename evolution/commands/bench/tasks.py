@@ -11,7 +11,7 @@ from populora_env.problems.drawing.procedural import VIRTUAL_LENGTH
 from populora_env.problems.fewshot import PromptPreset, prompt_preset
 from populora_env.problems.files.reading import SUFFIXES
 from populora_env.problems.sources.base import EXHAUSTED_AFTER
-from populora_env.problems.sources.spec import parse_sources
+from populora_env.problems.sources.spec import CURRICULUM, SELF_PLAY, parse_sources, parse_tasks
 from populora_env.records import Problem
 
 VIRTUAL_LIMIT = 128  # problems of a generator, which has no end, if no limit is given
@@ -111,7 +111,14 @@ def read_tasks(
 
 
 def _kinds(spec: str) -> set[str]:
-    """Return what a spec draws from: generators, data sets and files."""
+    """Return what a spec draws from: generators, data sets and files.
+
+    Of self-play and curricula, the generators that it names; other tasks of self-play are none.
+    """
+    for prefix in (SELF_PLAY, CURRICULUM):
+        if spec.strip().startswith(prefix):
+            tasks = parse_tasks(spec.strip().removeprefix(prefix))
+            return {f"procedural:{part.name}" for task in tasks for part in task.generators}
     kinds: set[str] = set()
     for source in parse_sources(spec, tuple(BENCHMARKS), SUFFIXES):
         kinds |= {f"procedural:{part.name}" for part in source.generators}
@@ -125,6 +132,8 @@ def _kinds(spec: str) -> set[str]:
 
 def _is_file(spec: str) -> bool:
     """Return whether a spec names files alone."""
+    if spec.strip().startswith((SELF_PLAY, CURRICULUM)):
+        return False
     sources = parse_sources(spec, tuple(BENCHMARKS), SUFFIXES)
     return all(source.name and source.name.lower() not in BENCHMARKS for source in sources)
 

@@ -230,7 +230,7 @@ def train(
     Returns:
         Number of gradient steps.
     """
-    targets = tuple(sorted({layer.rpartition(".")[2] for layer in merged.adapter.factors}))
+    targets = tuple(sorted(merged.adapter.factors))
     population = LoraPopulation(base, 1, merged.adapter.rank, targets=targets)
     try:
         if options.start == "merge":

@@ -52,9 +52,12 @@ def from_transcripts(
     forbidden = {problem.id for problem in held_out}
     prompts: dict[str, tuple[int, ...]] = {}
     found: list[Verified] = []
+    limits: dict[int, int] = {}  # of a reply, by generation
     for line, generation, transcript in run.episodes():
         if generation > run.generation or transcript.problem.id in forbidden:
             continue
+        if generation not in limits:
+            limits[generation] = run.settings(generation).solve_tokens
         with run.reading(run.path / TRANSCRIPTS_FILE, line):
             # Where agents answer several times, their attempts and turns are in the same order.
             turns: dict[str, deque[Turn]] = defaultdict(deque)
@@ -69,7 +72,7 @@ def from_transcripts(
                 if prompt not in prompts:
                     prompts[prompt] = tuple(base.chat_ids(prompt))
                 ids = base.tokenizer(reply, add_special_tokens=False)["input_ids"]
-                if len(ids) < run.config.solve_tokens:
+                if len(ids) < limits[generation]:
                     ids = [*ids, base.tokenizer.eos_token_id]
                 found.append(Verified(transcript.problem.id, reply, prompts[prompt], tuple(ids)))
     return found

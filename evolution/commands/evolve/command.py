@@ -141,7 +141,12 @@ def main(arguments: Sequence[str]) -> int:
     if results or goes_on:
         if manager.champion is not None:
             path = shlex.quote(str(folder.path))
-            console.print(f"Watch the champion: populora play --agents {path},base*2")
+            base_of_it = "".join(
+                f" --{name} {shlex.quote(getattr(options, name))}"
+                for name in ("model", "dtype")
+                if getattr(options, name) != getattr(RunConfig, name)
+            )
+            console.print(f"Watch the champion: populora play --agents {path},base*2{base_of_it}")
         more = manager.generation + max(options.generations, 1)
         console.print(f"Continue with: {command} --generations {more}")
     return 0

@@ -31,8 +31,14 @@ from evolution.planning.memory import MemoryPlan, learns_by_tree, plan_memory
 from evolution.planning.probe import Probe, probe
 from evolution.planning.shapes import BaseShapes
 from evolution.run_problems import check_fit, held_out_problems, reply_limits
-from evolution.runs.branching import split_branch
-from evolution.runs.files import folder_of, refuse_inside, refuse_taken, saved_generations
+from evolution.runs.branching import check_branch, split_branch
+from evolution.runs.files import (
+    folder_of,
+    refuse_foreign,
+    refuse_inside,
+    refuse_taken,
+    saved_generations,
+)
 from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.problems import load_problems
@@ -132,6 +138,7 @@ def _origin(options: EvolveOptions) -> tuple[Path | None, int]:
     """
     if options.branch:
         path, generation = split_branch(options.branch)
+        check_branch(path, generation, Path(options.out))
         return Path(path), generation
     if options.resume:
         numbers = saved_generations(Path(options.resume))
@@ -139,6 +146,7 @@ def _origin(options: EvolveOptions) -> tuple[Path | None, int]:
     if options.out:
         refuse_inside(Path(options.out))
         refuse_taken(Path(options.out))
+        refuse_foreign(Path(options.out))
     return None, -1
 
 

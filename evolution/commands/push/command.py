@@ -144,11 +144,12 @@ def _public_config(folder: Path, model: str) -> str:
 
 
 def _is_former(folder: Path) -> bool:
-    """Whether a folder is empty, or what an earlier call wrote."""
+    """Whether a folder is empty, or holds what an earlier call wrote and nothing else."""
     if not folder.is_dir() or folder.is_symlink():
         return False
     names = {entry.name for entry in folder.iterdir()}
-    return not names or {CARD_FILE, SETTINGS_FILE} <= names
+    written = {CARD_FILE, SETTINGS_FILE, CONFIG_FILE, WEIGHTS_FILE, "agents"}
+    return not names or ({CARD_FILE, SETTINGS_FILE} <= names <= written)
 
 
 def _check_name(name: str) -> None:

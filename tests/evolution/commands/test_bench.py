@@ -269,7 +269,7 @@ def test_adapters_that_do_not_fit_are_one_line(saved, capsys, tmp_path):
         ("{", "not a readable PEFT adapter folder (Expecting property name"),
         ('{"r": 1000000000, "target_modules": ["q_proj"]}', "peft_type is None, expected 'LORA'"),
         ('{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 1}', "has rank 2, but"),
-        ('{"peft_type": "LORA", "r": 2, "lora_alpha": 1}', "none fits model"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": 1}', "nowhere.q_proj has no place"),
     ):
         (folder / "adapter_config.json").write_text(config)
         assert main(words) == 2
@@ -327,6 +327,23 @@ def test_what_counts_as_outside():
     few = read_tasks("gsm8k", "gsm8k-8shot-v1", trained="gsm8k", forgetting=True)
     assert {task.preset.name for task in few[1:]} == {"chat-v1"}
     assert not any(task.outside for task in read_tasks("gsm8k", "arena-v1"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "inside"),
+    [
+        ("self-play:levels(chain_sum)", "procedural:chain_sum"),
+        ("curriculum:learnability(gcd+products)", "procedural:gcd"),
+        ("self-play:expressions", None),
+    ],
+)
+def test_runs_of_self_play_and_curricula_are_measured(trained, inside):
+    found = read_tasks("procedural:lcm", "arena-v1", trained=trained, forgetting=True)
+    outside = {task.spec for task in found if task.outside}
+    assert {"procedural:lcm", "procedural:leg_counting"} <= outside
+    if inside is not None:
+        (task,) = read_tasks(inside, "arena-v1", trained=trained)
+        assert not task.outside
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,17 @@ def test_only_replies_shorter_than_the_limit_get_their_end(saved, base):
         whole = len(reply.text.encode())  # a token a byte, limit 11
         assert (reply.reply_ids[-1] == end) == (whole < 11)
         assert len(reply.reply_ids) == whole + (whole < 11)
+
+
+def test_the_limit_is_that_of_the_replys_own_generation(saved, base, monkeypatch):
+    run, usual = read_run(saved / "run"), SavedRun.settings
+    limits = {generation: 1000 if generation == 0 else 1 for generation in range(99)}
+    monkeypatch.setattr(
+        SavedRun, "settings", lambda self, g=None: replace(usual(self, g), solve_tokens=limits[g])
+    )
+    end = base.tokenizer.eos_token_id
+    ended = [reply.reply_ids[-1] == end for reply in from_transcripts(run, base, [])]
+    assert {True, False} == set(ended)
 
 
 def test_choosing_limits_and_drops_repeats():

@@ -331,7 +331,7 @@ def one_line_error(capsys, arguments):
         ('{"peft_type": "LORA", "r": "2", "lora_alpha": 4}', "r is '2', expected a number"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": null}', "lora_alpha is None, expected"),
         ('{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 4}', "has rank 2, but"),
-        ('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}', "matches no linear layer"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}', "nowhere.q_proj has no place"),
         (None, "not a readable PEFT adapter folder"),
     ],
 )

@@ -109,6 +109,15 @@ def test_all_agents_go_along(made, tmp_path):
     assert "Not measured: agent_1, g3-1." in text
 
 
+def test_a_folder_with_anything_else_in_it_is_left(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert push(made, out, "--dry-run") == push(made, out, "--dry-run") == 0
+    (out / "model").mkdir()  # as `export --merge-into-base` writes it, beside the same names
+    assert push(made, out, "--dry-run") == 2
+    assert "out" in capsys.readouterr().err
+    assert (out / "model").is_dir()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_generators")  # PEFT draws its first weights from them
 @pytest.mark.parametrize("to", ["me/tiny", "merged"])

@@ -407,12 +407,15 @@ def test_a_guard_may_be_set_on_a_run_that_had_none_and_taken_off_again(tmp_path,
 
 
 @pytest.mark.slow
-def test_on_other_anchors_what_was_measured_is_forgotten_and_the_rungs_stay(tmp_path, planned):
+@pytest.mark.parametrize("changed", [{"guard_from": "procedural:gcd"}, {"solve_tokens": 5}])
+def test_on_other_anchors_what_was_measured_is_forgotten_and_the_rungs_stay(
+    tmp_path, planned, changed
+):
     planned["agent_1"] = FIRST
     first = make(tmp_path)
     first.run(5)
     first.close()
-    second = make(settings=config(guard_from="procedural:gcd"))
+    second = make(settings=config(**changed))
     second.resume(tmp_path)
     assert second._guard._base == ()
     assert second._guard._snapshots == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,3 +103,15 @@ def test_the_command_measures_and_reports(tmp_path, capsys):
     assert "held out: mean" in page
     assert main(["evolve", *words, "--held-out-every", "-1", "--out", str(tmp_path / "x")]) == 2
     assert "held_out_every: got -1, expected an integer >= 0" in capsys.readouterr().err
+
+
+def test_the_base_is_measured_again_where_replies_may_be_longer(tmp_path, grader):
+    rows, population, held_out = run(tmp_path, grader, 2)
+    logger = HeldOutLogger(RunFolder(tmp_path), population, held_out, 1, 8, grader)
+    logger.log(SimpleNamespace(generation=2), ())
+    logger.log(SimpleNamespace(generation=3), ())
+    rows = [json.loads(line) for line in (tmp_path / CURVE_FILE).open()]
+    assert [(r["generation"], r["max_new_tokens"]) for r in rows if r["agent"] == "base"] == [
+        (1, 4),
+        (2, 8),
+    ]

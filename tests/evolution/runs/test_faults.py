@@ -198,6 +198,7 @@ def test_what_was_killed_before_its_first_generation_begins_anew(tmp_path):
     make(tmp_path / "whole", SETTINGS).run(1)
     folder = tmp_path / "cut"
     folder.mkdir()
+    (folder / "run.lock").touch()
     (folder / "history.jsonl").write_text('{"generation": 0, "agent": "age')
     (folder / ".generation_0000.tmp").mkdir()
     make(folder, SETTINGS).run(1)
@@ -207,6 +208,18 @@ def test_what_was_killed_before_its_first_generation_begins_anew(tmp_path):
         shutil.rmtree(folder_2 / f"generation_{number:04d}")
     with pytest.raises(CheckpointError, match="whose generations are gone"):
         make(folder_2, SETTINGS).run(1)
+
+
+@pytest.mark.parametrize("name", ["best", "transcripts.jsonl", "run.toml", "report.html"])
+def test_no_run_begins_over_files_of_somebody_else(tmp_path, name):
+    theirs = tmp_path / name / "weights.bin" if name == "best" else tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("precious")
+    for _ in range(2):  # nor is a second try taken for a run that was begun
+        with pytest.raises(CheckpointError, match=f"holds {name}, and a run that is not there"):
+            make(tmp_path, SETTINGS)
+    assert theirs.read_text() == "precious"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [name]
 
 
 def poison(manager, slots):

@@ -154,6 +154,7 @@ def test_a_linked_folder_is_not_written_to(tmp_path, name):
     victim.mkdir()
     (victim / "adapter_config.json").write_text("precious")
     run.mkdir()
+    (run / "run.lock").touch()  # of a run that was begun
     (run / name).symlink_to(victim)
     make(run, SETTINGS).run(2)
     assert [file.name for file in victim.iterdir()] == ["adapter_config.json"]

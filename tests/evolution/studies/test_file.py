@@ -77,6 +77,8 @@ def test_seeds_may_take_turns_at_bases():
     read = study(('model = "embedded"', turns))
     for arm in read.arms.values():  # the base model among them
         assert [arm.config(seed).model for seed in range(5)] == ["a", "b", "c", "a", "b"]
+    with pytest.raises(ConfigError, match=r"arms\.one\.model: in_turn: .* seeds 0, 3 use 1 of 3"):
+        study(('model = "embedded"', turns), ("seeds = 2", "seeds = [0, 3]"))
 
 
 @pytest.mark.parametrize(

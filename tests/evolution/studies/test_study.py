@@ -11,7 +11,9 @@ import torch
 from agents.population import LoraPopulation
 from evolution.cli import main
 from evolution.errors import UsageError
+from evolution.guard.records import GuardReport
 from evolution.individuals.champion import averaged
+from evolution.manager import EvolutionManager
 from evolution.studies import run as playing
 from evolution.studies.file import read_study
 from evolution.studies.results import Results
@@ -126,6 +128,20 @@ def test_when_the_time_is_up_no_generation_begins(study_file):
     cell = play(study, study.arms["three"], 0, Bases())
     assert [found.generations for found in cell.measured] == [1, 1]  # the first budget was reached
     assert [cell.cut_at(budget) for budget in (2, 18, None)] == [False, True, True]
+
+
+def test_a_run_that_the_guard_stops_is_measured_as_it_is(study_file, monkeypatch):
+    usual, stopping = EvolutionManager.run, GuardReport((), None, 0, 0, "agent_0: worse")
+
+    def run(self, generations):
+        return [replace(result, guard=stopping) for result in usual(self, generations)]
+
+    monkeypatch.setattr(EvolutionManager, "run", run)
+    study = read_study(study_file)
+    cell = play(study, study.arms["one"], 0, Bases())
+    assert cell.cut_off
+    assert cell.measured[0].generations == 1
+    assert cell.notes["stopped"] == "agent_0: worse"
 
 
 def test_what_does_not_fit_a_base_is_said_before_anything_is_played(study_file, tmp_path, capsys):
