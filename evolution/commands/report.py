@@ -19,6 +19,7 @@ from agents.plain_files import write_whole
 from evolution.commands.usage import parse, writing_to
 from evolution.errors import UsageError
 from evolution.reporting.findings import Findings, find
+from evolution.runs.files import read_while_it_goes_on
 from evolution.runs.saved_run import read_run
 from evolution.terminal import PlainConsole
 from populora_env.episodes.rendering import visible
@@ -88,7 +89,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> tuple[Path, 
         )
     from evolution.reporting.sections import render
 
-    found = find(run)
+    found = read_while_it_goes_on(Path(run).expanduser(), lambda: find(run))
     file = Path(out).expanduser() if out else found.run.path / "report.html"
     if file.is_dir():
         raise UsageError(f"out: {file} is a folder; expected a file, such as {file}/report.html")

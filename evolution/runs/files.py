@@ -9,16 +9,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 from safetensors import SafetensorError
 
 from evolution.errors import CheckpointError, DamageError
 from evolution.runs.lock import LOCK_FILE
+from populora_env.errors import PopuloraError
 
 FORMAT = 5
 OLDEST = 4  # the oldest format that a run can go on from: without digests of growing files
@@ -43,6 +44,9 @@ WRITTEN = (
 _NAME = re.compile(r"generation_([0-9]+)")
 BEST = "best"
 _CHUNK = 1 << 20
+_ATTEMPTS = 3  # to read a run whose generations are deleted meanwhile
+
+T = TypeVar("T")
 _GONE = os.strerror(errno.ENOENT)
 
 
@@ -52,6 +56,23 @@ def saved_generations(path: Path) -> list[int]:
         return []
     matches = (_NAME.fullmatch(entry.name) for entry in path.iterdir())
     return sorted(int(match[1]) for match in matches if match)
+
+
+def read_while_it_goes_on(path: Path, read: Callable[[], T]) -> T:
+    """Read a run, and again if a generation was deleted meanwhile, as a run that goes on does.
+
+    Args:
+        path: Its folder.
+        read: Reads it; chooses the generation anew each time.
+    """
+    for _ in range(_ATTEMPTS):
+        before = set(saved_generations(path))
+        try:
+            return read()
+        except (PopuloraError, OSError):
+            if not before - set(saved_generations(path)):
+                raise
+    return read()
 
 
 def refuse_inside(path: Path) -> None:

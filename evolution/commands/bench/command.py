@@ -293,7 +293,10 @@ def _write(
     results: Sequence[BenchmarkResult],
     outside: set[str],
 ) -> None:
-    """Write the figures and the problems; the replies are there already."""
+    """Write the figures and the problems; the replies are there already.
+
+    Tasks that were measured there before, and not now, stay.
+    """
     compared = [comparison(result) for result in results]
     data: dict[str, Any] = {
         "version": installed("populora-env"),
@@ -304,10 +307,27 @@ def _write(
             for result, change in zip(results, compared, strict=True)
         ],
     }
-    write_whole(out / "results.json", json.dumps(data, indent=1) + "\n")
-    rows = (
+    rows = [
         {"task": result.task, "problem": p.id, "text": p.prompt, "answer": p.answer}
         for result in results
         for p in result.problems
-    )
+    ]
+    former, former_rows = _former(out, data)
+    now = {result.task for result in results}
+    data["results"] += [entry for entry in former if entry["task"] not in now]
+    rows += [row for row in former_rows if row["task"] not in now]
+    write_whole(out / "results.json", json.dumps(data, indent=1) + "\n")
     write_whole(out / "problems.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _former(out: Path, data: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Results and problems that are there, if this version wrote them in the same precision."""
+    try:
+        found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+        lines = (out / "problems.jsonl").read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        alike = all(found[name] == data[name] for name in ("version", "precision"))
+        known = [entry for entry in found["results"] if isinstance(entry["task"], str)]
+        return (known, [row for row in rows if isinstance(row["task"], str)]) if alike else ([], [])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none, or damaged
+        return [], []

@@ -35,6 +35,7 @@ from evolution.commands.usage import installed, parse, writing_to
 from evolution.errors import UsageError
 from evolution.individuals.lineage import AVERAGE
 from evolution.lowrank.merging import Merge, merge
+from evolution.runs.files import read_while_it_goes_on
 from evolution.runs.saved_run import SavedRun
 from evolution.terminal import PlainConsole
 
@@ -88,8 +89,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(ExportOptions, arguments, prog="populora export")
     options.check()
     console = PlainConsole()
-    run, sources = read_sources(options.sources, options.agents, options.weights)
-    adapters = [read_adapter(source.folder) for source in sources]
+
+    def read() -> tuple[SavedRun | None, list[Source], list[PeftAdapter]]:
+        run, sources = read_sources(options.sources, options.agents, options.weights)
+        return run, sources, [read_adapter(source.folder) for source in sources]
+
+    run, sources, adapters = read_while_it_goes_on(Path(options.sources[0]).expanduser(), read)
     largest = max(adapter.rank for adapter in adapters)
     rank = None if options.rank in (0, "full") else int(options.rank or largest)
     alone = len(sources) == 1 and sources[0].weight == 1 and rank in (None, largest)

@@ -169,6 +169,12 @@ def test_forgetting(saved, capsys, tmp_path, monkeypatch):
     assert [result["outside"] for result in data] == [False] + [True] * (len(data) - 1)
     assert len(data) == 5
     assert {result["prompt"] for result in data} == {"arena-v1"}
+    words = ["bench", "procedural:lcm", "--run", str(saved / "run"), "--out", str(tmp_path / "out")]
+    assert main([*words, *FAST]) == 0
+    again = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert again[1:] == data  # what was measured before stays
+    rows = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").open()]
+    assert {row["task"] for row in rows} == {result["task"] for result in again}
 
 
 def test_sampled_and_several_samples(saved, capsys, tmp_path):

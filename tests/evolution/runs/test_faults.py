@@ -16,7 +16,7 @@ from agents.population import LoraPopulation
 from agents.rollout import rollout
 from evolution import CheckpointError, EvolutionManager
 from evolution.runs.branching import branch
-from evolution.runs.files import FORMAT, saved_generations
+from evolution.runs.files import FORMAT, folder_of, read_while_it_goes_on, saved_generations
 from populora_env import Problem
 from populora_env.arena import ReasoningArena
 from tests.conftest import make_tiny_base
@@ -329,3 +329,28 @@ def test_a_judge_that_always_fails(tmp_path):
     assert all(np.isfinite(result.scores.returns).all() for result in results)
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").open()]
     assert all(row["accuracy"] is None for row in rows)
+
+
+def test_a_run_is_read_again_where_a_generation_went_meanwhile(tmp_path):
+    for generation in (0, 1):
+        folder_of(tmp_path, generation).mkdir()
+    tries = []
+
+    def read():
+        tries.append(max(saved_generations(tmp_path)))
+        if len(tries) == 1:  # the run goes on
+            folder_of(tmp_path, 1).rmdir()
+            folder_of(tmp_path, 2).mkdir()
+            raise CheckpointError("a file is gone")
+        return "read"
+
+    assert read_while_it_goes_on(tmp_path, read) == "read"
+    assert tries == [1, 2]
+
+    def damaged():
+        tries.append(0)
+        raise CheckpointError("damaged")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_while_it_goes_on(tmp_path, damaged)
+    assert tries == [1, 2, 0]
