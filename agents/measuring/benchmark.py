@@ -9,10 +9,11 @@ Not covered here: loading adapters and runs, tables and the command line
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Protocol, runtime_checkable
 
+from agents.measuring.batch_log import BatchLog, Telling, Tells
 from agents.measuring.reply_log import Key, LoggedReply, ReplyLog, text_hash
 from agents.measuring.statistics import Figures, Mark, figures
 from agents.policy import Policy, Request, ask, failures_said
@@ -23,11 +24,8 @@ from populora_env.judges.votes import Opinions
 from populora_env.keys import derive_seed
 from populora_env.problems import ProblemSource
 from populora_env.problems.fewshot import PromptPreset, prompt_preset
-from populora_env.reading.answers import canonical_answer
-from populora_env.reading.no_reply import NoReply
 from populora_env.records import Phase, Problem
 from populora_env.settings import Range, check_fields
-from populora_env.storage import storable
 
 
 @runtime_checkable
@@ -46,20 +44,6 @@ class HasWeights(Protocol):
     def content(self, agent: str) -> str:
         """Return what stands for an agent's weights, and changes with them."""
         ...
-
-
-@runtime_checkable
-class Tells(Protocol):
-    """A policy that tells each reply as soon as it is there."""
-
-    def act_telling(
-        self, requests: Sequence[Request], done: Callable[[int, str], None] | None
-    ) -> Sequence[str]:
-        """Answer all requests; ``done`` gets a request's place and its reply."""
-        ...
-
-
-_TOGETHER = 8  # replies that are written at once: few are lost in a kill, and writing costs nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +192,7 @@ def benchmark(
         policy = policy.decoding(temperature=drawn.temperature, raw=chosen.raw)
     log = ReplyLog() if log is None else log  # an empty one is false
     rows: dict[Key, LoggedReply] = {}
-    missing: list[tuple[Key, Request, Problem, Participant]] = []
+    missing: list[tuple[Key, Request, Problem, str]] = []
     for problem, prompt in zip(problems, prompts, strict=True):
         for participant in who:
             for sample in range(drawn.samples):
@@ -227,7 +211,7 @@ def benchmark(
                 seed = derive_seed("bench", drawn.seed, participant.name, problem.id, sample)
                 agent = participant.agent or participant.name
                 request = Request(agent, Phase.SOLVE, prompt, limit, seed, chosen.stops)
-                missing.append((key, request, problem, participant))
+                missing.append((key, request, problem, participant.content))
     needed = len(rows) + len(missing)
     label = f"{needed} replies to {task}"
     with opened(grader) as used:
@@ -235,8 +219,8 @@ def benchmark(
             if progress is not None:
                 progress(label, len(rows) / needed)
             part = missing[start : start + batch]
-            batch_log = _BatchLog(part, chosen, drawn, used, log)
-            told = _Telling(policy, batch_log.keep) if isinstance(policy, Tells) else policy
+            batch_log = BatchLog(part, chosen, drawn.how, used, log)
+            told = Telling(policy, batch_log.keep) if isinstance(policy, Tells) else policy
             try:
                 with failures_said(policy):
                     replies = ask(told, [request for _, request, _, _ in part])
@@ -259,72 +243,6 @@ def benchmark(
         }
         found = _figures(problems, chosen, who, replies, used)
     return BenchmarkResult(task, chosen, drawn, tuple(problems), who, found, replies)
-
-
-class _Telling:
-    """A policy that tells its replies to someone; a `Policy`."""
-
-    def __init__(self, policy: Tells, done: Callable[[int, str], None]) -> None:
-        self._policy, self._done = policy, done
-
-    def act(self, requests: Sequence[Request]) -> Sequence[str]:
-        return self._policy.act_telling(requests, self._done)
-
-
-class _BatchLog:
-    """Marks replies as they come, in any order, and writes them a few at a time."""
-
-    def __init__(
-        self,
-        asked: Sequence[tuple[Key, Request, Problem, Participant]],
-        preset: PromptPreset,
-        sampling: Sampling,
-        grader: Grader,
-        log: ReplyLog,
-    ) -> None:
-        self.rows: dict[int, LoggedReply] = {}
-        self._asked, self._preset, self._drawn = asked, preset, sampling.how
-        self._grader, self._log = grader, log
-        self._waiting: list[int] = []
-
-    def keep(self, place: int, reply: str) -> None:
-        """Take the reply to a request; one that was told before is not taken again."""
-        if place in self.rows:
-            return
-        key, request, problem, participant = self._asked[place]
-        text = storable(self._preset.cut(reply))
-        marks = mark(problem, text, self._preset.extractions, self._grader)
-        asked = text_hash(request.prompt)
-        limit = request.max_new_tokens
-        self.rows[place] = LoggedReply(
-            key, participant.content, asked, limit, text, marks, self._drawn
-        )
-        if isinstance(reply, NoReply):  # counts here, and is asked for again another time
-            return
-        self._waiting.append(place)
-        if len(self._waiting) >= _TOGETHER:
-            self.write()
-
-    def write(self) -> None:
-        """Write what is not yet in the log, in the order of the requests."""
-        if self._waiting:
-            self._log.add(self.rows[place] for place in sorted(self._waiting))
-            self._waiting = []
-
-
-def mark(
-    problem: Problem, reply: str, rules: Sequence[str], grader: Grader
-) -> dict[str, tuple[str | None, bool]]:
-    """Return what each rule of extraction reads from a reply, and whether it is right."""
-    marks: dict[str, tuple[str | None, bool]] = {}
-    for name in rules:
-        rule = EXTRACTIONS[name]
-        answer = rule.extract(reply, problem)
-        right = answer is not None and rule.correct(reply, problem, grader)
-        # The harness's rules leave 1,000 and 1000. as they are, which are one opinion.
-        known = None if answer is None else canonical_answer(answer, problem.answer_kind)
-        marks[name] = (known or answer, right)
-    return marks
 
 
 def _figures(
