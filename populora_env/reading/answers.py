@@ -39,7 +39,7 @@ from populora_env.reading.numerals import (
 )
 from populora_env.reading.said import ANSWER_LIMIT, said, trimmed
 from populora_env.reading.said import first_line as first_line  # was defined here
-from populora_env.reading.statements import read_stated, said_twice
+from populora_env.reading.statements import is_formula, read_stated, said_twice
 from populora_env.records import AnswerKind, ReplyStatus
 
 
@@ -193,6 +193,10 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
         exact = True
         if kind is AnswerKind.NUMBER:
             short = canonical_number(candidate) or canonical_number(trimmed(candidate))
+            if candidate[-1] in "abeinqruxyz!$)}. ":
+                factorial = rule.name is Rule.BOXED and candidate.rstrip(" .")[-1:] == "!"
+                if factorial or is_formula(candidate):
+                    return AnswerReading(None, None, ReplyStatus.UNREADABLE)
             if short is not None and not is_undone_division(candidate):
                 status = ReplyStatus.OK if rule.strict else ReplyStatus.LENIENT
                 return AnswerReading(short, rule.name, status, scale_of(candidate))

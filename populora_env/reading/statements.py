@@ -24,6 +24,7 @@ from populora_env.reading.numerals import (
     plain_text,
     scaled_letters,
 )
+from populora_env.reading.said import last_match
 from populora_env.reading.units import one_quantity, units_agree
 
 
@@ -89,6 +90,34 @@ _CLAUSE = re.compile(r"[,;(]|\. |\b(?:because|since|as|so|which|where)\b", re.IG
 _CLOCK = re.compile(r"(?<![0-9:])([0-9]{1,2}):00(?![0-9:])")
 _OTHER_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9])")
 _EQUALS = re.compile(r"[=≈\u2192]|->|\\approx|\\Rightarrow")
+# A number with one of these directly before or behind it is a part of a formula: 2^{12}, 12\pi,
+# \sqrt{12}, x > 12, 7+12i. "12x more" counts, and so do letters that may be units ("12 m").
+_FUNCTION_NAMES = ("sqrt", "log", "ln", "exp", "sin", "cos", "tan", "cot", "sec", "csc")
+_FUNCTION = rf"(?:(?:arc)?(?:{'|'.join(_FUNCTION_NAMES)}))"
+_CONSTANT = r"(?:[\u03c0\u221e]|\\(?:pi|theta|phi|infty)(?![a-z]))"
+_RELATION = (
+    r"(?:[<\u2264\u2265\u2260]=?|(?<![=-])>=?|!=|\\(?:[lg]e(?:q|qslant)?|[lg]t|neq?)(?![a-z]))"
+)
+_SIGN = r"(?:[-+*/^\u00d7\u00f7]|\\cdot|\\times)"
+_PART_BEFORE = re.compile(
+    rf"(?:(?:(?<![A-Za-z])(?:[b-z] ?|a)|[0-9)}}] ?|(?<!\([A-Ha-h])\) ?|{_CONSTANT} ?){_SIGN}"
+    rf"|\^|[A-Za-z0-9)}}]_|[\u221a\u00b1]|(?<![A-Za-z])[a-z]\(|{_CONSTANT}|\\[pm][pm](?![a-z])"
+    rf"|(?:\\|(?<![A-Za-z])){_FUNCTION}(?:_ ?(?:\{{ ?\w{{1,9}} ?\}}|\w)|\[[^\[\]]{{1,9}}\])?"
+    rf"|\\(?:frac|[dt]?binom) ?\{{(?:[^{{}}]{{0,40}}\}} ?\{{)?[^{{}}]{{0,40}}|{_RELATION})"
+    r"[ ({$]*[-+]?$"
+)
+_VARIABLE = r"(?:[abeinqru]|[xyz]{1,3})"
+_PART_BEHIND = re.compile(
+    rf" ?(?:{_CONSTANT}|\u221a|\\(?:sqrt|log|ln)(?![a-z])|(?!m)[A-Za-z]\^"
+    r"|\^(?! ?\{? ?(?:\\circ|\\?text|o\b|st\b|nd\b|rd\b|th\b))|_ ?[{0-9]|![0-9A-Za-z(+*/^-]"
+    r"|(?:[-+*\u00d7]|\\cdot|\\times) ?[a-z](?![A-Za-z'\u2019]| [a-z])|/ ?[abeinqruxyz](?![A-Za-z])"
+    rf"|{_RELATION} ?[A-Za-z](?![A-Za-z]))"
+    rf"|(?:{_VARIABLE}| [xyzi])(?![A-Za-z'\u2019]|\.[a-z]|,? [A-Za-z]{{2}}| ?\(?[$0-9])"
+)
+_VARIABLE_ALONE = re.compile(rf"[0-9](?:{_VARIABLE}| [xyzi]|! ?(?:\$|\\\)))[\s.$)}}]*$")
+_HOLDS_FORMULA = re.compile(r"\\(?:frac|sqrt|pi|pm|log|ln|begin)(?![a-z])|[\u03c0\u221a]")
+_INTERVAL = re.compile(r"\\in(?:fty)?(?![a-z])|\\cup(?![a-z])|[\u221e\u2208]")
+_TAG = re.compile(r"</?[a-z_]{1,20}>", re.IGNORECASE)
 
 
 _WORDS = (
@@ -172,6 +201,26 @@ _DENIALS = ("no", "nev", "n't", "n\u2019t", "but", "except", "than", "instead", 
           "incorrect", "can\u2019t", "too")  # fmt: skip
 
 
+def is_formula(text: str) -> bool:
+    """Return whether ``12x``, ``12 y`` or ``$12!$`` is all that a text says."""
+    found = _VARIABLE_ALONE.search(text[-60:])
+    return found is not None and not text[: -len(found[0])].strip(_MARKS + "\\-+0123456789")
+
+
+def _part_of_formula(text: str, begin: int, end: int) -> bool:
+    """Return whether the number between two places of a text is only a part of a formula."""
+    before, behind = text[max(0, begin - 90) : begin], text[end : end + 60]
+    if "<" in text:
+        before, behind = _TAG.sub(" ", before), _TAG.sub(" ", behind)
+    if _PART_BEHIND.match(behind):
+        return True
+    before = before.rstrip(" $")
+    # Behind a word there is nothing to look for, and most numbers stand behind one.
+    if before[-2:].isalpha() and "\\" not in before and not before.endswith(_FUNCTION_NAMES):
+        return False
+    return _PART_BEFORE.search(before) is not None
+
+
 def read_stated(text: str) -> Statement:
     """Return what a stated answer such as ``x = 18 apples`` states.
 
@@ -189,6 +238,8 @@ def read_stated(text: str) -> Statement:
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
     if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
+    if _INTERVAL.search(cleaned):
+        return Statement(None, several=True)
     if _TWO_UNITS.search(cleaned) or _ASKED_ASIDE.match(cleaned) or _LIMITED.fullmatch(cleaned):
         return Statement(None, several=True)
     if _UNDONE.fullmatch(cleaned):
@@ -197,6 +248,8 @@ def read_stated(text: str) -> Statement:
     if first is not None and not cleaned[: first.start()].strip(_MARKS):
         rest = cleaned[first.end() :]
         clause = _CLAUSE.split(rest, maxsplit=1)[0]
+        if not _EQUALS.search(clause) and _part_of_formula(cleaned, first.start(), first.end()):
+            return Statement(None, undone=True)
         if not _GOES_ON.match(rest) and not _EQUALS.search(clause):
             begun = cleaned[: first.end() + len(clause)].strip("$ ")
             # "2 million of them" is two million: the words that follow may scale the number.
@@ -205,14 +258,19 @@ def read_stated(text: str) -> Statement:
     sides = _EQUALS.split(cleaned)
     if len(sides) > 1:
         side = sides[-1].strip()
+        if is_formula(side):
+            return Statement(None, undone=True)
         if parse_number(side) is not None:
             return Statement(side, True)
         found = NUMBER_IN_TEXT.search(side)
         if found is not None and not side[: found.start()].strip(_MARKS):
-            if _CALCULATED.match(side, found.end()):
+            goes_on = _CALCULATED.match(side, found.end())
+            if goes_on or _part_of_formula(side, found.start(), found.end()):
                 return Statement(None, undone=True)
             return Statement(found[0])
-    return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)))
+    if _HOLDS_FORMULA.search(NUMBER_IN_TEXT.sub(" ", cleaned)):
+        return Statement(None, undone=True)
+    return _last_of(_OTHER_CLOCK.sub(" ", cleaned))
 
 
 def read_last(text: str) -> Statement:
@@ -229,10 +287,22 @@ def read_last(text: str) -> Statement:
     if side is not cleaned and not re.search(r"[,;]", side):
         found = NUMBER_IN_TEXT.search(side)
         if found is not None and not side[: found.start()].strip(_MARKS):
-            if _CALCULATED.match(side, found.end()):
+            goes_on = _CALCULATED.match(side, found.end())
+            if goes_on or _part_of_formula(side, found.start(), found.end()):
                 return Statement(None, undone=True)
             return Statement(last_number(side[: found.end()]) or found[0])
-    return Statement(last_number(_OTHER_CLOCK.sub(" ", cleaned)) or last_number(cleaned))
+    last = _last_of(_OTHER_CLOCK.sub(" ", cleaned))
+    return last if last.number or last.undone else _last_of(cleaned)
+
+
+def _last_of(text: str) -> Statement:
+    """Return what the last number of a text states: nothing if it is a part of a formula."""
+    place = last_match(NUMBER_IN_TEXT, text)
+    if place is None:
+        return Statement(None)
+    if _part_of_formula(text, place.start(), place.end()):
+        return Statement(None, undone=True)
+    return Statement(last_number(text))
 
 
 def _scaled(number: re.Match[str]) -> Fraction | None:

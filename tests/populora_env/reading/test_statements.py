@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from populora_env.reading.answers import read_answer
 from populora_env.reading.numerals import parse_number
 from populora_env.reading.statements import read_last, read_stated
+from populora_env.records import AnswerKind
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,41 @@ def test_several_numbers_are_no_statement(text):
 def test_a_problem_left_undone_is_no_statement(text):
     stated = read_stated(text)
     assert (stated.number, stated.undone) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\sqrt{12}", r"\sqrt[3]{12}", r"2^{12}", "2^12", r"12\pi", r"12\sqrt2", r"\frac{12}{x}",
+     r"\frac{x}{12}", "12x", "12 y", "7+12i", r"\log_2 12", "log(12)", r"\pm 12", "x > 12",
+     r"x \ge 12", r"x \neq 12", "x \u2265 12", r"(-\infty,12)", r"(12, \infty)", "x^2+12",
+     "12\u03c0", "\u221a12", r"\binom{x}{12}", "12_8", "x_{12}", "12 - x", "12/x", r"\pi/12",
+     r"12 \cdot x", "x = 12y", r"x \in (3, 12]", "f(12)", "3R^2", "12 < x", "$12!$",
+     r"\begin{pmatrix} 1 \\ 12 \end{pmatrix}", r"\frac{\sqrt{3}}{12}"],
+)  # fmt: skip
+def test_a_part_of_a_formula_is_no_statement(text):
+    for reply in (rf"\boxed{{{text}}}", f"The answer is {text}.", f"#### {text}"):
+        assert read_answer(reply, AnswerKind.NUMBER).answer is None
+
+
+def test_a_factorial_in_a_box_is_no_number():
+    assert read_answer(r"\boxed{12!}", AnswerKind.NUMBER).answer is None
+    assert read_answer("The answer is 12!", AnswerKind.NUMBER).answer == "12"
+
+
+@pytest.mark.parametrize("text", [r"12\pi", "2^{12}", "x > 12", "12x", r"\sqrt{12}"])
+def test_a_part_of_a_formula_is_not_what_the_last_sentence_is_about(text):
+    assert read_answer(f"So the area is {text}.", AnswerKind.NUMBER).answer is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["12 apples", "12 cm", "12 m", "12h", "12x more apples", "12 i.e. a dozen", "<b>12</b>", "_12_",
+     "a *12* here", "x = 12", "12^{th}", r"12^\circ", "12 m^2", "12 m/s", "12 a day", "12 per year",
+     "12 because 12 > 10", "12, and x > 3", "x \u2192 12", "f(3) = 12", "A - 12", "12 e-mails",
+     "6 x 2 = 12", "12 and x is not", "12 years - a dozen", "2x = 24, x = 12"],
+)  # fmt: skip
+def test_what_stands_beside_a_number_may_be_words_and_units(text):
+    assert read_answer(f"The answer is {text}.", AnswerKind.NUMBER).answer == "12"
 
 
 @pytest.mark.parametrize(
