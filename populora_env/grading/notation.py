@@ -89,9 +89,17 @@ _TYPED = (
     (re.compile(r"\+ ?/ ?-|(?<![0-9A-Za-z)}])\+-(?=[0-9\\])"), r"\\pm "),
     (re.compile(r"(\\[gl]e)qslant(?![A-Za-z])"), r"\1 "),
     (re.compile(r"(?<=[)\]])\s?U\s?(?=[(\[])"), r" \\cup "),
-    (re.compile(r",\\!\s?(?=[0-9]{3})|(?<=[0-9])\{,\}(?=[0-9]{3})"), ","),
+    (re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s?(?=[0-9]{3}(?![0-9]))"), ""),
+    (re.compile(r",\\!\s?(?=[0-9])|(?<=[0-9])\{,\}(?=[0-9])"), ","),
     (re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad)(?![A-Za-z])|~"), " "),
 )  # fmt: skip
+# "12,000\\pi" and "\\frac{20,000}{x}"; "1,200" may be a list.
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_FACTORED = re.compile(
+    r"[0-9],[0-9]{3}(?:\s?(?:\\(?:pi|theta|sqrt|cdot|times|frac)(?![a-z])|[a-z](?![a-z])|[/^])"
+    r"|(?<=\{[0-9],[0-9]{3})\}|(?<=\{[0-9]{2},[0-9]{3})\}|(?<=\{[0-9]{3},[0-9]{3})\})"
+)
+_LISTED = re.compile(r"[()\[\];]|\\\{|,\s")
 _TOKEN = re.compile(r"\s*(\{|\\[A-Za-z]+|[0-9A-Za-z])")
 _BARE_ROOT = re.compile(r"\\sqrt\s?(\\frac\{[^{}]*\}\{[^{}]*\}|\\(?:pi|theta)(?![A-Za-z]))")
 _INFIX = re.compile(r"\\(?:over|choose|atop)(?![A-Za-z])")
@@ -133,6 +141,9 @@ def to_latex(text: str) -> str:
     text = _TYPED_ROOT.sub(r"\\sqrt{\1}", text)
     for pattern, replacement in _TYPED:
         text = pattern.sub(replacement, text)
+    if "," in text and _FACTORED.search(text) and not _LISTED.search(text):
+        whole = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+        text = text if "," in whole else whole
     text = _braced(_WRAPPERS.sub(" ", text))
     text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
     if "circ" in text:

@@ -87,6 +87,31 @@ def test_mathematics(grader, gold, reply, correct):
     assert grader.grade(problem(gold, AnswerKind.MATH), reply).correct is correct
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        (r"12000\pi", r"12{,}000\pi", True),
+        (r"12000\pi", r"12,000\pi", True),
+        (r"12000\pi", r"12,\!000\pi", True),
+        (r"12000\pi", r"12\,000\pi", True),
+        (r"12,\!000\pi", r"12000\pi", True),
+        ("1500x", "1{,}500x", True),
+        (r"1000\sqrt{2}", r"1,000\sqrt{2}", True),
+        (r"\frac{20000}{\pi}", r"20{,}000/\pi", True),
+        (r"\frac{20000}{\pi}", r"\frac{20,000}{\pi}", True),
+        ("20000", "{20{,}000}", True),
+        ("1000x+2000", "1,000x+2,000", True),
+        ("(1, 200x)", "(1,200x)", True),
+        ("1, 200", "200, 1", True),
+        (r"12\pi", r"12,000\pi", False),
+        ("200x", "1,200x", False),
+    ],
+)
+def test_separators_of_thousands(grader, gold, answer, correct):
+    reply = rf"\boxed{{{answer}}}"
+    assert grader.grade(problem(gold, AnswerKind.MATH), reply).correct is correct
+
+
 def test_plain_numbers_and_equal_texts_start_no_process(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a process was started")
