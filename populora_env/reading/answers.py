@@ -19,8 +19,10 @@ from populora_env.code.checks import read_check
 from populora_env.code.literals import LIMIT, read_literal, written
 from populora_env.code.replies import code_answer
 from populora_env.reading.candidates import (
+    NAME,
     after_hashes,
     after_phrase,
+    bare_formula,
     bare_number,
     bold_number,
     bold_words,
@@ -30,6 +32,7 @@ from populora_env.reading.candidates import (
     last_number_of_math,
     last_number_stated,
     marked_part,
+    stated_of_name,
 )
 from populora_env.reading.numerals import (
     canonical_number,
@@ -49,7 +52,7 @@ class Rule(StrEnum):
     BOXED = "boxed"  # the last \boxed{...}, or the last boxes if only commas are between them
     HASHES = "hashes"  # what follows the last #### that is no heading
     PHRASE = "phrase"  # what follows the last "Answer:", "The answer is" or "A:"
-    BARE = "bare"  # the reply is nothing but the number
+    BARE = "bare"  # the reply is nothing but the number or formula
     TAGGED = "tagged"  # the reply's <answer>...</answer>, or the field "answer" of its JSON
     BOLD = "bold"  # the last **number** in the last line that has one, or its only **words**
     LAST_MATH = "last_math"  # the last $...$
@@ -131,7 +134,8 @@ _STATED_RULES = (
     _AnswerRule(Rule.BOXED, True, _ALL, boxed),
     _AnswerRule(Rule.HASHES, True, _ALL, after_hashes),
     _AnswerRule(Rule.PHRASE, True, _ALL, after_phrase),
-    _AnswerRule(Rule.BARE, True, _NUMBER | _MATH, bare_number),
+    _AnswerRule(Rule.BARE, True, _NUMBER, bare_number),
+    _AnswerRule(Rule.BARE, True, _MATH, bare_formula),
 )
 _FALLBACKS = (
     _AnswerRule(Rule.BOLD, False, _NUMBER, bold_number),
@@ -288,6 +292,12 @@ def _formula(text: str) -> str:
     if not found:
         return text
     formulas = [match[1] or match[2] for match in found]
+    last = found[0] if not text[: found[0].start()].strip(" *_:") else found[-1]
+    if NAME.fullmatch(last[1] or last[2]):
+        behind = text[last.end() :]
+        stated = stated_of_name(text[: last.start()], behind)
+        if stated is not None:
+            return stated
     before = text[: found[0].start()].strip(" *_:")
     if _CHOICE_LETTER.fullmatch(before):
         return f"{before} {formulas[0]}"  # "(C) $12$": the grader knows which of the two is asked

@@ -6,9 +6,10 @@ answer, and in which order, is decided in `answers`. Every one takes time linear
 
 import re
 
-from populora_env.reading.numerals import last_number, parse_number
-from populora_env.reading.said import ANSWER_LIMIT, fielded, first_line, last_match, tagged
-from populora_env.reading.statements import denies, read_last, without_denied
+from populora_env.reading.numerals import parse_number
+from populora_env.reading.said import ANSWER_LIMIT, fielded, first_line, last_match, tagged, trimmed
+from populora_env.reading.statements import denies, read_last, read_stated
+from populora_env.reading.units import without_unit
 
 _BARE_LIMIT = 200  # longest reply that can be nothing but an answer
 _BOX_LIST = 64  # most boxes that are read as one list
@@ -29,7 +30,7 @@ _NO_OTHER = (
 )
 _SENTENCE_END = re.compile(
     rf"\n{_NO_OTHER}"
-    r"|(?<!\\)(?:!(?!\s?=)|(?:(?<!\b(?:lb|ft|hr))(?<!\b(?:lbs|hrs|min))|(?!\.\s[0-9]))\."
+    r"|(?<!\\)(?:!(?!\s?=)|(?:(?<!\b(?:lb|ft|hr))(?<!\b(?:lbs|hrs|min))|(?!\.\s[0-9]))\.(?!\s[+=])"
     rf"|[;?](?!\s?(?:-?[0-9]|[Nn]o(?:pe)?\b|{_OPTION})))"
     rf"(?=[\"'*_`\u201d\u2019]{{0,4}}\s){_NO_OTHER}"
 )
@@ -38,6 +39,22 @@ _AFTER_BOLD = re.compile(
     r"\s*(?:$|[.,;:!(\u2013\u2014])"
     r"|(?: [A-Za-z\u00b0/]{1,20}(?:\^?\{?[23\u00b2\u00b3]\}?)?){1,4}[.!]?$"
 )
+_INLINE = re.compile(r"\$\$?((?:\\.|[^$\\])+)\$\$?|\\[(\[]((?:(?!\\[)\]]).)+)\\[)\]]")
+_COMMAND = re.compile(
+    r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s?\{[^{}]*\}|\\(?:begin|end)\s?\{[^{}]*\}"
+    r"|\\[A-Za-z]+|\b(?:sqrt|log|exp|sin|cos|tan|cot|sec|csc|arc(?:sin|cos|tan)|pi|infinity|inf|"
+    r"theta|alpha|beta|gamma|and|mod|gcd|lcm|max|min)(?![A-Za-z])"
+)
+_PROSE = re.compile(r"[a-z]{2,}")
+_SHORT_WORDS = frozenset(
+    ["is", "so", "we", "it", "to", "of", "in", "no", "he", "be", "by", "at", "an", "as", "on", "if",
+     "my", "up", "do", "go", "me", "us", "am", "hm", "oh", "ok"]
+)  # fmt: skip
+_BULLET = re.compile(r"[ \t]{0,9}(?:[-+*\u2022]|[1-9][.)])[ \t]+(?=\S)")
+NAME = re.compile(r"\s*[A-Za-z]{1,3}\s*")
+_IS = re.compile(r"\s*(?:=|is(?: equal to)?\b|equals\b)\s*")
+_BEGINS_NUMBER = re.compile(r"[-+$\\.*( ]{0,4}(?:d?frac\{-?)?[0-9]")
+_STATES = re.compile(r"(?:\b(?:is|are|be|equals|option|choice|answer)|[=:])[\s*]*$", re.IGNORECASE)
 _DISPLAY = re.compile(r"(?:\\\[|\\\(|\$\$)(.*?)(?:\\\]|\\\)|\$\$)", re.DOTALL)
 _BRACES = re.compile(r"\\boxed\s?\{|\\[{}\\]|[{}]")
 _BOXES_JOINED = re.compile(
@@ -133,10 +150,21 @@ def after_phrase(text: str) -> str | None:
     if end < 0:
         return None
     rest = text[end : end + ANSWER_LIMIT]
+    if _BULLET.match(rest) and "\n" in text[end - 6 : end]:
+        rest = _listed(rest)
     display = _DISPLAY.match(rest)
     if display is not None:
         return display[1].strip()
     return _within_bold(_SENTENCE_END.split(rest, maxsplit=1)[0].strip())
+
+
+def _listed(text: str) -> str:
+    """Return the items of the list that a text begins with, as one line, and what follows."""
+    lines = text.split("\n", _BOX_LIST)
+    items = list[str]()
+    while lines and (bullet := _BULLET.match(lines[0])):
+        items.append(lines.pop(0)[bullet.end() :].strip())
+    return "\n".join([", ".join(items), *lines])
 
 
 def _within_bold(text: str) -> str:
@@ -153,24 +181,80 @@ def bare_number(text: str) -> str | None:
     return short if len(short) <= _BARE_LIMIT and parse_number(short) is not None else None
 
 
+def bare_formula(text: str) -> str | None:
+    r"""Return a reply of one line that is nothing but a number, a formula or one word.
+
+    Words may stand in ``\\text``, be the name of a function, or a unit behind the formula.
+    """
+    number = bare_number(text)
+    if number is not None:
+        return number
+    short = trimmed(text)
+    if not short or len(short) > _BARE_LIMIT or "\n" in short:
+        return None
+    inner = _INLINE.fullmatch(short)
+    formula = short if inner is None else (inner[1] or inner[2]).strip()
+    if any(mark in formula.replace("\\$", "") for mark in ("$", "\\(", ":", "\\boxed")):
+        return None
+    if formula.startswith(("**", "__", "`")):  # emphasis of a part
+        return None
+    if formula.isalpha():
+        return formula
+    plain = _COMMAND.sub(" ", without_unit(formula))
+    if any(len(word) > 2 or word in _SHORT_WORDS for word in _PROSE.findall(plain.lower())):
+        return None
+    return formula
+
+
 def last_math(text: str) -> str | None:
     """Return the last formula between dollars or LaTeX brackets."""
     found: str | None = None
-    start = -1
+    start = after = -1
     for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
         end = text.rfind(closing) if found is None else -1
         if end > 0 and "$" not in text[end:]:
             start = text.rfind(opening, 0, end)
-            found = text[start + 2 : end] if start >= 0 else None
+            found, after = (text[start + 2 : end], end + 2) if start >= 0 else (None, -1)
     if found is None:
         end = text.rfind("$")
         if end > 0 and text[end - 1] == "$":  # "$$" closes a display
             end -= 1
         start = text.rfind("$", 0, end) if end > 0 else -1
-        found = None if start < 0 else text[start + 1 : end]
+        found, after = (None, -1) if start < 0 else (text[start + 1 : end], end + 1)
     if found is None or denies(text[max(0, start - 60) : start]):
         return None
+    if NAME.fullmatch(found):
+        return stated_of_name(text[max(0, start - 400) : start], text[after : after + 400]) or found
     return found.strip()[:ANSWER_LIMIT]
+
+
+def stated_of_name(before: str, behind: str) -> str | None:
+    """Return what a sentence says of a variable that is its last formula: ``5`` of ``$x$ is 5``.
+
+    That is what "is" follows, or else the last formula with a number before it; None if the
+    variable itself is what the sentence states, or nothing is.
+
+    Args:
+        before: The text up to the variable.
+        behind: The text behind it.
+    """
+    joined = _IS.match(behind)
+    if joined is not None:
+        formula = _INLINE.match(behind, joined.end())
+        if formula is not None:
+            return (formula[1] or formula[2]).strip()
+        right = _SENTENCE_END.split(behind[joined.end() :], maxsplit=1)[0].strip().rstrip(".")
+        stated = read_stated(right)
+        if stated.several or stated.undone:
+            return right
+        if stated.number is not None and _BEGINS_NUMBER.match(right):
+            return stated.number
+        return None
+    if _STATES.search(before):
+        return None
+    sentence = _SENTENCE_END.split(before)[-1]
+    formulas = [(match[1] or match[2]).strip() for match in _INLINE.finditer(sentence)]
+    return next((formula for formula in reversed(formulas) if re.search("[0-9]", formula)), None)
 
 
 def _number_line(text: str) -> str | None:
@@ -211,21 +295,29 @@ def bold_words(text: str) -> str | None:
     return None
 
 
-def last_number_stated(text: str) -> str | None:
-    """Return the number that the last sentence with one is about; the sentence if several."""
+def _last_sentence(text: str) -> str | None:
+    """Return the last sentence that has a number."""
     line = _number_line(text)
     if line is None:
         return None
     # "... 4 - 1 = 3. So 7." is about 7, "3." after a break is a number, "3.5" is one.
     sentences = [part for part in _SENTENCES.split(line) if re.search(r"\d|[¼-⅞]", part)]
-    read = read_last(sentences[-1])
-    return sentences[-1] if read.several else read.number
+    return sentences[-1]
+
+
+def last_number_stated(text: str) -> str | None:
+    """Return the number that the last sentence with one is about; the sentence if several."""
+    sentence = _last_sentence(text)
+    if sentence is None:
+        return None
+    read = read_last(sentence)
+    return sentence if read.several else read.number
 
 
 def last_number_of_math(text: str) -> str | None:
-    """Return the last number of the last line that has one."""
-    line = _number_line(text)
-    return None if line is None else last_number(without_denied(line))
+    """Return the number that the last sentence with one is about; None if several or a formula."""
+    sentence = _last_sentence(text)
+    return None if sentence is None else read_last(sentence).number
 
 
 def last_line(text: str) -> str | None:

@@ -236,6 +236,8 @@ def read_stated(text: str) -> Statement:
         return Statement(None)
     cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text[:WINDOW]))))
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
+    if len(numbers) == 3 and (single := _in_one_unit(cleaned, numbers)) is not None:
+        return Statement(single)
     if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
     if _INTERVAL.search(cleaned):
@@ -281,6 +283,8 @@ def read_last(text: str) -> Statement:
     """
     cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text))))
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
+    if len(numbers) == 3 and (single := _in_one_unit(cleaned, numbers)) is not None:
+        return Statement(single)
     if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
         return Statement(None, several=True)
     side = _EQUALS.split(cleaned)[-1]
@@ -366,6 +370,31 @@ def _several(text: str, numbers: Sequence[re.Match[str]]) -> bool:
     return listed
 
 
+def _in_one_unit(text: str, numbers: Sequence[re.Match[str]]) -> str | None:
+    """Return 160 of ``160 minutes (2 hours and 40 minutes)``; None if the two are not the same."""
+    units = [_UNIT_WORD.match(text, number.end()) for number in numbers]
+    for single, first, second in ((0, 1, 2), (2, 0, 1)):
+        unit, large, small = units[single], units[first], units[second]
+        if unit is None or large is None or small is None:
+            continue
+        if not _COMPOUND_GAP.fullmatch(text, large.end(), numbers[second].start()):
+            continue
+        values = [parse_number(numbers[index][0]) for index in (single, first, second)]
+        scales = [
+            units_agree(unit[1], other[1])
+            if one_quantity(Fraction(0), unit[1], Fraction(0), other[1])
+            else None
+            for other in (large, small)
+        ]
+        if None in values or None in scales or scales[0] == scales[1]:
+            continue
+        if values[0] == values[1] * scales[0] + values[2] * scales[1]:
+            return numbers[single][0]
+    return None
+
+
+_UNIT_WORD = re.compile(r" ?-?([A-Za-z]+)\.?")
+_COMPOUND_GAP = re.compile(r",?(?: and)?,? ?")
 _COMPOUND = re.compile(r"[0-9] ?([A-Za-z]+)(?:\.|\b)(?:,? and)?,? ?[0-9][0-9./]* ?([A-Za-z]+)")
 
 

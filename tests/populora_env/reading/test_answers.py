@@ -103,6 +103,89 @@ def test_mathematics_falls_back_to_the_last_formula():
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
+        (r"3\sqrt{13}", r"3\sqrt{13}"),
+        ("6 - 5i", "6 - 5i"),
+        ("(2, 3).", "(2, 3)"),
+        ("y = 2x + 3", "y = 2x + 3"),
+        (r"8\pi", r"8\pi"),
+        ("Evelyn", "Evelyn"),
+        ("(C)", "(C)"),
+        (r"\(x + 1\)", "x + 1"),
+        (r"$$\frac{x}{2}$$", r"\frac{x}{2}"),
+        ("**x > 3**", "x > 3"),
+        (r"3\pi cm", r"3\pi cm"),
+        ("x = 2 or x = 3", "x = 2 or x = 3"),
+        (r"\text{one half}", r"\text{one half}"),
+    ],
+)
+def test_a_reply_that_is_nothing_but_a_formula_is_the_answer(reply, answer):
+    reading = read_answer(reply, AnswerKind.MATH)
+    assert (reading.answer, reading.rule, reading.status) == (answer, Rule.BARE, OK)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["The area is 8\u03c0.", "It is 6 - 5i.", "We find x > 3.", "It is (2, 3).", "This is x^2 - 1.",
+     r"The distance is 3\sqrt{13}.", "Then x = 2 or x = 3.", "not 12"],
+)  # fmt: skip
+def test_the_last_number_of_a_formula_in_a_sentence_is_no_answer(reply):
+    assert read_answer(reply, AnswerKind.MATH).answer is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("Therefore, the value of $k$ is 5.", "5"),
+        (r"Therefore, the value of \(k\) is 5.", "5"),
+        ("There are $5$ values of $n$.", "5"),
+        ("Therefore $k = 5$ is the smallest value of $k$.", "k = 5"),
+        ("The length of $AB$ is 12 cm.", "12 cm"),
+        ("The final answer is $x$ = 5.", "5"),
+        ("Answer: $x$ = 5", "5"),
+        ("Answer: $x$ is 5", "5"),
+        ("Answer: $x$ = $5$", "5"),
+        ("Answer: $x$ = 4 or 5", "4 or 5"),
+        ("The answer is that there are $5$ values of $n$.", "5"),
+        (r"So $x$ is 5\pi.", r"5\pi"),
+        ("So $x$ is prime.", "x"),
+        ("For $n=5$, the choice is $B$.", "B"),
+        ("The answer is $C$.", "C"),
+        ("So we get $k$.", "k"),
+    ],
+)
+def test_a_variable_is_the_answer_only_if_nothing_is_said_of_it(reply, answer):
+    assert read_answer(reply, AnswerKind.MATH).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("Answer:\n- 12 apples", "12"),
+        ("**Answer:**\n\n- 12 apples", "12"),
+        ("The answer is:\n- **12**", "12"),
+        ("The answer is:\n1. 12", "12"),
+        ("The answer is:\n1. 12\n2. 13", None),
+        ("The answer is:\n- 12\n- 13", None),
+        ("Answer: - 12", "-12"),
+        ("Answer:\n-12", "-12"),
+        ("The answer is:\n1.5", "1.5"),
+        ("The answer is 1 + 2 + ... + 10 = 55.", "55"),
+        ("The answer is 12...", "12"),
+    ],
+)
+def test_marks_of_lists_and_dots_are_no_part_of_a_number(reply, answer):
+    assert read_answer(reply, AnswerKind.NUMBER).answer == answer
+
+
+@pytest.mark.parametrize("reply", ["This gives 5 of them.", "So x = 5.", "There are 5\nof them."])
+def test_the_number_of_a_mathematical_sentence_is_read(reply):
+    reading = read_answer(reply, AnswerKind.MATH)
+    assert (reading.answer, reading.status) == ("5", LENIENT)
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
         (r"\boxed{1}, \boxed{2}", "1, 2"),
         (r"\boxed{1} and $\boxed{2}$", "1, 2"),
         (r"\boxed{1}, or rather \boxed{2}", "2"),
@@ -129,7 +212,8 @@ def test_any_text_gives_a_reading_with_an_answer_exactly_if_it_was_read(text, ki
     ["answer is ", r"\boxed{", "}{", "####", "a ", "A ", " ", "verdict:", "9", "$", "(",
      "Answer:\n", "a\u0301\u0316", "\ufdfa", "<<", "<<1=", "1 or ", "1,", "**",
      "#### Step 1\n", "\\(",
-     "answer is $x$", "1:00 ", "1 x ", r"\boxed{1},", "\n\nQ:", "text{", "\\text{ or }"],
+     "answer is $x$", "$x$ is 5 ", "answer is:\n- 1", "\n- 1",
+     "1:00 ", "1 x ", r"\boxed{1},", "\n\nQ:", "text{", "\\text{ or }"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", list(AnswerKind))
 def test_a_megabyte_is_read_in_bounded_time(piece, kind):

@@ -65,6 +65,23 @@ def test_a_part_of_a_formula_is_no_statement(text):
         assert read_answer(reply, AnswerKind.NUMBER).answer is None
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("160 minutes (2 hours and 40 minutes)", "160"),
+        ("160 minutes, which is 2 hours and 40 minutes", "160"),
+        ("66 inches (5 feet 6 inches)", "66"),
+        ("5 feet 6 inches (66 inches)", "66"),
+        ("160 minutes (2 hours and 30 minutes)", None),
+        ("160 meters (2 hours and 40 minutes)", None),
+        ("2 hours and 40 minutes", None),
+    ],
+)
+def test_a_quantity_said_in_one_unit_and_in_two_is_one_number(text, number):
+    assert read_stated(text).number == number
+    assert read_last(f"It is {text}").number == number
+
+
 def test_a_factorial_in_a_box_is_no_number():
     assert read_answer(r"\boxed{12!}", AnswerKind.NUMBER).answer is None
     assert read_answer("The answer is 12!", AnswerKind.NUMBER).answer == "12"
