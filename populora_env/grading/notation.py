@@ -73,6 +73,16 @@ _TYPED = (
                 r"fbox|boldsymbol|bm|mathit|mathsf|mathtt|texttt|textsf|mathcal|emph|ensuremath|"
                 r"hbox|bf|it|rm|tt|sf|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)"
                 r"(?![A-Za-z])"), " "),
+    (re.compile(r"^\s*\\text\s?\{\s*([0-9][0-9.,]*)\s+([a-z][a-z ]*)\}\s*$"),
+     r"\1 \\text{ \2}"),
+    (re.compile(r"^\s*\(\s?([0-9]+)\s?\)\s?_"), r"\1_"),
+    (re.compile(r"^\s*([0-9]+)\s?\\text\s?\{\s*(?:in )?base ([0-9]+)\s*\}\s*$"), r"\1_{\2}"),
+    (re.compile(r"(?<=[0-9)}\s])\\text\s?\{\s*\(([a-z][a-z ]+)\)\s*\}\s*$"), r"\\text{ \1}"),
+    (re.compile(r"^\s*\\begin\s?\{(aligned|align\*?|gathered|split)\}((?:(?!\\\\|&.*&|\\end).)*)"
+                r"\\end\s?\{\1\}\s*$"), lambda match: match[2].replace("&", " ")),
+    (re.compile(r"^\s*(?:\\overline\s?\{\s?[A-Z]{2}\s?\}|\\\|[^=|]{1,30}\\\|)\s?=(?=[^=]*$)"), ""),
+    (re.compile(r"(?<=[0-9])\s?\u00a2\s*$"), r" \\text{ cents}"),
+    (re.compile(r"^\s*(?:\u20b9|\\pounds(?![a-z]))\s?(?=[0-9])"), ""),
     (re.compile(r"\\text\s?\{([^{}A-Za-z]*[0-9][^{}A-Za-z]*)\}"), r" \1 "),
     (re.compile(r"\\text\s?\{\s*([ei])\s*\}(?=\s?\^)"
                 r"|(?<=[0-9)}])(?:\\[,!:; ]|\s)?\\text\s?\{\s*([ei])\s*\}"),

@@ -40,7 +40,7 @@ from populora_env.reading.numerals import (
     plain_text,
     scale_of,
 )
-from populora_env.reading.said import ANSWER_LIMIT, said, trimmed
+from populora_env.reading.said import ANSWER_LIMIT, said, trimmed, without_approval
 from populora_env.reading.said import first_line as first_line  # was defined here
 from populora_env.reading.statements import is_formula, read_stated, said_twice
 from populora_env.records import AnswerKind, ReplyStatus
@@ -191,6 +191,8 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
         if kind not in rule.kinds:
             continue
         candidate = rule.find(window)
+        if candidate and kind in (AnswerKind.MATH, AnswerKind.NUMBER):
+            candidate = without_approval(candidate)
         if not candidate:
             continue
         found = True

@@ -7,7 +7,15 @@ answer, and in which order, is decided in `answers`. Every one takes time linear
 import re
 
 from populora_env.reading.numerals import parse_number
-from populora_env.reading.said import ANSWER_LIMIT, fielded, first_line, last_match, tagged, trimmed
+from populora_env.reading.said import (
+    ANSWER_LIMIT,
+    fielded,
+    first_line,
+    last_match,
+    tagged,
+    trimmed,
+    without_approval,
+)
 from populora_env.reading.statements import denies, read_last, read_stated
 from populora_env.reading.units import without_unit
 
@@ -189,7 +197,7 @@ def bare_formula(text: str) -> str | None:
     number = bare_number(text)
     if number is not None:
         return number
-    short = trimmed(text)
+    short = trimmed(without_approval(text))
     if not short or len(short) > _BARE_LIMIT or "\n" in short:
         return None
     inner = _INLINE.fullmatch(short)

@@ -56,6 +56,10 @@ _SAYS = re.compile(r"</?(?:b|strong|i|em|u|mark|p|br|span|center)\s?/?>", re.IGN
 _LATEX = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textit|texttt)\s?\{([^{}]*)\}")
 _FORMULA = re.compile(r"\$+|\\[()\[\]]")
 _BOXED = re.compile(r"\\boxed\s?\{\s?([^{}]{0,400})\}")
+_APPROVAL = (
+    " .!\t\n\ufe0f\u2705\u2714\u2713\u2611\u2b50\u2728\U0001f389\U0001f38a\U0001f44d\U0001f44f"
+    "\U0001f3c6\U0001f4af\U0001f642\U0001f60a"
+)
 _MARKS = " \t\n.,:;!?*_`\"'()[]{}<>"
 _DOUBLE = re.compile(r"\[\[([^\[\]\n]{1,100})\]\]")
 
@@ -130,8 +134,8 @@ def fielded(text: str, keys: Sequence[str]) -> str | None:
 def without_markup(text: str) -> str:
     r"""Return a text without Markdown, HTML emphasis and LaTeX fonts.
 
-    ``**Score**: `8` `` is ``Score: 8``, ``$\text{A}$`` is ``A``. For judgements: of an answer,
-    asterisks and dollars may be part.
+    ``**Score**: `8` `` is ``Score: 8``, ``$\text{A}$`` is ``A``; emoji are left out. For
+    judgements: of an answer, asterisks and dollars may be part.
     """
     if "```" in text:
         text = _FENCE.sub(" ", text)
@@ -139,8 +143,20 @@ def without_markup(text: str) -> str:
         text = _SAYS.sub("", text)
     if "\\" in text:
         text = _LATEX.sub(r"\1", text)
+    if not text.isascii():
+        text = "".join(char for char in text if char < "\u2000" or not _is_symbol(char))
     text = _FORMULA.sub("", text).replace("*", "").replace("`", "").replace("__", "")
     return text.replace("\u2019", "'").replace("\u201c", '"').replace("\u201d", '"')
+
+
+def _is_symbol(char: str) -> bool:
+    """Return whether a character is an emoji, an arrow's kin or what selects its form."""
+    return char in "\ufe0e\ufe0f\u200d" or unicodedata.category(char) == "So"
+
+
+def without_approval(text: str) -> str:
+    """Return a text without check marks, stars and applause behind it: ``3`` of ``3 \u2705``."""
+    return text if text.isascii() else text.rstrip(_APPROVAL)
 
 
 def boxes(text: str) -> list[tuple[int, str]]:

@@ -88,6 +88,12 @@ _GOES_ON = re.compile(
 _CALCULATED = re.compile(rf" ?{_OPERATOR} ?[({{$]?-?[0-9]")
 _CLAUSE = re.compile(r"[,;(]|\. |\b(?:because|since|as|so|which|where)\b", re.IGNORECASE)
 _CLOCK = re.compile(r"(?<![0-9:])([0-9]{1,2}):00(?![0-9:])")
+# "3 100 gram bags" are three bags.
+_SPACED = re.compile(
+    r"(?<![0-9.,])(?<![0-9] )"
+    r"(?:(?:(?<=[$\u20ac\u00a3\u00a5=])|(?<=[$\u20ac\u00a3\u00a5=] ))[0-9]{1,3}(?: [0-9]{3})+"
+    r"|[0-9]{1,3}(?: [0-9]{3})*? 000)(?![0-9.,/]*[0-9]|-[A-Za-z])"
+)
 _OTHER_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9])")
 _EQUALS = re.compile(r"[=≈\u2192]|->|\\approx|\\Rightarrow")
 # A number with one of these directly before or behind it is a part of a formula: 2^{12}, 12\pi,
@@ -234,7 +240,7 @@ def read_stated(text: str) -> Statement:
         return Statement(None, undone=True) if is_undone_division(text) else Statement(text, True)
     if not any(char.isnumeric() for char in text):
         return Statement(None)
-    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text[:WINDOW]))))
+    cleaned = _cleaned(text[:WINDOW])
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
     if len(numbers) == 3 and (single := _in_one_unit(cleaned, numbers)) is not None:
         return Statement(single)
@@ -281,7 +287,7 @@ def read_last(text: str) -> Statement:
     Alternatives are several answers; of an equation that ends the sentence, the last side
     counts; otherwise the last number.
     """
-    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text))))
+    cleaned = _cleaned(text)
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
     if len(numbers) == 3 and (single := _in_one_unit(cleaned, numbers)) is not None:
         return Statement(single)
@@ -297,6 +303,12 @@ def read_last(text: str) -> Statement:
             return Statement(last_number(side[: found.end()]) or found[0])
     last = _last_of(_OTHER_CLOCK.sub(" ", cleaned))
     return last if last.number or last.undone else _last_of(cleaned)
+
+
+def _cleaned(text: str) -> str:
+    """Return a text in one form, without what it denies, ``6:00`` as 6 and ``$1 000`` as $1,000."""
+    cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text))))
+    return _SPACED.sub(lambda match: match[0].replace(" ", ","), cleaned)
 
 
 def _last_of(text: str) -> Statement:

@@ -86,7 +86,8 @@ _DEGREES = re.compile(
 _NO_UNIT = re.compile(
     r"\b(?:or|and|not|more|less|least|most|than|over|under|to|if|for|when|where|approximately|"
     r"about|wrong|incorrect|false|maybe|through|until|mod|base|is|are|but|with|dozen|hundred|"
-    r"thousand|million|billion|trillion|quadrillion|lakh|crore|even|odd|pi|i|e|k)\b|[=<>0-9:,(]",
+    r"thousand|million|billion|trillion|quadrillion|lakh|crore|even|odd|pi|i|e|k)\b|^\s*(?:squared|cubed|factorial)\b"
+    r"|[=<>0-9:,(]",
     re.IGNORECASE,
 )
 

@@ -112,6 +112,43 @@ def test_separators_of_thousands(grader, gold, answer, correct):
     assert grader.grade(problem(gold, AnswerKind.MATH), reply).correct is correct
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        ("72", r"\text{72 clips}", True),
+        ("72", r"\textbf{72 clips}", True),
+        ("72", r"\text{72 or 73}", False),
+        ("72", r"\text{72 thousand}", False),
+        ("72", r"\text{72 more than x}", False),
+        ("72", r"\text{72 squared}", False),
+        ("72", r"72\text{ factorial}", False),
+        ("72", r"72\text{ cm squared}", True),
+        ("52_8", "(52)_8", True),
+        ("52_8", r"52\text{ in base 8}", True),
+        ("52_8", "(52)_9", False),
+        ("52_8", r"52\text{ in base 9}", False),
+        ("27", r"27 \text{ (cubic units)}", True),
+        ("27", r"27\ \text{(cm)}", True),
+        ("27", r"27 \text{ (wrong)}", False),
+        (r"\text{(C)}", r"\text{(C)}", True),
+        ("10", r"\overline{AB} = 10", True),
+        ("10", r"\|v\| = 10", True),
+        ("9", r"\|v\| = 10", False),
+        ("10", r"\begin{aligned} x &= 10 \end{aligned}", True),
+        ("10", r"\begin{aligned} x &= 9 \\ y &= 10 \end{aligned}", False),
+        ("5.4", "5.4\u00a2", True),
+        ("540", "5.4\u00a2", False),
+        ("10", "\u20b910", True),
+        ("10", r"\pounds 10", True),
+        ("3", "3 \u2705", True),
+        ("3", "3 \u274c", False),
+    ],
+)
+def test_words_labels_and_currencies_around_a_boxed_value(grader, gold, answer, correct):
+    reply = rf"\boxed{{{answer}}}"
+    assert grader.grade(problem(gold, AnswerKind.MATH), reply).correct is correct
+
+
 def test_plain_numbers_and_equal_texts_start_no_process(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a process was started")

@@ -269,3 +269,22 @@ def test_a_scale_may_stand_behind_the_word():
     assert read_score("Score (0-10): 7").value == pytest.approx(0.7)
     assert read_score("**Rating** (out of 10): 9/10").value == pytest.approx(0.9)
     assert read_score(r"\boxed{\text{8}}").value == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Verdict: Correct \u2705", True),
+        ("Verdict: \u274c incorrect", False),
+        ("\u2705 Correct", True),
+        ("Verdict: \u2705 not correct", False),
+        ("Correct \u2714\ufe0f", True),
+    ],
+)
+def test_verdicts_are_read_without_emoji(text, value):
+    assert read_verdict(text).value is value
+
+
+@pytest.mark.parametrize("text", ["Score: 8/10 \u2b50", "\u2b50 8", "Score: 8 \u2b50\u2b50"])
+def test_scores_are_read_without_emoji(text):
+    assert read_score(text).value == 0.8

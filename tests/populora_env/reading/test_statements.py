@@ -82,6 +82,22 @@ def test_a_quantity_said_in_one_unit_and_in_two_is_one_number(text, number):
     assert read_last(f"It is {text}").number == number
 
 
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("The net proceeds are $118 000.", "118000"),
+        ("So x = 118 000.", "118000"),
+        ("$400 000 - $282 000 = $118 000", "118000"),
+        ("That is 12 000 dollars.", "12000"),
+        ("It is 1 118 000.", "1118000"),
+        ("She needs 3 100 gram bags", "100"),
+        ("2400 / 200 = 12 200-kilobyte videos", "12"),
+    ],
+)
+def test_thousands_may_be_separated_by_spaces_in_any_sentence(reply, answer):
+    assert read_answer(reply, AnswerKind.NUMBER).answer == answer
+
+
 def test_a_factorial_in_a_box_is_no_number():
     assert read_answer(r"\boxed{12!}", AnswerKind.NUMBER).answer is None
     assert read_answer("The answer is 12!", AnswerKind.NUMBER).answer == "12"
