@@ -106,7 +106,7 @@ _RELATION = (
 )
 _SIGN = r"(?:[-+*/^\u00d7\u00f7]|\\cdot|\\times)"
 _PART_BEFORE = re.compile(
-    rf"(?:(?:(?<![A-Za-z])(?:[b-z] ?|a)|[0-9)}}] ?|(?<!\([A-Ha-h])\) ?|{_CONSTANT} ?){_SIGN}"
+    rf"(?:(?:(?<![A-Za-z])(?:[b-z] ?|a)|[0-9}}] ?|(?<!\([A-Ha-h])\) ?|{_CONSTANT} ?){_SIGN}"
     rf"|\^|[A-Za-z0-9)}}]_|[\u221a\u00b1]|(?<![A-Za-z])[a-z]\(|{_CONSTANT}|\\[pm][pm](?![a-z])"
     rf"|(?:\\|(?<![A-Za-z])){_FUNCTION}(?:_ ?(?:\{{ ?\w{{1,9}} ?\}}|\w)|\[[^\[\]]{{1,9}}\])?"
     rf"|\\(?:frac|[dt]?binom) ?\{{(?:[^{{}}]{{0,40}}\}} ?\{{)?[^{{}}]{{0,40}}|{_RELATION})"

@@ -112,8 +112,8 @@ def test_a_part_of_a_formula_is_not_what_the_last_sentence_is_about(text):
     "text",
     ["12 apples", "12 cm", "12 m", "12h", "12x more apples", "12 i.e. a dozen", "<b>12</b>", "_12_",
      "a *12* here", "x = 12", "12^{th}", r"12^\circ", "12 m^2", "12 m/s", "12 a day", "12 per year",
-     "12 because 12 > 10", "12, and x > 3", "x \u2192 12", "f(3) = 12", "A - 12", "12 e-mails",
-     "6 x 2 = 12", "12 and x is not", "12 years - a dozen", "2x = 24, x = 12"],
+     "12 because 12 > 10", "12, and x > 3", "x \u2192 12", "f(3) = 12", "A - 12", "(b) - 12",
+     "12 e-mails", "6 x 2 = 12", "12 and x is not", "12 years - a dozen", "2x = 24, x = 12"],
 )  # fmt: skip
 def test_what_stands_beside_a_number_may_be_words_and_units(text):
     assert read_answer(f"The answer is {text}.", AnswerKind.NUMBER).answer == "12"
