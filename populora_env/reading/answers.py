@@ -191,7 +191,7 @@ def read_answer(text: str, kind: AnswerKind) -> AnswerReading:
         if kind not in rule.kinds:
             continue
         candidate = rule.find(window)
-        if candidate and kind in (AnswerKind.MATH, AnswerKind.NUMBER):
+        if candidate and not candidate.isascii() and (kind in _NUMBER or kind in _MATH):
             candidate = without_approval(candidate)
         if not candidate:
             continue

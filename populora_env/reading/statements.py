@@ -94,6 +94,7 @@ _SPACED = re.compile(
     r"(?:(?:(?<=[$\u20ac\u00a3\u00a5=])|(?<=[$\u20ac\u00a3\u00a5=] ))[0-9]{1,3}(?: [0-9]{3})+"
     r"|[0-9]{1,3}(?: [0-9]{3})*? 000)(?![0-9.,/]*[0-9]|-[A-Za-z])"
 )
+_THREE_DIGITS = re.compile(r" [0-9]{3}(?![0-9])")
 _OTHER_CLOCK = re.compile(r"(?<![0-9:])[0-9]{1,2}:[0-9]{2}(?![0-9])")
 _EQUALS = re.compile(r"[=≈\u2192]|->|\\approx|\\Rightarrow")
 # A number with one of these directly before or behind it is a part of a formula: 2^{12}, 12\pi,
@@ -308,6 +309,8 @@ def read_last(text: str) -> Statement:
 def _cleaned(text: str) -> str:
     """Return a text in one form, without what it denies, ``6:00`` as 6 and ``$1 000`` as $1,000."""
     cleaned = scaled_letters(_CLOCK.sub(r"\1", plain_text(without_denied(text))))
+    if _THREE_DIGITS.search(cleaned) is None:
+        return cleaned
     return _SPACED.sub(lambda match: match[0].replace(" ", ","), cleaned)
 
 
