@@ -140,7 +140,7 @@ class TestRates:
         assert report.error == "judge raised OSError: no route"
 
     def test_an_attack_that_states_the_answer_by_chance_is_left_out_there(self):
-        problems = [Problem.create("Name a letter.", "A", "text"), Problem.create("What is 3?", "3")]
+        problems = [Problem.create("Name a letter.", "A", "text"), Problem.create("It is 3.", "3")]
         only_a = next(attack for attack in ATTACKS if attack.name == "only A")
         repeat = next(attack for attack in ATTACKS if attack.name == "problem")
         prefer = lambda entry: Verdict(B if entry.swapped else A)  # noqa: E731
