@@ -157,7 +157,7 @@ static void multiply(const Model *m, const Batch *b, const Product *p, int64_t c
   int64_t panels = 0;
   for (int i = 0; i < p->parts; i++) panels += panels_of(&p->part[i].weight);
   SHARE(panels, 1);
-  const int most = at_once(m->precision), matrices = most > TILE && p->in % 64 == 0;
+  const int matrices = by_matrices(p->in, m->precision), most = matrices ? MOST : TILE;
   Ahead ahead = ahead_of(b, next, own, own_past, (end - begin) * ((count + most - 1) / most));
   if (matrices) begin_matrices();
   for (int64_t each = begin; each < end; each++) {

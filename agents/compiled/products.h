@@ -151,12 +151,17 @@ static Sums *const SUMS[3][8] = {
 #endif
 };
 
-/* How many rows are best multiplied with a panel at once, at most MOST. */
-#define MOST (HAS_MATRICES ? 32 : TILE)
-INLINE int at_once(int precision) { return precision == INT8 && populora_matrices ? MOST : TILE; }
+#define MOST (HAS_MATRICES ? 32 : TILE) /* rows that are multiplied with a panel at once */
 
-/* One panel's outputs for n rows of those at once, [n, COLUMNS]. Room for [MOST, COLUMNS]; with
- * `matrices`, whole sixteens of rows are read, and the thread has begun them. */
+/* Whether a product goes by AMX, which takes 64 bytes of its inputs at once. In bfloat16, whose sums have
+ * another order there, it does so for any number of rows. */
+INLINE int by_matrices(int64_t in, int precision)
+{
+  return populora_matrices && ((precision == INT8 && in % 64 == 0) || (precision == BFLOAT16 && in % 32 == 0));
+}
+
+/* One panel's outputs for n rows, at most MOST by matrices and TILE otherwise, [n, COLUMNS]. Room for
+ * [MOST, COLUMNS]; by matrices, whole sixteens of rows are read, and the thread has begun them. */
 static void tile(int n, const Rows *rows, int64_t first, const Weight *w, int64_t panel, int matrices,
                  float *made)
 {
@@ -164,7 +169,9 @@ static void tile(int n, const Rows *rows, int64_t first, const Weight *w, int64_
   const char *x = (const char *)rows->rows + first * rows->step;
   const char *p = (const char *)w->panels + panel * panel_bytes(w);
 #if HAS_MATRICES
-  if (matrices && n > FEW)
+  if (matrices && w->precision == BFLOAT16)
+    matrices_bfloat16(n, x, rows->step, p, w->in / 32, made);
+  else if (matrices && n > FEW)
     matrices_int8(n, x, rows->step, p, w->in / 64, made);
   else
 #endif

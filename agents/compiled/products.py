@@ -87,9 +87,10 @@ class Library:
 
     @property
     def matrices(self) -> bool:
-        """Whether products and gradients in int8 go by AMX; may be set to False, and back.
+        """Whether products and gradients go by AMX; may be set to False, and back.
 
-        Products are the same either way, to the last bit; gradients differ in their last bits.
+        Products in int8 are the same either way, to the last bit; those in bfloat16, and gradients,
+        differ in their last bits. float32 has nothing of it.
         """
         return bool(self._matrices.value)
 

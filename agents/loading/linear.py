@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agents.compiled.products import Panels, multiplies
+from agents.compiled.products import Panels, library, multiplies
 from agents.loading.int8 import WIDEST, Int8Linear, can_multiply_int8, quantise_weight
 from agents.machine.processor import has_bfloat16, has_tiles, onednn, packs_bfloat16
 
@@ -87,8 +87,14 @@ def _packed(plain: Tensor, bias: Tensor | None, ops: Any) -> Tensor | Panels:
 
 
 def is_compiled(precision: str) -> bool:
-    """Whether our code multiplies in a precision here; tiles of bfloat16 are faster by oneDNN."""
-    return multiplies(precision) and not (precision == "bfloat16" and has_tiles())
+    """Whether our code multiplies in a precision here.
+
+    In bfloat16 not where the processor has AMX and ours may not use it: oneDNN is faster there.
+    """
+    made = library()
+    if made is None or precision not in made.precisions:
+        return False
+    return precision != "bfloat16" or made.matrices or not has_tiles()
 
 
 def resolve(

@@ -27,7 +27,7 @@ def has_bfloat16() -> bool:
 
 
 def has_tiles() -> bool:
-    """Whether it multiplies tiles of bfloat16 (AMX), which oneDNN uses, and ours for int8."""
+    """Whether it multiplies tiles of bfloat16 (AMX), which oneDNN uses."""
     return _says("_is_amx_tile_supported")
 
 

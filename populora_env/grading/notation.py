@@ -36,6 +36,13 @@ _PRICE_IN_THOUSANDS = re.compile(r"\\\$\s?([0-9][0-9.,]*)\s?(?:\\text\s?\{\s?[kK
 _PRICE = re.compile(r"\s*\\\$\s?(-?[0-9][0-9.,\\!{} ]*)\s*")
 _SUPERSCRIPT_DIGITS = str.maketrans(_SUPERSCRIPT, "0123456789")
 _SUBSCRIPT_DIGITS = str.maketrans(_SUBSCRIPT, "0123456789")
+
+
+def _one_cell(match: re.Match[str]) -> str:
+    """Return what is in an environment for several lines that has one."""
+    return match[2].replace("&", " ")
+
+
 _TYPED = (
     (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
     (re.compile(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-z])"), r"\\infty "),
@@ -79,7 +86,7 @@ _TYPED = (
     (re.compile(r"^\s*([0-9]+)\s?\\text\s?\{\s*(?:in )?base ([0-9]+)\s*\}\s*$"), r"\1_{\2}"),
     (re.compile(r"(?<=[0-9)}\s])\\text\s?\{\s*\(([a-z][a-z ]+)\)\s*\}\s*$"), r"\\text{ \1}"),
     (re.compile(r"^\s*\\begin\s?\{(aligned|align\*?|gathered|split)\}((?:(?!\\\\|&.*&|\\end).)*)"
-                r"\\end\s?\{\1\}\s*$"), lambda match: match[2].replace("&", " ")),
+                r"\\end\s?\{\1\}\s*$"), _one_cell),
     (re.compile(r"^\s*(?:\\overline\s?\{\s?[A-Z]{2}\s?\}|\\\|[^=|]{1,30}\\\|)\s?=(?=[^=]*$)"), ""),
     (re.compile(r"(?<=[0-9])\s?\u00a2\s*$"), r" \\text{ cents}"),
     (re.compile(r"^\s*(?:\u20b9|\\pounds(?![a-z]))\s?(?=[0-9])"), ""),

@@ -394,16 +394,19 @@ def _in_one_unit(text: str, numbers: Sequence[re.Match[str]]) -> str | None:
             continue
         if not _COMPOUND_GAP.fullmatch(text, large.end(), numbers[second].start()):
             continue
-        values = [parse_number(numbers[index][0]) for index in (single, first, second)]
+        whole, *parts = (parse_number(numbers[index][0]) for index in (single, first, second))
         scales = [
             units_agree(unit[1], other[1])
             if one_quantity(Fraction(0), unit[1], Fraction(0), other[1])
             else None
             for other in (large, small)
         ]
-        if None in values or None in scales or scales[0] == scales[1]:
+        if scales[0] == scales[1]:
             continue
-        if values[0] == values[1] * scales[0] + values[2] * scales[1]:
+        known = [
+            p * s for p, s in zip(parts, scales, strict=True) if p is not None and s is not None
+        ]
+        if len(known) == len(parts) and whole == sum(known):
             return numbers[single][0]
     return None
 

@@ -122,12 +122,15 @@ def test_gradients_are_products_with_the_same_weight(rows, inputs, outputs):
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (128, 97), (576, 1000), (130, 97)])
 def test_amx_gives_the_same_integers(rows, inputs, outputs):
     panels, _, _ = packed("int8", outputs, inputs, bias=True)
+    halves, _, _ = packed("bfloat16", outputs, inputs, bias=True)
     x, y = drawn(rows, inputs), drawn(rows, outputs)
-    fast, back = panels.multiply(x), panels.gradient(y)
+    fast, back, half = panels.multiply(x), panels.gradient(y), halves.multiply(x)
     library().matrices = False
     try:
         assert not library().matrices
         assert torch.equal(panels.multiply(x), fast)
+        slack = 1e-5 * float(half.abs().max())
+        torch.testing.assert_close(halves.multiply(x), half, rtol=1e-4, atol=slack)
         slack = 1e-5 * float(back.abs().max())
         torch.testing.assert_close(panels.gradient(y), back, rtol=1e-4, atol=slack)
     finally:
