@@ -83,10 +83,9 @@ def test_held_out_proposals_are_counted_over_the_whole_run(tmp_path):
         row["proposals"]["statuses"] = {"valid": 4, "held_out": 1 + row["generation"]}
     console = Console(file=io.StringIO())
     assert show_proposals(RunFolder(tmp_path), console)["count"] == 12
-    (tmp_path / "other").mkdir()
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "other" / "history.jsonl").write_text(text)
-    found = show_proposals(RunFolder(tmp_path / "other"), console)
+    other = RunFolder(tmp_path / "other")
+    other.write("history.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found = show_proposals(other, console)
     assert found == {"count": 11, "held_out": 3, "statuses": {"valid": 8, "held_out": 3}}
     said = console.file.getvalue()
     assert "3 of 11 proposals were held-out problems; none was learned from." in said
@@ -94,8 +93,9 @@ def test_held_out_proposals_are_counted_over_the_whole_run(tmp_path):
 
 def test_nobody_counts_proposals_where_there_are_none(tmp_path):
     row = {"generation": 0, "agent": "agent_0"}
-    (tmp_path / "history.jsonl").write_text(json.dumps(row) + "\n")
-    assert show_proposals(RunFolder(tmp_path), Console(file=io.StringIO())) is None
+    folder = RunFolder(tmp_path)
+    folder.write("history.jsonl", json.dumps(row) + "\n")
+    assert show_proposals(folder, Console(file=io.StringIO())) is None
 
 
 @pytest.fixture(scope="module")
