@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from populora_env.errors import PopuloraError
-from populora_env.judges.awaiting import settled
+from populora_env.judges.awaiting import last_error_of, settled
 from populora_env.keys import generator
 from populora_env.reading.no_reply import failures_of, marked
 from populora_env.records import Phase, Request
@@ -88,7 +88,7 @@ def failures_said(policy: Policy) -> Generator[None]:
     before = failures_of(policy)
     yield
     if failed := failures_of(policy) - before:
-        reason = getattr(policy, "last_error", None) or "it does not say why"
+        reason = last_error_of(policy) or "it does not say why"
         warnings.warn(
             f"{type(policy).__name__} failed to answer {failed} "
             f"request{'s' if failed > 1 else ''}, which count as empty replies; the latest: "
@@ -180,7 +180,7 @@ class MixedPolicy:
     @property
     def last_error(self) -> str | None:
         """Why one of them failed latest, of the first that says so; None if none does."""
-        errors = (getattr(policy, "last_error", None) for policy in self._each())
+        errors = (last_error_of(policy) for policy in self._each())
         return next((error for error in errors if error), None)
 
     def _each(self) -> list[Policy]:

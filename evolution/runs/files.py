@@ -35,19 +35,19 @@ GROWING = (HISTORY_FILE, TRANSCRIPTS_FILE, GUARD_FILE)
 CURVE_FILE = "held_out_curve.jsonl"
 """Accuracy on held-out problems, by generation and agent."""
 
+BEST = "best"
 WRITTEN = (
     "run.toml", *GROWING, CURVE_FILE, SUMMARY_FILE, "lineage.json", "checksums.json",
-    "changes.jsonl", "held_out.jsonl", "report.html", "best",
+    "changes.jsonl", "held_out.jsonl", "report.html", BEST,
 )  # fmt: skip
 """What a run writes into its folder, or over what is there."""
 
 _NAME = re.compile(r"generation_([0-9]+)")
-BEST = "best"
 _CHUNK = 1 << 20
 _ATTEMPTS = 3  # to read a run whose generations are deleted meanwhile
+_GONE = os.strerror(errno.ENOENT)
 
 T = TypeVar("T")
-_GONE = os.strerror(errno.ENOENT)
 
 
 def saved_generations(path: Path) -> list[int]:

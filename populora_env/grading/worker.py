@@ -88,7 +88,7 @@ class MathWorker:
         assert process.stdout is not None
         self._process = process
         self._owner = os.getpid()
-        self._dropped = weakref.finalize(self, _end, process, self._owner)
+        self._dropped = weakref.finalize(self, _end_dropped, process, self._owner)
         threading.Thread(target=_forward, args=(process.stdout, self._lines), daemon=True).start()
 
     def check(self, gold: str, answer: str) -> Outcome:
@@ -127,7 +127,11 @@ class MathWorker:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_LIMIT)
-        _end(process, self._owner)
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        _close_pipes(process)
 
     def _ask(self, gold: str, answer: str, deadline: float) -> Outcome | None:
         """Send one request and wait for its reply; None if it died with a process."""
@@ -214,15 +218,19 @@ class MathWorker:
         _close_pipes(process)
 
 
-def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
-    """Kill a program and the processes that it forked, in the process that started it."""
+def _end_dropped(process: "subprocess.Popen[bytes]", owner: int) -> None:
+    """End the program of a worker that is gone, in the process that started it.
+
+    One that has ended is left alone: its number may be another program's by now.
+    """
     if os.getpid() != owner:
         return
-    if _FORKS:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+    if process.poll() is None:
+        if _FORKS:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
     _close_pipes(process)
 
 
