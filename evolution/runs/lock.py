@@ -5,6 +5,7 @@ frees it when the process ends in whatever way, so it is never stale. In it stan
 Within a process a run may be opened again, as when a manager resumes it.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -124,7 +125,8 @@ def _holder(handle: int) -> str:
 def _forget() -> None:
     """In a forked child: the run is the parent's, and ends with it."""
     for lock in _held.values():
-        os.close(lock.handle)
+        with contextlib.suppress(OSError):  # one that is closed keeps no other from being closed
+            os.close(lock.handle)
     _held.clear()
 
 
