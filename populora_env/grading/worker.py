@@ -197,12 +197,14 @@ class MathWorker:
                 continue
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL)
-            killed = _FORKS and process.returncode == -signal.SIGKILL
+            status = process.returncode
+            # 0 where a library of the caller's took the status of a child that was not its own.
+            killed = _FORKS and status in (-signal.SIGKILL, 0)
             self.close()
             if killed and time.monotonic() < limit:
                 continue  # by the system, say, and not by a fault of its own
             raise WorkerError(
-                f"the math worker ({_PROGRAM.name}) did not start: check that "
+                f"the math worker ({_PROGRAM.name}) did not start (status {status}): check that "
                 f"`{sys.executable} -c 'import math_verify'` works"
             )
 
