@@ -258,11 +258,12 @@ class Breeder:
         before: Mapping[int, Individual],
     ) -> list[Exchanged]:
         """Write the migrants: copies of the best as they were before children were made."""
+        hashes = {source: factors_hash(g.alpha, g.factors) for source, g in sent.items()}
         return [
             Exchanged(
                 slot,
                 (source,),
-                write_copy(self._lora, slot, sent[source]),
+                write_copy(self._lora, slot, sent[source], hashes[source]),
                 "migration",
                 None,
                 before[source].hyperparameters,

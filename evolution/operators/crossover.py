@@ -135,15 +135,15 @@ def clone(lora: StackedLora, step: CrossoverStep) -> list[dict[str, Any]]:
     """
     best = step.parents[:, 0].tolist()
     genomes = {parent: read_genome(lora, parent) for parent in best}
+    hashes = {parent: factors_hash(g.alpha, g.factors) for parent, g in genomes.items()}
     return [
-        write_copy(lora, slot, genomes[parent])
+        write_copy(lora, slot, genomes[parent], hashes[parent])
         for slot, parent in zip(step.slots.tolist(), best, strict=True)
     ]
 
 
-def write_copy(lora: StackedLora, slot: int, genome: Genome) -> dict[str, Any]:
-    """Write a member into a slot, as `clone` does; what the lineage is to say."""
-    known = factors_hash(genome.alpha, genome.factors)
+def write_copy(lora: StackedLora, slot: int, genome: Genome, known: str) -> dict[str, Any]:
+    """Write a member, of which this is the hash, into a slot; what the lineage is to say of it."""
     error = write_genome(lora, slot, genome)
     return {"parent_hash": known, "recompression_error": number(error)}
 

@@ -167,20 +167,17 @@ def _answer(study: Study, question: Question, cells: Mapping[str, Mapping[int, C
         comparison = rows[i].comparison
         assert comparison is not None
         rows[i] = replace(rows[i], comparison=replace(comparison, corrected=value))
-    missing = [
-        label_of(study, question, entry)
+    absent = [
+        entry
         for entry in question.beside + question.entries
-        if not any(row.entry == entry for row in rows) and not cells[entry.arm]
+        if not any(row.entry == entry for row in rows)
     ]
-    lacking = [
-        label_of(study, question, entry)
-        for entry in question.beside + question.entries
-        if not any(row.entry == entry for row in rows) and cells[entry.arm]
-    ]
-    if missing:
-        notes.append(f"not played yet: {', '.join(missing)}")
-    if lacking:
-        notes.append(f"without this figure: {', '.join(lacking)}")
+    for said, some in (
+        ("not played yet", [entry for entry in absent if not cells[entry.arm]]),
+        ("without this figure", [entry for entry in absent if cells[entry.arm]]),
+    ):
+        if some:
+            notes.append(f"{said}: {', '.join(label_of(study, question, entry) for entry in some)}")
     against = "" if question.against is None else label_of(study, question, question.against)
     return Answer(question, tuple(rows), against, tuple(dict.fromkeys(notes)))
 

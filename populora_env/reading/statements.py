@@ -243,10 +243,8 @@ def read_stated(text: str) -> Statement:
         return Statement(None)
     cleaned = _cleaned(text[:WINDOW])
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
-    if len(numbers) == 3 and (single := _in_one_unit(cleaned, numbers)) is not None:
-        return Statement(single)
-    if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
-        return Statement(None, several=True)
+    if (offered := _offered(cleaned, numbers)) is not None:
+        return offered
     if _INTERVAL.search(cleaned):
         return Statement(None, several=True)
     if _TWO_UNITS.search(cleaned) or _ASKED_ASIDE.match(cleaned) or _LIMITED.fullmatch(cleaned):
@@ -271,12 +269,8 @@ def read_stated(text: str) -> Statement:
             return Statement(None, undone=True)
         if parse_number(side) is not None:
             return Statement(side, True)
-        found = NUMBER_IN_TEXT.search(side)
-        if found is not None and not side[: found.start()].strip(_MARKS):
-            goes_on = _CALCULATED.match(side, found.end())
-            if goes_on or _part_of_formula(side, found.start(), found.end()):
-                return Statement(None, undone=True)
-            return Statement(found[0])
+        if (found := _leading(side)) is not None:
+            return Statement(None, undone=True) if _is_a_part(side, found) else Statement(found[0])
     if _HOLDS_FORMULA.search(NUMBER_IN_TEXT.sub(" ", cleaned)):
         return Statement(None, undone=True)
     return _last_of(_OTHER_CLOCK.sub(" ", cleaned))
@@ -290,18 +284,14 @@ def read_last(text: str) -> Statement:
     """
     cleaned = _cleaned(text)
     numbers = list(NUMBER_IN_TEXT.finditer(cleaned))
-    if len(numbers) == 3 and (single := _in_one_unit(cleaned, numbers)) is not None:
-        return Statement(single)
-    if _or_a_word(cleaned) or (len(numbers) > 1 and _several(cleaned, numbers)):
-        return Statement(None, several=True)
+    if (offered := _offered(cleaned, numbers)) is not None:
+        return offered
     side = _EQUALS.split(cleaned)[-1]
-    if side is not cleaned and not re.search(r"[,;]", side):
-        found = NUMBER_IN_TEXT.search(side)
-        if found is not None and not side[: found.start()].strip(_MARKS):
-            goes_on = _CALCULATED.match(side, found.end())
-            if goes_on or _part_of_formula(side, found.start(), found.end()):
-                return Statement(None, undone=True)
-            return Statement(last_number(side[: found.end()]) or found[0])
+    found = None if side is cleaned or re.search(r"[,;]", side) else _leading(side)
+    if found is not None:
+        if _is_a_part(side, found):
+            return Statement(None, undone=True)
+        return Statement(last_number(side[: found.end()]) or found[0])
     last = _last_of(_OTHER_CLOCK.sub(" ", cleaned))
     return last if last.number or last.undone else _last_of(cleaned)
 
@@ -312,6 +302,27 @@ def _cleaned(text: str) -> str:
     if _THREE_DIGITS.search(cleaned) is None:
         return cleaned
     return _SPACED.sub(lambda match: match[0].replace(" ", ","), cleaned)
+
+
+def _offered(text: str, numbers: Sequence[re.Match[str]]) -> Statement | None:
+    """Return what several numbers of a text come to: one quantity, alternatives, or None."""
+    if len(numbers) == 3 and (single := _in_one_unit(text, numbers)) is not None:
+        return Statement(single)
+    if _or_a_word(text) or (len(numbers) > 1 and _several(text, numbers)):
+        return Statement(None, several=True)
+    return None
+
+
+def _leading(side: str) -> re.Match[str] | None:
+    """Return the number that a side of an equation begins with."""
+    found = NUMBER_IN_TEXT.search(side)
+    return None if found is None or side[: found.start()].strip(_MARKS) else found
+
+
+def _is_a_part(side: str, number: re.Match[str]) -> bool:
+    """Return whether a number of a side is only a part of a calculation or a formula."""
+    calculated = _CALCULATED.match(side, number.end()) is not None
+    return calculated or _part_of_formula(side, number.start(), number.end())
 
 
 def _last_of(text: str) -> Statement:
