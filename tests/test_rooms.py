@@ -19,6 +19,7 @@ ORDER = [
     "populora_env.settings",
     "populora_env.spaces",
     "populora_env.storage",
+    "populora_env.program",
     "populora_env.code",
     "populora_env.proposals.record",
     "populora_env.records",

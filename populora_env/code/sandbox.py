@@ -7,15 +7,11 @@ no caller, and is replaced when it dies. What comes back is the text of a plain 
 is none.
 """
 
-import contextlib
 import importlib.util
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +20,7 @@ from typing import Any
 
 from populora_env.code.literals import LIMIT, read_literal, written
 from populora_env.errors import PopuloraError, at_least_one, check_seconds
+from populora_env.program import Program
 
 MEMORY = 64 << 20  # bytes of values that a run may hold
 DEPTH = 200  # calls within each other
@@ -89,6 +86,7 @@ class Sandbox:
     def __init__(self, seconds: float = 1.0, memory: int = MEMORY) -> None:
         check_seconds("seconds", seconds)
         self._seconds, self._memory = seconds, at_least_one("memory", memory)
+        self._program: Program | None = None
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,8 +99,8 @@ class Sandbox:
     @property
     def process_id(self) -> int | None:
         """Id of the program that runs; None if none does."""
-        process = self._process
-        return None if process is None or process.poll() is not None else process.pid
+        program = self._program
+        return None if program is None or program.status is not None else program.pid
 
     def run(self, source: str, arguments: str, *, twice: bool = False) -> Run:
         """Run a program and call its function ``f``.
@@ -148,7 +146,7 @@ class Sandbox:
             for _ in range(_TRIES):
                 try:
                     self._start()
-                    reply, stopped = self._exchange(json.dumps(request), limit)
+                    reply, stopped = self._exchange(json.dumps(request).encode("ascii"), limit)
                 except BaseException:  # a late reply would be taken for the next one's
                     self._end()
                     raise
@@ -161,90 +159,50 @@ class Sandbox:
             return None
 
     def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._program is not None and self._program.status is None:
             return
         self._end()
         check_installed()
-        self._process = subprocess.Popen(
-            # -P: the folder of the script, whose files are named like anything, is no import path.
-            [
-                sys.executable,
-                "-P",
-                str(_PROGRAM),
-                str(self._memory),
-                str(self._seconds),
-                str(DEPTH),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-            start_new_session=True,  # Ctrl-C is the caller's, and the group can be killed
+        self._program = Program(
+            _PROGRAM,
+            [str(self._memory), str(self._seconds), str(DEPTH)],
+            environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
-        self._dropped = weakref.finalize(self, _end_dropped, self._process, self._owner)
-        if self._exchange("", _START_LIMIT)[0] is None:
+        if self._exchange(None, _START_LIMIT)[0] is None:
             self._end()
             raise SandboxError(
                 "the sandbox does not start: check that "
                 f"`{sys.executable} -c 'import pydantic_monty'` works, or {INSTALL}"
             )
 
-    def _exchange(self, line: str, seconds: float) -> tuple[dict[str, Any] | None, bool]:
-        """Send a line unless it is empty; return the reply, and whether it was waited for too long.
+    def _exchange(self, line: bytes | None, seconds: float) -> tuple[dict[str, Any] | None, bool]:
+        """Send a line, if there is one; return the reply, and whether it took too long.
 
         The reply is None if the program is gone, which it is killed for after a time.
         """
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            _kill(process)
-
-        watch = threading.Timer(seconds, stop)
-        watch.daemon = True
-        watch.start()
+        assert self._program is not None
+        reply, late = self._program.ask(line, seconds)
         try:
-            if line:
-                process.stdin.write(f"{line}\n".encode("ascii"))
-                process.stdin.flush()
-            reply = process.stdout.readline()
-            return (json.loads(reply) if reply.endswith(b"\n") else None), late.is_set()
-        except (OSError, ValueError):
-            return None, late.is_set()
-        finally:
-            watch.cancel()
+            return (None if reply is None else json.loads(reply)), late
+        except ValueError:
+            return None, late
 
     def _end(self, *, gently: bool = False) -> None:
         """End the program, at once or by the end of its input, at which it ends what it started."""
-        process, self._process = self._process, None
-        if process is None:
+        program, self._program = self._program, None
+        if program is None:
             return
-        if self._dropped is not None:
-            self._dropped.detach()
-        if gently and process.stdin is not None:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                process.stdin.close()
-                process.wait(_END_LIMIT)
-        _kill(process)
-        process.wait()
-        _close_pipes(process)
+        if gently:
+            program.close_input()
+            program.wait(_END_LIMIT)
+        program.end()
 
     def _forget(self) -> None:
         """Begin without a program; a parent's goes on."""
-        process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
-        dropped: weakref.finalize[..., Any] | None = getattr(self, "_dropped", None)
-        if dropped is not None:
-            dropped.detach()
-        self._dropped: weakref.finalize[..., Any] | None = None  # ends what nobody closed
-        if process is not None:
-            process.returncode = 0  # no child of ours: nothing to wait for
-            _close_pipes(process)
+        if self._program is not None:
+            self._program.leave()
         self._lock, self._owner = threading.Lock(), os.getpid()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program = None
 
 
 def _read(status: str, text: str) -> Run:
@@ -267,29 +225,3 @@ _REASONS = {
     "the sandbox cannot read it": "the sandbox cannot read it",
     "its interpreter died": "it ended its interpreter",
 }
-
-
-def _end_dropped(process: "subprocess.Popen[bytes]", owner: int) -> None:
-    """End the program of a sandbox that is gone, in the process that started it."""
-    if os.getpid() == owner:
-        _kill(process)
-        process.wait()
-        _close_pipes(process)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a program and the interpreter below it, which ends by itself if that is gone."""
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-
-
-def _close_pipes(process: "subprocess.Popen[bytes]") -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()

@@ -4,9 +4,7 @@
 process killed when a check takes too long; the program has forked the next one milliseconds
 later. Processes may die at any moment, killed by the system for one: requests carry a number that
 replies echo, so no reply is taken for another request's, and what died unanswered is asked again.
-The program is started as a script of its own, not through `multiprocessing` or a pool that
-uses it, so a caller's main module is never imported a second time and needs no
-``if __name__ == "__main__"``. Which checks need a worker is decided in `grader`.
+Which checks need a worker is decided in `grader`.
 """
 
 import contextlib
@@ -14,16 +12,15 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
-import weakref
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
 from populora_env.errors import PopuloraError
+from populora_env.program import Program
 
 START_LIMIT = 60.0  # seconds that importing the mathematics may take
 MEMORY_LIMIT = 1 << 30  # bytes a check may use beyond what the program uses when idle
@@ -62,9 +59,7 @@ class MathWorker:
     def __init__(self, timeout: float, memory: int = MEMORY_LIMIT) -> None:
         self._timeout = timeout
         self._memory = memory
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # the process that started the program
-        self._dropped: weakref.finalize[..., Any] | None = None  # ends it if nobody closes this
+        self._program: Program | None = None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._ready = False
         self._number = 0
@@ -72,24 +67,13 @@ class MathWorker:
     def start(self) -> None:
         """Start the program if it is not running, without waiting for it."""
         self._leave_to_parent()
-        if self._process is not None and self._process.poll() is None:
+        if self._program is not None and self._program.status is None:
             return
         self.close()
         self._lines = queue.SimpleQueue()
-        process = subprocess.Popen(
-            # -P: the folder of the script, whose files are named like anything, is no import path.
-            [sys.executable, "-P", str(_PROGRAM), str(self._memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,  # no buffer or lock of ours that a fork could copy half-way
-            start_new_session=True,  # Ctrl-C is the caller's; and one signal reaches both
-        )
-        assert process.stdout is not None
-        self._process = process
-        self._owner = os.getpid()
-        self._dropped = weakref.finalize(self, _end_dropped, process, self._owner)
-        threading.Thread(target=_forward, args=(process.stdout, self._lines), daemon=True).start()
+        self._program = Program(_PROGRAM, [str(self._memory)])
+        given = (self._program.stdout, self._lines)
+        threading.Thread(target=_forward, args=given, daemon=True).start()
 
     def check(self, gold: str, answer: str) -> Outcome:
         """Return whether the expressions are equal.
@@ -101,8 +85,8 @@ class MathWorker:
         deadline = begin + self._timeout
         for _ in range(_TRIES):
             self._leave_to_parent()
-            if self._process is None or self._process.poll() is not None:
-                self._ready = False  # a child that outlives the program has none to end it in time
+            if self._program is None or self._program.status is not None:
+                self._ready = False
             waited = not self._ready
             self._wait_until_ready()
             if waited:
@@ -117,21 +101,14 @@ class MathWorker:
     def close(self) -> None:
         """Kill the process, if there is one, and wait for its end."""
         self._leave_to_parent()
-        process, self._process = self._process, None
+        program, self._program = self._program, None
         self._ready = False
-        if process is None:
+        if program is None:
             return
-        if self._dropped is not None:
-            self._dropped.detach()
-        if _FORKS:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_END_LIMIT)
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-        _close_pipes(process)
+        if _FORKS and program.status is None:
+            program.signal(signal.SIGTERM)  # it ends its child itself, which nobody else may do
+            program.wait(_END_LIMIT)
+        program.end()
 
     def _ask(self, gold: str, answer: str, deadline: float) -> Outcome | None:
         """Send one request and wait for its reply; None if it died with a process."""
@@ -164,40 +141,34 @@ class MathWorker:
         return outcome
 
     def _send(self, request: dict[str, Any]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        left = (json.dumps(request) + "\n").encode("ascii")
-        while left:
-            left = left[self._process.stdin.write(left) or 0 :]
+        assert self._program is not None
+        self._program.send(json.dumps(request).encode("ascii"))
 
     def _interrupt(self) -> None:
         """Kill the checking process; the next check waits until there is another."""
-        if not _FORKS or self._process is None:
+        if not _FORKS or self._program is None:
             self.close()
             return
         self._ready = False
-        self._process.send_signal(signal.SIGUSR1)
+        self._program.signal(signal.SIGUSR1)
 
     def _wait_until_ready(self) -> None:
         """Start the program if need be and wait for the line that says it is ready."""
         limit = time.monotonic() + START_LIMIT
         while not self._ready:
             self.start()
-            process = self._process
-            assert process is not None
+            program = self._program
+            assert program is not None
             try:
                 line = self._lines.get(timeout=_POLL)
             except queue.Empty:
-                # A child that outlives the program keeps the pipe open: no end of it comes.
-                line = "" if process.poll() is not None else None
+                line = "" if program.status is not None else None
             if line:
                 self._ready = line.startswith("ready")  # an answer that came too late is dropped
                 continue
             if line is None and time.monotonic() < limit:
                 continue
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_POLL)
-            status = process.returncode
+            status = program.wait(_POLL)
             # 0 where a library of the caller's took the status of a child that was not its own.
             killed = _FORKS and status in (-signal.SIGKILL, 0)
             self.close()
@@ -210,37 +181,10 @@ class MathWorker:
 
     def _leave_to_parent(self) -> None:
         """In a forked child: let go of the parent's program without ending it."""
-        if self._process is None or self._owner == os.getpid():
+        if self._program is None or self._program.is_ours:
             return
-        process, self._process = self._process, None
-        self._ready = False
-        if self._dropped is not None:
-            self._dropped.detach()
-        process.returncode = 0  # no child of ours: nothing to wait for
-        _close_pipes(process)
-
-
-def _end_dropped(process: "subprocess.Popen[bytes]", owner: int) -> None:
-    """End the program of a worker that is gone, in the process that started it.
-
-    One that has ended is left alone: its number may be another program's by now.
-    """
-    if os.getpid() != owner:
-        return
-    if process.poll() is None:
-        if _FORKS:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-    _close_pipes(process)
-
-
-def _close_pipes(process: "subprocess.Popen[bytes]") -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
+        self._program.leave()
+        self._program, self._ready = None, False
 
 
 def _forward(stream: IO[bytes], lines: "queue.SimpleQueue[str]") -> None:

@@ -1,10 +1,11 @@
 """A program that draws procedural items, so that a draw can be ended and its memory bounded.
 
-It reads pickled requests ``(generator, parameters, seed)`` and writes pickled replies
-``(question, answer, metadata)``, or the one text that says why there is none; first of all it
-writes None, when it is ready. Started and watched by `watched`, as a script of its own.
+It reads requests ``(generator, parameters, seed)`` and writes replies ``(question, answer,
+metadata)``, or the one text that says why there is none; first of all it writes None, when it is
+ready. Each is a line: pickled, in Base64. Started and watched by `watched`, as a script of its own.
 """
 
+import base64
 import contextlib
 import importlib
 import os
@@ -40,12 +41,11 @@ def main(requests: BinaryIO, replies: BinaryIO) -> None:
             data = pickle.dumps(reply)
         except Exception as error:
             data = pickle.dumps(f"its metadata cannot be sent on: {error}")
-        replies.write(data)
+        replies.write(base64.b64encode(data) + b"\n")
         replies.flush()
-        try:
-            name, parameters, seed = pickle.load(requests)
-        except EOFError:
+        if not (line := requests.readline()):
             return
+        name, parameters, seed = pickle.loads(base64.b64decode(line))
         _alarm(LONGEST)
         try:
             reply = draw(name, parameters, seed)

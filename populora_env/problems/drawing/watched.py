@@ -4,16 +4,16 @@ Parameters can make a generator run for ever or fill the memory: a billion terms
 item meets. What cannot grow is drawn in `procedural` itself, which is faster.
 """
 
-import contextlib
+import base64
 import os
 import pickle
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from populora_env.program import Program
 
 TIME_LIMIT = 3.0  # seconds for one item
 MOST = 10_000  # of anything that an item is made of
@@ -75,26 +75,20 @@ class _Process:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # the process that started it
+        self._program: Program | None = None
+        self._owner = os.getpid()
 
     def ask(self, request: tuple[str, dict[str, Any], int]) -> tuple[str, str, Any]:
         if self._owner != os.getpid():  # a fork has its parent's lock, maybe held, and program
-            self._lock, self._process, self._owner = threading.Lock(), None, os.getpid()
+            if self._program is not None:
+                self._program.leave()
+            self._lock, self._program, self._owner = threading.Lock(), None, os.getpid()
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
             try:
-                process = self._process
-                assert process is not None
-                assert process.stdin is not None
-                try:
-                    process.stdin.write(pickle.dumps(request))
-                    process.stdin.flush()
-                except OSError:
-                    reply: Any = None
-                else:
-                    reply = self._reply(TIME_LIMIT)
+                if self._program is None or self._program.status is not None:
+                    self._start()
+                assert self._program is not None
+                reply, _ = self._program.ask(base64.b64encode(pickle.dumps(request)), TIME_LIMIT)
                 if reply is None:
                     raise DrawError(
                         f"an item takes longer than {TIME_LIMIT:g} s or more than 1 GiB: make its "
@@ -103,51 +97,28 @@ class _Process:
             except BaseException:  # a reply that still comes would be taken for the next one
                 self._end()
                 raise
-        if isinstance(reply, str):
-            raise DrawError(reply)
-        return reply
+        drawn: Any = pickle.loads(base64.b64decode(reply))
+        if isinstance(drawn, str):
+            raise DrawError(drawn)
+        return drawn
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(
-            # -P: the folder of the script, whose files are named like anything, is no import path.
-            [sys.executable, "-P", str(_PROGRAM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={
+        self._end()
+        self._program = Program(
+            _PROGRAM,
+            environment={
                 **os.environ,
                 "OPENBLAS_NUM_THREADS": "1",
                 "OMP_NUM_THREADS": "1",
                 "PYTHONHASHSEED": "0",
             },
-            start_new_session=True,  # Ctrl-C is the caller's
         )
-        self._reply(_START_LIMIT)
-
-    def _reply(self, seconds: float) -> Any:
-        """Return the next reply, or None if the program is gone; it is killed after a time."""
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
-        watch = threading.Timer(seconds, process.kill)
-        watch.start()
-        try:
-            return pickle.load(process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            return None
-        finally:
-            watch.cancel()
+        self._program.ask(None, _START_LIMIT)
 
     def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
+        program, self._program = self._program, None
+        if program is not None:
+            program.end()
 
 
 _PROCESS = _Process()

@@ -203,7 +203,7 @@ def test_a_caller_that_is_killed_leaves_no_process():
         "from populora_env import Grader, Problem\n"
         "grader = Grader()\n"
         "grader.grade(Problem.create('?', 'x+1', 'math'), r'\\boxed{1+x}')\n"
-        "print(grader._workers.queue[0]._process.pid, flush=True)\n"
+        "print(grader._workers.queue[0]._program.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run(

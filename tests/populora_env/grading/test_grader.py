@@ -153,7 +153,7 @@ def test_plain_numbers_and_equal_texts_start_no_process(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(worker.subprocess, "Popen", refuse)
+    monkeypatch.setattr(worker, "Program", refuse)
     with Grader() as made:
         assert made.grade(problem("7", AnswerKind.MATH), r"\boxed{7.0}").correct is True
         assert made.grade(problem("7", AnswerKind.MATH), r"\boxed{8}").correct is False
@@ -166,14 +166,14 @@ def test_plain_numbers_and_equal_texts_start_no_process(monkeypatch):
 def test_a_hanging_check_is_killed_and_the_next_one_works():
     with Grader(timeout=1.0) as made:
         assert made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}").correct is True
-        program = made._workers.queue[0]._process
+        program = made._workers.queue[0]._program
         start = time.perf_counter()
         grade = made.grade(problem("2", AnswerKind.MATH), r"\boxed{9^{9^{9^9}}}")
         assert time.perf_counter() - start < 1.0 + 5.0
         assert (grade.correct, grade.status) == (False, GradeStatus.TIMED_OUT)
         assert made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}").correct is True
-        assert made._workers.queue[0]._process is program  # it forked the next: no new start
-    assert program.poll() is not None
+        assert made._workers.queue[0]._program is program  # it forked the next: no new start
+    assert program.status is not None
     with pytest.raises(RuntimeError, match="the grader is closed"):
         made.grade(problem("x+1", AnswerKind.MATH), r"\boxed{1+x}")
 

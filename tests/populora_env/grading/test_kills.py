@@ -104,8 +104,8 @@ def test_no_verdict_is_another_requests_whatever_is_killed():
         end = time.monotonic() + 60 + 2 * KILLS
         while kills < KILLS and time.monotonic() < end and not any(run.done() for run in running):
             time.sleep(rng.uniform(0.0, 0.05))
-            program = rng.choice(pool)._process
-            if program is not None and program.poll() is None:
+            program = rng.choice(pool)._program
+            if program is not None and program.status is None:
                 # Mostly the checking process; now and then the program that forks it.
                 child = child_of(program.pid)
                 whole = child is not None and rng.random() < 0.1
@@ -130,16 +130,16 @@ def test_a_death_while_idle_is_asked_again():
     try:
         for number in range(6):
             assert worker.check("x+1", "1+x") is Outcome.EQUAL
-            assert kill(child_of(worker._process.pid))
+            assert kill(child_of(worker._program.pid))
             if number % 2:
                 time.sleep(0.05)
             assert worker.check("x+1", "2+x") is Outcome.DIFFERENT
-        program = worker._process.pid
+        program = worker._program.pid
         assert kill(program)  # itself, and its child lives on
-        worker._process.wait()
+        worker._program.wait(9)
         assert worker.check("x+1", "1+x") is Outcome.EQUAL
-        assert worker._process.pid != program
-        os.killpg(worker._process.pid, signal.SIGKILL)
+        assert worker._program.pid != program
+        os.killpg(worker._program.pid, signal.SIGKILL)
         assert worker.check("x+1", "2+x") is Outcome.DIFFERENT
     finally:
         worker.close()
@@ -152,7 +152,7 @@ def test_a_crash_just_before_the_deadline_leaves_the_next_verdicts_right():
     try:
         for lead in (0.0, 0.002, 0.005, 0.01, 0.02):
             assert worker.check("x+1", "1+x") is Outcome.EQUAL
-            child = child_of(worker._process.pid)
+            child = child_of(worker._program.pid)
             timer = threading.Timer(0.3 - lead, kill, [child])
             worker._timeout = 0.3  # for the check that runs into it; the others have their time
             timer.start()
@@ -179,7 +179,7 @@ def test_a_forked_child_has_its_own_worker_and_leaves_the_parents_alone():
             verdicts = [grader.grade(problem, r"\\boxed{%d+x}" % n).correct for n in (1, 2)]
             return verdicts == [True, False]
         assert right()
-        worker = grader._workers.queue[0]._process
+        worker = grader._workers.queue[0]._program
         busy = grader._workers.get()  # as if another thread held it, which the child has not
         children = []
         for _ in range(2):
@@ -191,9 +191,9 @@ def test_a_forked_child_has_its_own_worker_and_leaves_the_parents_alone():
             children.append(child)
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
         grader._workers.put(busy)
-        assert worker.poll() is None
+        assert worker.status is None
         assert right()
-        assert grader._workers.queue[0]._process is worker
+        assert grader._workers.queue[0]._program is worker
         grader.close()
         print("done")
     """
@@ -224,8 +224,8 @@ def test_nothing_outlives_a_grader_that_is_dropped():
     grader = Grader(timeout=PATIENT)
     problem, reply, status = case(3)
     assert grader.grade(problem, reply).status is status
-    (worker,) = (w for w in gc.get_objects() if isinstance(w, MathWorker) and w._process)
-    program = worker._process.pid
+    (worker,) = (w for w in gc.get_objects() if isinstance(w, MathWorker) and w._program)
+    program = worker._program.pid
     child = child_of(program)
     del worker, grader
     gc.collect()

@@ -84,9 +84,9 @@ def test_a_watched_item_is_the_same_as_one_that_is_not():
 def test_a_process_killed_while_idle_is_replaced():
     parameters = {"max_disks": 4}
     before = watched.draw_watched("tower_of_hanoi", parameters, 1)
-    process = watched._PROCESS._process
-    process.kill()
-    process.wait()
+    program = watched._PROCESS._program
+    program.kill()
+    program.wait(9)
     assert watched.draw_watched("tower_of_hanoi", parameters, 1) == before
 
 
