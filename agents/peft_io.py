@@ -242,15 +242,32 @@ def _check_targets(config: Mapping[str, Any], layers: Iterable[str]) -> None:
     left_out = {
         "target_modules": unnamed,
         "exclude_modules": [n for n in layers if _is_named(n, unwanted)],
+        "layers_to_transform": _beside_layers(config, layers),
     }
     for option, outside in left_out.items():
         if outside:
             more = f" and {len(outside) - 1} more layers" if len(outside) > 1 else ""
-            names = ", ".join(sorted(map(str, config[option])))[:100]
+            given = config[option]
+            names = ", ".join(sorted(map(str, given if isinstance(given, list) else [given])))[:100]
             raise AdapterError(
                 f"{WEIGHTS_FILE} has factors of {outside[0]}{more}, but {option} of {CONFIG_FILE} "
                 f"are {names}, so that PEFT leaves them out; expected the two files of one adapter"
             )
+
+
+def _beside_layers(config: Mapping[str, Any], layers: Iterable[str]) -> list[str]:
+    """Layers whose numbers are not among ``layers_to_transform``, as PEFT counts them."""
+    given = config.get("layers_to_transform")
+    if given is None or given == []:
+        return []
+    wanted = cast(list[object], given) if isinstance(given, list) else [given]
+    found = config.get("layers_pattern") or r"[^.]*"
+    patterns = [found] if isinstance(found, str) else cast(list[str], found)
+    if not all(re.fullmatch(r"\w+|\[\^\.\]\*", pattern) for pattern in patterns):
+        return []  # regular expressions are their author's
+    number = re.compile(rf".*\.(?:{'|'.join(patterns)})\.(\d+)\.")
+    matches = {layer: number.match(f".{layer}") for layer in layers}
+    return [n for n, match in matches.items() if match is None or int(match[1]) not in wanted]
 
 
 def _is_named(layer: str, names: Iterable[object]) -> bool:

@@ -2,7 +2,7 @@
 
 Each subcommand's options are the fields of a dataclass. Whatever the user got wrong ends in one
 line on standard error and exit status 2, without a traceback, and a warning is one line, too;
-Ctrl-C ends with 130, and a reader that closes the pipe with 141.
+Ctrl-C, and SIGTERM like it, ends with 130, and a reader that closes the pipe with 141.
 """
 
 import importlib
@@ -107,7 +107,10 @@ def _run(arguments: list[str]) -> int:
                 f"{did_you_mean(command, COMMANDS)}"
             )
         _bound_threads()
-        return _module(command).main(words)
+        from evolution.commands.usage import terminable
+
+        with terminable():
+            return _module(command).main(words)
     except ModuleNotFoundError as error:
         if (install := _install(error.name or "")) is None:
             raise

@@ -149,6 +149,7 @@ def _known(values: Sequence[float]) -> float:
 
 def deal(agents: Sequence[int], count: int) -> list[list[int]]:
     """Deal each agent's samples out to ``count`` parts in turn; parts left empty are dropped."""
+    count = min(count, max(len(agents), 1))
     parts: list[list[int]] = [[] for _ in range(count)]
     dealt = dict.fromkeys(agents, 0)
     for i, agent in enumerate(agents):

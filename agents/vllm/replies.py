@@ -67,7 +67,7 @@ def read_completion(
         raise EngineError(f"server: got {_shown(data)} for a completion, expected choices")
     reply: Mapping[str, Any] = data
     model, choices = reply.get("model"), reply["choices"]
-    if model not in names:
+    if not isinstance(model, str) or model not in names:
         raise EngineError(
             f"server: {min(names)!r} was asked, and {_shown(model)} replied; expected the adapter "
             "that was named; see that nothing between here and the server changes the name"
@@ -76,7 +76,7 @@ def read_completion(
         raise EngineError(f"server: got {len(choices)} replies to one prompt, expected one")
     choice: Mapping[str, Any] = choices[0]
     finish, given = choice.get("finish_reason"), choice.get("token_ids")
-    if finish not in _ENDED:
+    if not isinstance(finish, str) or finish not in _ENDED:
         raise EngineError(
             f"server: a reply ended with finish_reason {_shown(finish)}, expected stop or length"
         )
@@ -113,7 +113,7 @@ def read_completion(
             f"server: a reply ended with the token {ids[-1]}, expected one of {sorted(stop_ids)}; "
             "the server has another base model, or leaves the end token out"
         )
-    return str(model), tuple(ids)
+    return model, tuple(ids)
 
 
 def _length(value: Any) -> int:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from agents.engine.jobs import EngineError
+from populora_env.chat.arguments import check_key, without_secrets
 from populora_env.chat.connection import Connection, StatusError
 from populora_env.chat.replies import is_passing, reason_of, retry_after, said
 
@@ -89,9 +90,12 @@ class Server:
             )
         if not timeout > 0:
             raise EngineError(f"timeout: got {timeout!r}, expected seconds above 0")
-        self.url, self.timeout = _address(url), timeout
-        key = api_key or os.environ.get(_KEY) or "no-key-needed"
-        settings = {"api_key": key, "base_url": f"{self.url}/v1", "timeout": timeout}
+        self.url, self.timeout = check_address(url), timeout
+        try:
+            self._key = check_key(api_key or os.environ.get(_KEY) or "no-key-needed")
+        except ValueError as error:
+            raise EngineError(str(error)) from None
+        settings = {"api_key": self._key, "base_url": f"{self.url}/v1", "timeout": timeout}
         self._connection = Connection(settings, 1)
 
     def submit(self, work: Coroutine[Any, Any, Result]) -> "Future[Result]":
@@ -188,7 +192,8 @@ class Server:
                         content = await self._connection.send(method, self.url + path, body)
                         return read(content)
                     except StatusError as error:
-                        status, words = error.response.status_code, _plain(error.response.content)
+                        status = error.response.status_code
+                        words = self._plain(error.response.content)
                         last = f"status {status}: {words}"
                         if not is_passing(error):
                             raise Refusal(self._line(path, last), status, words) from None
@@ -198,9 +203,9 @@ class Server:
                     except Exception as error:
                         is_bad = isinstance(error, ValueError)  # what came, and not how
                         if is_bad and content:
-                            last = f"no JSON, but {_plain(content)!r}"
+                            last = f"no JSON, but {self._plain(content)!r}"
                         else:
-                            last = _plain(reason_of(error).encode())
+                            last = self._plain(reason_of(error).encode())
                         if (is_bad or not is_passing(error)) and (faults := faults + 1) >= _TRIES:
                             raise EngineError(self._line(path, last)) from None
                     pause = min(_FIRST_PAUSE * 2.0**tries, _LONGEST_PAUSE)
@@ -219,6 +224,12 @@ class Server:
 
     def _line(self, path: str, what: str) -> str:
         return f"server: {self.url}{path}: got {what}"
+
+    def _plain(self, content: bytes) -> str:
+        """What a reply says, in one line that can be shown: without the key."""
+        line = said(content[: 1 << 16]).replace(self._key, "[key]")
+        line = " ".join(line.split())[:_LONGEST]
+        return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def is_no_path(error: Refusal) -> bool:
@@ -252,21 +263,26 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _plain(content: bytes) -> str:
-    """What a reply says, in one line that can be shown."""
-    line = " ".join(said(content[: 1 << 16]).split())[:_LONGEST]
-    return "".join(c if c.isprintable() else "?" for c in line)
+def check_address(url: str) -> str:
+    """The address of a server without ``/v1``.
 
-
-def _address(url: str) -> str:
+    Raises:
+        EngineError: If it is none, or has a user or password, which would be kept with a run.
+    """
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number
         known = False
-    if not known:
+    shown = without_secrets(url)
+    if not (known and url.isprintable()):
         raise EngineError(
-            f"server: got {url!r}, expected the address of a vLLM server such as "
+            f"server: got {shown!r}, expected the address of a vLLM server such as "
             "http://localhost:8000"
+        )
+    if shown != url:
+        raise EngineError(
+            f"server: got {shown!r} with a user before it, expected none, since it is kept with "
+            f"the run; what the server asks for can be a key in {_KEY}"
         )
     return url.rstrip("/").removesuffix("/v1")

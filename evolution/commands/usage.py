@@ -76,10 +76,31 @@ def _with_switches(options: Any, arguments: Sequence[str]) -> list[str]:
     return words
 
 
+@contextmanager
+def terminable() -> Generator[None, None, None]:
+    """Let SIGTERM, with which schedulers and service managers end a process, count as Ctrl-C.
+
+    Elsewhere than in the main thread, or where SIGTERM is somebody's already, this does nothing.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class Interrupts:
     """Remembers Ctrl-C, which Python drops when it comes during a clean-up of its own.
 
-    SIGTERM, with which schedulers and service managers end a process, counts as Ctrl-C.
+    SIGTERM counts as Ctrl-C, see `terminable`.
 
     A context manager. Elsewhere than in the main thread it does nothing, and neither does it where
     Ctrl-C is ignored, as in a background job.
@@ -88,22 +109,21 @@ class Interrupts:
     def __init__(self) -> None:
         self._came = False
         self._before: Any = None
-        self._terminates = False
+        self._ended: Any = None
 
     def __enter__(self) -> "Interrupts":
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._note)
-        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._note)
-            self._terminates = True
+        if main and signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, _interrupt):
+            self._ended = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        if self._terminates:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self._ended is not None:
+            signal.signal(signal.SIGTERM, self._ended)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if it came before and was dropped."""

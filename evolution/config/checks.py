@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from agents.engine.jobs import EngineError
+from agents.vllm.server import check_address
 from evolution.errors import ConfigError, OperatorError
 from evolution.exchange.exploiting import adapted
 from evolution.exchange.gate import GATES
@@ -166,6 +168,10 @@ def check_server(config: "RunConfig") -> None:
     ):
         if not value:
             raise ConfigError(f"{name}: got none with engine = vllm, expected {expected}")
+    try:
+        check_address(config.server)
+    except EngineError as error:
+        raise ConfigError(str(error)) from None
 
 
 def check_log(config: "RunConfig") -> None:

@@ -192,7 +192,7 @@ class EvolutionConfig:
     shards: Annotated[int, Range(1)] = 1
     """Parts in which a generation is decoded and learned from, which workers can share out; what
     the run comes to depends on how many there are, and not on the number of workers."""
-    worker_cpus: Annotated[int, Range(0)] = 0
+    worker_cpus: Annotated[int, Range(0, 10_000)] = 0
     """CPU threads for a shard, of each worker or of this process, on which the last digit of sums
     depends; 0 for an equal share of this machine's for each shard."""
     sample_fraction: Annotated[float, Range(0, 1)] = 1.0
@@ -275,6 +275,8 @@ class EvolutionConfig:
             ConfigError: If there are not enough agents for the roles.
         """
         slots = np.arange(size)
+        if self.islands > size:
+            raise ConfigError(f"islands: got {self.islands}, expected at most size = {size}")
         try:
             roles = read_roles([str(slot) for slot in slots], self.proposers, self.solvers,
                                self.tries)  # fmt: skip

@@ -22,7 +22,7 @@ class RunConfig(EvolutionConfig):
     machine has."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one."""
-    size: Annotated[int, Range(1)] = 8
+    size: Annotated[int, Range(1, 10_000)] = 8
     """Agents in the population."""
     load_in_4bit: bool = False
     """Whether the base's linear layers are kept in 4 bits (NF4); needs bitsandbytes, accelerate."""

@@ -84,6 +84,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        if "\0" in str(self.path):
+            raise CheckpointError(f"run: got {str(self.path)!r}, expected a path without NUL")
         refuse_foreign(self.path)
         self._hashers: dict[str, tuple[xxhash.xxh3_128, int]] = {}  # and how much they have read
         try:

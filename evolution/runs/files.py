@@ -131,7 +131,7 @@ def read_object(file: Path) -> dict[str, Any]:
         DamageError: If the file is not there, or holds anything else.
     """
     try:
-        _check_regular(file)
+        check_regular(file)
         data: Any = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DamageError(f"{file} is damaged ({error.strerror})") from error
@@ -199,7 +199,7 @@ def _text(entries: Mapping[str, Any]) -> str:
     return json.dumps(entries, indent=1) + "\n"
 
 
-def _check_regular(path: Path) -> None:
+def check_regular(path: Path) -> None:
     """Refuse a pipe, which would wait for its other end, and what is no file at all."""
     if not path.is_file():
         raise OSError(0, "it is no regular file" if os.path.lexists(path) else _GONE)
@@ -208,7 +208,7 @@ def _check_regular(path: Path) -> None:
 def _digest(path: Path, hasher: Any, length: int | None = None) -> Any:
     """Update a hasher with a file, or its first bytes."""
     try:
-        _check_regular(path)
+        check_regular(path)
         with path.open("rb") as file:
             left = size_of(path) or 0 if length is None else length
             while left and (data := file.read(min(left, _CHUNK))):

@@ -29,6 +29,7 @@ from evolution.runs.files import (
     HISTORY_FILE,
     SUMMARY_FILE,
     TRANSCRIPTS_FILE,
+    check_regular,
     folder_of,
     saved_generations,
 )
@@ -327,6 +328,8 @@ class SavedRun:
             RunError: If the block raises what damage or the disk makes it raise.
         """
         try:
+            if line is None and file.exists():
+                check_regular(file)  # a pipe would wait for its other end
             yield
         except RunError:  # said already
             raise

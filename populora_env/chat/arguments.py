@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,13 +45,14 @@ def address_of(base_url: str | None) -> str:
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number
         parts, known = urlsplit(""), False
-    if not known:
+    shown = without_secrets(address)
+    if not (known and address.isprintable()):
         raise ValueError(
-            f"base_url must be an address such as http://localhost:8000/v1, got {address!r}"
+            f"base_url must be an address such as http://localhost:8000/v1, got {shown!r}"
         )
     if parts.path.rstrip("/").endswith("/chat/completions"):
         raise ValueError(
-            f"base_url must end before /chat/completions, which is added to it, got {address!r}"
+            f"base_url must end before /chat/completions, which is added to it, got {shown!r}"
         )
     return address
 
@@ -62,11 +64,25 @@ def key_of(api_key: str | None, address: str) -> str:
         if urlsplit(address).hostname == _OPENAI_HOST:
             raise ValueError("api_key: none given for OpenAI: pass it, or set OPENAI_API_KEY")
         return "no-key-needed"  # the SDK insists on one
-    if not (found.isascii() and found.isprintable() and " " not in found):
+    return check_key(found)
+
+
+def check_key(key: str) -> str:
+    """Return a key that a header can hold.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not (key.isascii() and key.isprintable() and " " not in key):
         raise ValueError(  # the key itself is not shown
             "api_key must be printable ASCII without spaces or line ends: strip what was read"
         )
-    return found
+    return key
+
+
+def without_secrets(address: str) -> str:
+    """Return an address, or what was given as one, without user and password."""
+    return re.sub(r"//[^/]*@", "//", address)
 
 
 def text(name: str, value: Any) -> str:

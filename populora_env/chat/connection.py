@@ -166,10 +166,10 @@ async def _whole(reply: Any) -> Any:
                 f"{MAX_BYTES >> 20} MiB"
             )
         parts.append(chunk)
-    headers = [
+    headers = [  # as they came: what a server or a proxy puts there need not be ASCII
         (name, value)
-        for name, value in reply.headers.multi_items()
-        if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")
+        for name, value in reply.headers.raw
+        if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
     ]
     return type(reply)(
         reply.status_code, headers=headers, content=b"".join(parts), request=reply.request

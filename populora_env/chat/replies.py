@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 from populora_env.storage import storable
 
 NEW_LIMIT_FIELD = "max_completion_tokens"  # that of OpenAI's newer models, which refuse max_tokens
-_SHOWN = 200  # characters of a body that is no error as servers write them
-_ENDED_BY_ITSELF = {None, "", "stop", "eos", "eos_token", "end_turn", "stop_sequence"}
-_TEXT_PARTS = {"text", "output_text"}
+_SHOWN = 4096  # characters of a body that is no error as servers write them; who shows it cuts more
+_ENDED_BY_ITSELF = {"", "stop", "eos", "eos_token", "end_turn", "stop_sequence"}
+_TEXT_PARTS = (None, "text", "output_text")
 _SPOKEN = ("message", "msg", "detail", "details", "error", "errors", "reason", "title")
 _LEAVE_OUT = {
     "seed": "seed=None leaves it out",
@@ -64,8 +64,8 @@ def read_content(body: bytes, kind: str) -> str:
             raise
         shown = body[:_SHOWN].decode(errors="replace")
         raise ReplyError(
-            f"the server's reply has no choices, it is {kind or 'of no type'}: {shown!r}; is "
-            "base_url the address of the API, often one that ends in /v1?"
+            f"the server's reply has no choices, it is {kind or 'of no type'} (is base_url the "
+            f"address of the API, often one that ends in /v1?): {shown!r}"
         ) from None
     choices = _get(data, "choices")
     first: Any = choices[0] if isinstance(choices, list) and choices else None
@@ -86,20 +86,28 @@ def read_content(body: bytes, kind: str) -> str:
         refused = f"; the model refused: {refusal}" if isinstance(refusal, str) and refusal else ""
         why = refused or _why(finish)
         raise ReplyError(f"content must be a text, got {found} (finish_reason {finish!r}){why}")
-    if not content.strip() and finish not in _ENDED_BY_ITSELF:
+    ended = finish is None or (isinstance(finish, str) and finish in _ENDED_BY_ITSELF)
+    if not content.strip() and not ended:
         raise ReplyError(f"the reply is empty (finish_reason {finish!r}){_why(finish)}")
     return storable(content)
 
 
 def said(body: Any) -> str:
     """Return what the body of an error says, without its wrapping."""
+    try:
+        return _said(body)
+    except RecursionError:
+        return "what is nested too deeply"
+
+
+def _said(body: Any) -> str:
     if isinstance(body, str | bytes):
         text = body.decode(errors="replace") if isinstance(body, bytes) else body
         try:
             data: Any = json.loads(text)
         except (ValueError, RecursionError):
             return text.strip() or "nothing"
-        return said(data) if isinstance(data, dict | list) else text.strip()
+        return _said(data) if isinstance(data, dict | list) else text.strip()
     return _spoken(body, 6) or json.dumps(body)[:_SHOWN]
 
 
@@ -202,7 +210,7 @@ def _text(content: Any) -> str | None:
     for part in content:  # pyright: ignore[reportUnknownVariableType]
         text: Any = part
         if isinstance(part, dict):
-            text = _get(part, "text") if _get(part, "type") in {None, *_TEXT_PARTS} else None
+            text = _get(part, "text") if _get(part, "type") in _TEXT_PARTS else None
         if isinstance(text, str):
             texts.append(text)
     return "".join(texts) if texts else None

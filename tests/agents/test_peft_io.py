@@ -456,6 +456,12 @@ def test_factors_that_the_settings_do_not_name_are_refused(tmp_path):
         ({"target_modules": ["q_proj"]}, "of model.0.up_proj, but target_modules of .* are q_proj"),
         ({"target_modules": ["up_proj"]}, "of model.0.q_proj and 1 more layers, but target"),
         ({"exclude_modules": ["1.q_proj"]}, "of model.1.q_proj, but exclude_modules of .* are 1.q"),
+        ({"layers_to_transform": [0]}, "of model.1.q_proj, but layers_to_transform of .* are 0,"),
+        ({"layers_to_transform": 1}, "of model.0.q_proj and 1 more layers, but layers_to_tr"),
+        (
+            {"layers_to_transform": [0, 1], "layers_pattern": "blocks"},
+            "of model.0.q_proj and 2 more layers, but layers_to_transform",
+        ),
     ],
 )
 def test_factors_of_which_the_settings_name_a_part_are_refused(tmp_path, changes, said):
@@ -463,6 +469,9 @@ def test_factors_of_which_the_settings_name_a_part_are_refused(tmp_path, changes
     layers = ("model.0.q_proj", "model.0.up_proj", "model.1.q_proj")
     write_adapter(tmp_path, dict.fromkeys(layers, pair), alpha=2.0, dropout=0.0, base="b")
     settings = json.loads((tmp_path / CONFIG).read_text())
+    assert list(read_adapter(tmp_path).factors) == list(layers)
+    whole = {"layers_to_transform": [1, 0], "layers_pattern": ["model"]}
+    (tmp_path / CONFIG).write_text(json.dumps({**settings, **whole}))
     assert list(read_adapter(tmp_path).factors) == list(layers)
     (tmp_path / CONFIG).write_text(json.dumps({**settings, **changes}))
     with pytest.raises(AdapterError, match=said) as caught:

@@ -4,6 +4,7 @@ Columns are found by their usual names or mapped by option. An answer may be a n
 rationale that ends in ``#### 18``, or a solution with its answer in ``\boxed{}``.
 """
 
+import math
 import re
 import unicodedata
 import warnings
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from populora_env.problems.files.bounds import listed
-from populora_env.problems.files.reading import Row, described, read_rows
+from populora_env.problems.files.reading import Row, WrittenFloat, described, read_rows
 from populora_env.problems.sources.base import ProblemSpecError
 from populora_env.reading.answers import canonical_answer
 from populora_env.reading.numerals import MAX_DIGITS, canonical, parse_number
@@ -194,6 +195,8 @@ def _answer(row: Row, column: str, kind: str | None) -> str:
             _check_digits(row, column, text or "")
     elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         digits = str(value)
+        if isinstance(value, WrittenFloat) and math.isfinite(value):
+            digits = value.digits
         if kind == AnswerKind.TEXT:
             return digits
         _check_digits(row, column, digits)

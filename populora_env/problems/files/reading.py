@@ -177,7 +177,7 @@ def _jsonl(name: str, location: str) -> list[Row]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, parse_int=_whole_number, object_pairs_hook=_object)
+            value = json.loads(line, **_EXACT)
         except _TwiceError as error:
             raise ProblemSpecError(f"{name}:{number}: {error}: remove one") from None
         except (ValueError, RecursionError) as error:
@@ -194,7 +194,7 @@ def _json(name: str, location: str) -> list[Row]:
         return []
     check_values(name, text, _JSON_MARKS)
     try:
-        value: Any = json.loads(text, parse_int=_whole_number, object_pairs_hook=_object)
+        value: Any = json.loads(text, **_EXACT)
     except _TwiceError as error:
         raise ProblemSpecError(f"{name}: {error} in {described(error.found)}: remove one") from None
     except json.JSONDecodeError as error:
@@ -244,6 +244,27 @@ def _first_twice(names: Iterable[str]) -> str | None:
 def _whole_number(digits: str) -> int | Decimal:
     """Return an integer; Python refuses to make one of more than 4,300 digits."""
     return int(digits) if len(digits) <= _INT_DIGITS else Decimal(digits)
+
+
+class WrittenFloat(float):
+    """A float that knows how it was written: it keeps some sixteen digits itself.
+
+    Attributes:
+        digits: As in the file.
+    """
+
+    digits: str
+
+    def __new__(cls, digits: str) -> "WrittenFloat":
+        """Read a number in JSON's notation."""
+        made = super().__new__(cls, digits)
+        made.digits = digits
+        return made
+
+
+_EXACT: dict[str, Any] = {
+    "parse_int": _whole_number, "parse_float": WrittenFloat, "object_pairs_hook": _object
+}  # fmt: skip
 
 
 def _csv(name: str, location: str) -> list[Row]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from agents.engine.jobs import EngineError, Feature
+from evolution.config.run import RunConfig
+from evolution.errors import ConfigError
 from tests.agents.vllm.asking import ALL, asked, local_replies, randomise
 from tests.agents.vllm.fake_server import COMPLETIONS, MODELS, UNLOAD, VERSION, Answer
 
@@ -71,10 +73,33 @@ def test_what_is_no_such_server_is_refused(server, connect, path, answer, said):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "", "http://x:a"])
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "", "http://x:a", "http://a\tb:1"])
 def test_an_address_that_is_none(connect, url):
     with pytest.raises(EngineError, match="expected the address of a vLLM server such as http"):
         connect(url)
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown(connect):
+    with pytest.raises(EngineError, match="with a user before it, expected none") as told:
+        connect("http://me:PASSW0RD@127.0.0.1:9")
+    assert "PASSW0RD" not in str(told.value)
+    with pytest.raises(ConfigError, match="server: got 'http://127") as told:
+        RunConfig(
+            engine="vllm", server="http://me:PASSW0RD@127.0.0.1:9", adapter_folder="x"
+        ).check()
+    assert "PASSW0RD" not in str(told.value)
+
+
+def test_a_key_is_never_shown(server, connect):
+    for wrong in ("sk-a\nb", "sk-schlüssel"):
+        with pytest.raises(EngineError, match="api_key must be printable ASCII") as told:
+            connect(api_key=wrong)
+        assert "sk-" not in str(told.value)
+    key = "sk-" + "7" * 40
+    server.always(MODELS, Answer(401, {"error": {"message": "x" * 380 + f"Invalid: {key}"}}))
+    with pytest.raises(EngineError, match="got status 401") as told:
+        connect(api_key=key)
+    assert "777" not in str(told.value)
 
 
 def test_nobody_listens(connect, monkeypatch):

@@ -23,7 +23,7 @@ from evolution.commands import help_text
 from evolution.commands.evolve import command as evolve
 from evolution.commands.evolve.options import read_options
 from evolution.config import EvolutionConfig, RunConfig
-from evolution.errors import ConfigError, UsageError
+from evolution.errors import CheckpointError, ConfigError, UsageError
 from evolution.run_population import newborn
 from evolution.runs.changes import find_changes, plain_settings
 from evolution.runs.checkpoint import RunFolder
@@ -320,3 +320,22 @@ def test_the_words_of_a_setting_list_all_that_comes_along(setting, registry):
     assert ours
     listed = re.findall(r"[\w+-]*\w[\w+-]*", words)
     assert set(ours) <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"islands": 10**22}, "islands: got 1"),
+        ({"size": 10**22}, "size: got 1"),
+        ({"worker_cpus": 10**22}, "worker_cpus: got 1"),
+    ],
+)
+def test_numbers_that_no_machine_holds_are_refused_by_name(settings, said):
+    with pytest.raises(ConfigError, match=said) as told:
+        RunConfig(**settings).resolved(3)
+    assert "\n" not in str(told.value)
+
+
+def test_a_path_with_nul_is_none(tmp_path):
+    with pytest.raises(CheckpointError, match="expected a path without NUL"):
+        RunFolder(f"{tmp_path}/a\0b")

@@ -6,10 +6,11 @@ import json
 import os
 import signal
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
-from evolution import CheckpointError
+from evolution import CheckpointError, cli
 from evolution.cli import main
 from evolution.commands.evolve.options import read_options
 from evolution.commands.usage import Interrupts
@@ -191,3 +192,20 @@ def test_a_terminated_run_ends_like_an_interrupted_one():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("command", ["evolve", "bench", "distill"])
+def test_a_terminated_command_ends_like_an_interrupted_one(monkeypatch, capsys, command):
+    def run(words):
+        with Interrupts():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "_module", lambda name: SimpleNamespace(main=run))
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert cli.main([command]) == 130
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "populora: interrupted\n"

@@ -14,11 +14,12 @@ from agents.population import LoraPopulation
 from evolution import CheckpointError, EvolutionManager
 from evolution.cli import main
 from evolution.commands.evolve.options import read_options, run_toml
-from evolution.errors import DamageError
+from evolution.errors import DamageError, UsageError
 from evolution.runs.branching import branch
 from evolution.runs.checkpoint import RunFolder
 from evolution.runs.files import digest_of, saved_generations
 from evolution.runs.integrity import check_adapters, check_run, declared, read_checksums
+from evolution.runs.saved_run import read_run
 from populora_env.keys import generator
 from populora_env.problems import load_problems
 from tests.conftest import make_tiny_base
@@ -271,6 +272,15 @@ def test_a_pipe_in_place_of_a_file_holds_nobody_up(run):
             check_run(run)
         (run / name).unlink()
         aside.rename(run / name)
+
+
+@pytest.mark.parametrize("name", ["run.toml", "lineage.json", "history.jsonl"])
+def test_a_pipe_in_a_run_without_checksums_holds_nobody_up(run, name):
+    (run / "checksums.json").unlink(missing_ok=True)
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(UsageError, match=rf"{name} (cannot be read .it is no|is damaged)"):
+        [saved := read_run(run), saved.tables, *saved.rows("history.jsonl"), saved.lineage(4, 4)]
 
 
 def resume(folder, base=None, problems=SPEC, **options):

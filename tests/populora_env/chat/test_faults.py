@@ -16,6 +16,7 @@ pytest.importorskip("openai")
 
 from populora_env.chat.api import ChatClient
 from populora_env.chat.connection import MAX_BYTES
+from populora_env.chat.replies import said
 from populora_env.judges.http import HttpJudge
 from tests.conftest import forget_memory_peak, memory_peak
 from tests.populora_env.chat.test_api import (
@@ -105,6 +106,8 @@ def test_an_answer_in_any_shape_is_one(server, reply, expected):
         ({"choices": [None]}, "has no choices"),
         ({"choices": [{"message": "4"}]}, "content must be a text, got NoneType"),
         (7, "has no choices: 7"),
+        (shaped("", ["length"]), "empty (finish_reason ['length'])"),
+        (shaped([{"type": ["text"], "text": "4"}]), "content must be a text, got list"),
     ],
 )
 def test_what_is_no_answer_is_a_failure_with_its_reason(server, reply, said):
@@ -134,6 +137,7 @@ def test_what_is_no_answer_is_a_failure_with_its_reason(server, reply, said):
         (400, {"strange": 1}, '{"strange": 1}'),
         (400, None, ": null"),
         (401, {"error": {"message": "no"}}, "(api_key is wrong or missing): no"),
+        (400, {"error": {"message": "é", "code": [1]}}, ": é"),
     ],
 )
 def test_a_status_keeps_what_the_server_says(server, status, reply, said):
@@ -141,6 +145,45 @@ def test_a_status_keeps_what_the_server_says(server, status, reply, said):
     assert got is None
     assert f"status {status} at {server.url}/chat/completions" in reason
     assert said in reason
+
+
+@pytest.mark.parametrize("depth", range(900, 1000))
+@pytest.mark.parametrize("wrap", ["%s", '{"error": %s}', '{"detail": [{"loc": %s, "msg": "no"}]}'])
+def test_no_depth_of_an_error_is_a_fault_of_ours(depth, wrap):
+    body = (wrap % ("[" * depth + "1" + "]" * depth)).encode()
+    assert said(body)
+
+
+def nested(handler):
+    data = b"[" * 983 + b"1" + b"]" * 983
+    handler.send_response(400)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def test_a_deep_error_fails_its_own_request_only(server):
+    server.mode = lambda body, count: nested if text_of(body) == "b" else answering(shaped("4"))
+    with client_of(server) as client:
+        assert client.complete_many(["a", "b", "c"]) == ["4", None, "4"]
+        assert client.failures == 1
+
+
+def test_headers_that_are_no_ascii_change_nothing(server):
+    assert asked(server, answering(shaped("4"), x_note="caf\xe9")) == ("4", None)
+    got, reason = asked(server, answering({"error": "busy"}, 503, x_note="caf\xe9"), retries=0)
+    assert got is None
+    assert "status 503" in reason
+    assert "busy" in reason
+
+
+@pytest.mark.parametrize("before", range(4060, 4100, 3))
+def test_a_key_is_out_of_what_is_shown_wherever_it_is_cut(server, before):
+    key = "sk-" + "7" * 45
+    reply = {"strange": "x" * 100 + key + "y" * before + key}
+    _, reason = asked(server, answering(reply, 400), api_key=key)
+    assert "777" not in reason
+    assert "[key]" in reason
 
 
 def test_a_wrong_address_is_named_with_its_fix(server):

@@ -94,6 +94,22 @@ def test_where_a_problem_was_read_is_known_without_the_folder(write, tmp_path):
     assert load_problems("x.json")[1].metadata["read_from"] == "x.json row 2"
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_decimals_are_what_was_written(write, name):
+    row = '{"prompt": "%s", "answer": %s, "note": 0.10}'
+    rows = [row % (place, a) for place, a in enumerate(["123456789012345678.5", "0.50", "1.5e2"])]
+    write(name, "\n".join(rows) if name == "x.jsonl" else f"[{','.join(rows)}]")
+    source = load_problems(name)
+    assert [problem.answer for problem in source] == ["123456789012345678.5", "0.5", "150"]
+    assert all(problem.answer_kind is AnswerKind.NUMBER for problem in source)
+    assert source[0].metadata["note"] == 0.1
+    assert type(json.loads(json.dumps(source[0].metadata))["note"]) is float
+    for lost in ("1e-400", "1e999"):  # neither is 0, nor infinite
+        write(name, row % (0, lost) if name == "x.jsonl" else f"[{row % (0, lost)}]")
+        with pytest.raises(ProblemSpecError, match="column 'answer' must hold"):
+            load_problems(name)
+
+
 def test_byte_order_mark_crlf_blank_lines_and_separators_inside_texts(write):
     rows = [{"prompt": "a\u2028b", "answer": 1}, {"prompt": "c\x85d", "answer": 2}]
     text = "\r\n \r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
