@@ -24,6 +24,9 @@ from populora_env.errors import PopuloraError
 BASE = "base"
 """In the place of an adapter's hash, and of an agent's name: the bare base model."""
 
+LEAST_TEMPERATURE = 1e-6
+"""Logits over less may be infinite in float32; the likeliest token is drawn at far more."""
+
 
 class EngineError(PopuloraError, RuntimeError):
     """An engine that lacks what it is asked for, or broke a promise."""
@@ -236,9 +239,13 @@ class DecodeStats:
 
 
 def check_temperature(name: str, value: float) -> None:
-    """Raise a ValueError unless it is a finite number of at least 0."""
+    """Raise a ValueError unless it is 0, or a finite number that logits can be divided by."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}: got {value}, expected a finite number >= 0")
+    if 0 < value < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"{name}: got {value}, expected 0, which is greedy, or at least {LEAST_TEMPERATURE:g}"
+        )
 
 
 def check_jobs(base: BaseModel, lora: StackedLora | None, jobs: Sequence[Job]) -> None:

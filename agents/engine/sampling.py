@@ -17,7 +17,8 @@ def choose(
     """Return one token for each row, ``[rows]``.
 
     Args:
-        logits: ``[rows, vocabulary]``, float32.
+        logits: ``[rows, vocabulary]``, float32; of a row with one that is no number, the token is
+            any.
         uniforms: Numbers in [0, 1), ``[rows]``; not looked at where temperature is 0.
         temperature: Of the softmax, for all rows or ``[rows]``; 0 takes the likeliest token.
         top_p: See `nucleus`.
@@ -36,7 +37,8 @@ def choose(
     target = torch.from_numpy(uniforms).to(cumulative)[:, None] * whole
     # A number close to 1 rounds to 1: still less than the whole, so that the token has a share.
     target = torch.minimum(target, torch.nextafter(whole, torch.zeros_like(whole)))
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return chosen.clamp_(max=logits.shape[-1] - 1)  # logits that are no numbers lead past the end
 
 
 def tempered(logits: Tensor, temperature: float | np.ndarray) -> Tensor:

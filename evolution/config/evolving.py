@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from agents.engine.jobs import check_temperature
 from agents.learning.advantages import ADVANTAGES
 from agents.learning.rejection import RejectionSource
 from evolution.config.checks import GUARDS, check_together
@@ -259,6 +260,10 @@ class EvolutionConfig:
             )
         if learns and settings.temperature == 0:
             raise ConfigError("temperature: got 0, expected more: a learner needs sampled replies")
+        try:
+            check_temperature("temperature", settings.temperature)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return settings
 
     @property

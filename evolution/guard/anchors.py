@@ -54,7 +54,7 @@ def choose_anchors(
         spec = config.guard_from or source.spec
         raise ConfigError(
             f"guard_from: got {spec!r:.80} with {len(found)} problems of known answers to spare, "
-            f"expected at least {FEWEST}; name a spec that has them, such as "
+            f"expected at least {min(FEWEST, wanted)}; name a spec that has them, such as "
             "procedural:chain_sum, or set guard = off"
         )
     return tuple(found.values())

@@ -49,11 +49,25 @@ class HeldOutLogger:
     def log(self, result: "GenerationResult", transcripts: Sequence[Transcript]) -> None:
         """Measure, if it is time to."""
         del transcripts
-        if (result.generation + 1) % self._every:
+        if (result.generation + 1) % self._every == 0:
+            self._measure(result.generation)
+
+    def catch_up(self, generation: int) -> None:
+        """Measure the last generation of a run that was killed after saving and before this.
+
+        Args:
+            generation: The one that the population is in; less than 0 if it has played none.
+        """
+        if generation < 0 or (generation + 1) % self._every:
             return
+        rows = SavedRun(self._folder.path).rows(CURVE_FILE)
+        if not any(row["generation"] == generation for _, row in rows):
+            self._measure(generation)
+
+    def _measure(self, generation: int) -> None:
         # A run that was killed and resumed measures its last generations again.
         saved = SavedRun(self._folder.path).rows(CURVE_FILE)
-        rows = [row for _, row in saved if row["generation"] < result.generation]
+        rows = [row for _, row in saved if row["generation"] < generation]
         tokens = self._max_new_tokens
         first = not any(
             row["agent"] == BASE and row.get("max_new_tokens", tokens) == tokens for row in rows
@@ -68,7 +82,7 @@ class HeldOutLogger:
         self._population.forget()
         rows += [
             {
-                "generation": result.generation,
+                "generation": generation,
                 "agent": agent,
                 "accuracy": score.accuracy,
                 "standard_error": score.standard_error,

@@ -3,13 +3,13 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 from agents.plain_files import whole_folder
 from evolution.errors import CheckpointError, DamageError
-from evolution.runs.changes import CHANGES_FILE
+from evolution.runs.changes import CHANGES_FILE, find_changes
 from evolution.runs.files import (
     CURVE_FILE,
     GROWING,
@@ -22,10 +22,19 @@ from evolution.runs.files import (
 from evolution.runs.integrity import check_generation, check_written, write_checksums
 from evolution.runs.saved_run import SavedRun
 
+if TYPE_CHECKING:
+    from evolution.config import EvolutionConfig
+
 _COPIED = ("run.toml", CHANGES_FILE, CURVE_FILE)  # as far as they are older than the branch
 
 
-def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
+def branch(
+    origin: str | Path,
+    generation: int,
+    folder: str | Path,
+    config: "EvolutionConfig | None" = None,
+    note: str = "",
+) -> Path:
     """Start a new run from a saved generation, with its history up to there.
 
     `EvolutionManager.resume` goes on from it. Where it comes from is recorded in ``run.toml``,
@@ -35,6 +44,10 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
         origin: Run folder.
         generation: Number of a generation that it has on disk.
         folder: Of the new run; must not exist, or be empty.
+        config: Settings to go on with, which `EvolutionManager.resume` is to be given, too: what
+            differs is recorded, so that a branch that is killed at once is none with others. None
+            leaves that to it.
+        note: For the record of these.
 
     Returns:
         The new folder.
@@ -47,7 +60,9 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
     state = check_branch(origin, generation, folder)
     saved = SavedRun(origin, "branch")
     settings = _settings(saved, generation, folder)
-    changes = [change.to_dict() for change in saved.changes(generation)]
+    changes = saved.changes(generation)
+    if config is not None:
+        changes += find_changes(state.get("config", {}), config, generation + 1, note)
     curve = [row for _, row in saved.rows(CURVE_FILE) if row["generation"] <= generation]
     with writing(folder, f"generation {generation} could not be copied"):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +73,7 @@ def branch(origin: str | Path, generation: int, folder: str | Path) -> Path:
                     _copy_start(origin / name, work / name, state["lengths"][name])
             if settings:
                 (work / "run.toml").write_text(tomli_w.dumps(settings), encoding="utf-8")
-            _write_rows(work / CHANGES_FILE, changes)
+            _write_rows(work / CHANGES_FILE, [change.to_dict() for change in changes])
             _write_rows(work / CURVE_FILE, curve)
             there = [name for name in _COPIED if (work / name).exists()]
             write_checksums(work, {name: [file_digest(work / name)] for name in there})

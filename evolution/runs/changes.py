@@ -109,6 +109,11 @@ def find_changes(
                 f"resume: --{option.replace('_', '-')} cannot change in a saved run "
                 f"({before[option]!r} to {after!r}): {FIXED[option]}; start a new run"
             )
+        if option == "exchange" and "evolution_strategy" in str(after).partition("(")[0]:
+            raise CheckpointError(
+                f"resume: --exchange cannot change to {after!r} in a saved run: its members begin "
+                "with rows A that they share; start a new run"
+            )
         found.append(Change(generation, option, before[option], after, note))
     return found
 

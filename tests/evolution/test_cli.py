@@ -307,3 +307,27 @@ def test_where_ctrl_c_is_ignored_it_stays_ignored():
             interrupts.check()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--proposers", "1", "--parents", "1", "--elites", "0"], "with proposers = 1, expected"),
+        (["--guard", "note", "--guard-from", "procedural:nonsense"], "guard_from: unknown"),
+        (["--temperature", "1e-39"], "temperature: got 1e-39, expected 0, which is greedy, or at"),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_is_written(words, said, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["evolve", "--model", str(tmp_path), *QUICK, *words, "--out", str(out)]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_weights_that_overflow_when_used_end_no_run(model_folder, tmp_path, capsys):
+    words = ["--adapter-dtype", "float16", "--learning-rate", "1", "--learner", "policy-gradient"]
+    run = tmp_path / "run"
+    given = ["--model", model_folder, *QUICK, *words, "--generations", "3", "--out", str(run)]
+    assert main(["evolve", *given]) == 0
+    assert main(["evolve", "--resume", str(run), "--generations", "4"]) == 0

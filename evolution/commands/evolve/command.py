@@ -25,6 +25,7 @@ from evolution.commands.live_table import AgentsTable
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts
 from evolution.config import RunConfig
+from evolution.guard.anchors import choose_anchors
 from evolution.loggers.base import ConsoleLogger
 from evolution.loggers.held_out import HeldOutLogger
 from evolution.loggers.named import LoggedRun, check_packages, make_loggers
@@ -32,7 +33,7 @@ from evolution.manager import EvolutionManager
 from evolution.planning.disk import REPORT_READS
 from evolution.results import GenerationResult
 from evolution.run_population import newborn
-from evolution.run_problems import check_fit, held_out_problems
+from evolution.run_problems import check_fit, check_roles, held_out_problems
 from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import plain_settings, read_changes
 from evolution.runs.checkpoint import RunFolder
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     train = load_problems(options.problems, split="train", seed=options.seed)
     held_out = held_out_problems(options)
+    check_roles(train, options.proposers)
+    choose_anchors(train, options, held_out)  # before anything is written or loaded
     folder = _open_folder(options)
     goes_on = bool(done := folder.generations())
     console.print(_what(options))
@@ -85,17 +88,11 @@ def main(arguments: Sequence[str]) -> int:
         ]
         if held_out and (every := options.held_out_every):
             tokens = options.solve_tokens
-            manager.loggers.append(
-                HeldOutLogger(
-                    folder,
-                    population,
-                    held_out,
-                    every,
-                    tokens,
-                    grader,
-                    manager.solvers,
-                )
+            curve = HeldOutLogger(
+                folder, population, held_out, every, tokens, grader, manager.solvers
             )
+            curve.catch_up(manager.generation - 1)
+            manager.loggers.append(curve)
         try:
             with Interrupts() as interrupts:
                 results = _evolve(manager, options, console, started, interrupts)
@@ -192,7 +189,7 @@ def _open_folder(options: EvolveOptions) -> RunFolder:
     A run that was killed before its first generation was saved begins anew.
     """
     if options.branch:
-        return RunFolder(branch(*split_branch(options.branch), options.out))
+        return RunFolder(branch(*split_branch(options.branch), options.out, options, options.note))
     folder = RunFolder(options.resume or options.out or new_folder())
     if not options.resume or not folder.generations():
         folder.begin()

@@ -68,8 +68,10 @@ def dry_run(
     console.print("Loading the base and playing for a few seconds; nothing is written ...")
     base = load(options)
     settings = options.resolved(options.size)
-    # The probe has the learner, which would else be there twice.
-    config = replace(options, learner=Learner.NONE, **asdict(settings))
+    config = replace(options, **asdict(settings))
+    if options.learner is not Learner.NONE:  # which the probe has, and what goes with one
+        without = {"exchange": RunConfig.exchange, "learn_from": RunConfig.learn_from}
+        config = replace(config, learner=Learner.NONE, **without)
     place = saved or Path(options.out or new_folder())
     with ExitStack() as stack:
         grader = stack.enter_context(Grader())

@@ -163,6 +163,23 @@ def test_tokens_are_chosen_as_by_pytorch(size, temperature):
     )
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_logits_that_are_no_numbers_choose_a_token_that_there_is(temperature, top_p):
+    chooser = passes(made("llama"), None)[0]
+    logits = torch.randn(6, 1000, generator=torch.Generator().manual_seed(1))
+    logits[0], logits[1, 3], logits[2, 5] = torch.nan, torch.nan, torch.inf
+    logits[3] = torch.inf
+    uniforms = np.full(6, 0.999)
+    for chosen in (
+        chooser.choose(logits, uniforms, temperature, top_p),
+        choose(logits, uniforms, temperature, top_p),
+    ):
+        assert ((chosen >= 0) & (chosen < 1000)).all()
+    sound = choose(logits[4:], uniforms[4:], temperature, top_p)
+    assert torch.equal(choose(logits, uniforms, temperature, top_p)[4:], sound)
+
+
 def test_rows_have_temperatures_of_their_own():
     chooser = passes(made("llama"), None)[0]
     logits = torch.randn(40, 1000, generator=torch.Generator().manual_seed(1)) * 3

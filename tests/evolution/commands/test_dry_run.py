@@ -107,6 +107,13 @@ def test_what_a_run_refuses_is_refused(words, message, model_folder, tmp_path, c
     assert message in lines[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--exchange", "average"], ["--learn-from", "population"]])
+def test_what_goes_with_a_learner_is_no_fault(words, model_folder, capsys):
+    assert main(["evolve", "--model", model_folder, *QUICK, *words, "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_what_will_not_fit_is_said_in_a_line(model_folder, monkeypatch, capsys):
     monkeypatch.setattr("evolution.commands.evolve.dry_run._room", lambda *_: 2**20)
     text = said(capsys, "--model", model_folder, *QUICK)

@@ -362,3 +362,16 @@ def test_bad_settings_are_one_line(settings, said):
         EvolutionConfig(**settings)
     assert said in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_settings_are_explored_within_their_bounds():
+    lora = random_lora(RANKS)
+    use = EXCHANGES.read("exploit_explore(share=0.5,factor=10,adapt='temperature')")
+    for own, most in ((1.9, 2.0), (5.0, 5.0)):  # one that began beyond may stay
+        values = {slot: {"temperature": own} for slot in range(4)}
+        seen = set()
+        for generation in range(5, 25):
+            made = use(told(lora, generation, own=values))
+            seen |= {one.hyperparameters["temperature"] for one in made}
+        assert max(seen) == most
+        assert min(seen) == pytest.approx(max(own / 10, 0.2))

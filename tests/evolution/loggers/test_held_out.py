@@ -44,9 +44,9 @@ def run(folder, grader, generations, *, every=2, resume=False):
     if resume:
         manager.resume(folder)
     if every:
-        manager.loggers.append(
-            HeldOutLogger(RunFolder(folder), population, held_out, every, 4, grader)
-        )
+        logger = HeldOutLogger(RunFolder(folder), population, held_out, every, 4, grader)
+        logger.catch_up(manager.generation - 1)
+        manager.loggers.append(logger)
     manager.run(generations)
     manager.close()
     file = folder / CURVE_FILE
@@ -83,6 +83,15 @@ def test_measuring_has_no_influence_and_resuming_writes_nothing_twice(tmp_path, 
     RunFolder(tmp_path / "cut").write(CURVE_FILE, file.read_text() + json.dumps(stale) + "\n")
     rows, *_ = run(tmp_path / "cut", grader, 2, resume=True)
     assert rows == whole
+
+
+@pytest.mark.slow
+def test_a_generation_that_was_saved_and_not_measured_is_measured_on_resuming(tmp_path, grader):
+    whole, *_ = run(tmp_path / "whole", grader, 4)
+    run(tmp_path / "cut", grader, 2)
+    (tmp_path / "cut" / CURVE_FILE).unlink()  # as if it was killed right after saving
+    assert run(tmp_path / "cut", grader, 2, resume=True)[0] == whole
+    assert run(tmp_path / "cut", grader, 0, resume=True)[0] == whole
 
 
 @pytest.mark.slow

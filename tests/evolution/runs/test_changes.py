@@ -90,6 +90,29 @@ def test_a_branch_goes_on_as_the_original_did(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_branch_that_ends_before_it_is_resumed_has_its_settings(run, tmp_path):
+    options = read_options(["--branch", f"{run}@1", "--mutation", "0.3", "--note", "broader"])
+    new = branch(run, 1, tmp_path / "new", options, options.note)
+    assert [(row.option, row.after, row.note) for row in read_changes(new)] == [
+        ("mutation", 0.3, "broader")
+    ]
+    again = read_options(["--resume", str(new)])
+    assert again.mutation == 0.3
+    with pytest.raises(CheckpointError, match="--seed cannot change"):
+        branch(run, 1, tmp_path / "other", read_options(["--branch", f"{run}@1", "--seed", "8"]))
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_exchange_that_needs_shared_rows_is_not_changed_to(tmp_path):
+    make(tmp_path, config(learner="none")).run(1)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    other = config(learner="none", exchange="evolution_strategy(sigma=0.1)")
+    with pytest.raises(CheckpointError, match="--exchange cannot change to 'evolution_strategy"):
+        make(settings=other).resume(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.slow
 def test_a_branch_that_cannot_be(run, tmp_path):
     with pytest.raises(CheckpointError, match="no generation 7 on disk; expected one of: 0, 1, 2"):
         branch(run, 7, tmp_path / "new")
