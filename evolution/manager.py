@@ -208,7 +208,6 @@ class EvolutionManager:
         Raises:
             ConfigError: If a given problem does not fit the model's context; before the first
                 generation.
-            ValueError: If a problem that must not be trained on is drawn.
         """
         if self._plan is not None:
             return self._plan

@@ -4,6 +4,7 @@ Whether they fit is checked before a run and not when one is drawn. Procedural p
 while the run goes on and are not looked at before.
 """
 
+import warnings
 from collections.abc import Collection, Iterable
 
 from agents.loading.digest import base_digest, skeleton_digest
@@ -17,6 +18,7 @@ from populora_env.grading import Grader
 from populora_env.judges import Judge
 from populora_env.keys import generator
 from populora_env.problems import ProblemSource, SequenceSource, load_problems
+from populora_env.problems.files.columns import prompt_key
 from populora_env.problems.sources.adaptive import AdaptiveSource
 from populora_env.problems.sources.spec import SELF_PLAY
 from populora_env.prompts import solve_prompt
@@ -101,6 +103,30 @@ def check_roles(source: ProblemSource, proposers: int | str) -> None:
         )
 
 
+def check_left(source: ProblemSource, held_out: Collection[Problem]) -> None:
+    """Check that something is left to train on, and warn of what is not.
+
+    Questions that are held out are never drawn, whatever their answer and kind.
+
+    Raises:
+        ConfigError: If nothing is left of a list of problems.
+    """
+    keys = {prompt_key(problem.prompt) for problem in held_out}
+    given = list(source.given()) if keys else []
+    left = sum(prompt_key(problem.prompt) not in keys for problem in given)
+    if given and not left and isinstance(source, SequenceSource):
+        raise ConfigError(
+            f"problems: all {len(given)} of {source.spec:.60} are held out, expected others to "
+            "train on; set another held_out_from, or a smaller held_out"
+        )
+    if left < len(given):
+        warnings.warn(
+            f"problems: {len(given) - left} of the {len(given)} given for training are held out, "
+            "so they are never drawn",
+            stacklevel=2,
+        )
+
+
 class RunProblems:
     """Draws the problems of a run, each generation's by a key of its own.
 
@@ -114,22 +140,19 @@ class RunProblems:
         self._source, self._seed = source, seed
         if isinstance(source, AdaptiveSource):
             source.exclude(excluded)
+        check_left(source, excluded)
         self._excluded = {problem.id: problem for problem in excluded}
-        self._aside: frozenset[str] = frozenset()
+        self._aside = frozenset(prompt_key(problem.prompt) for problem in excluded)
         self._digests: dict[str, str] | None = None
 
     def set_aside(self, problems: Collection[Problem]) -> None:
         """Never draw these, though the source has them; in self-play they are held out, too."""
-        self._aside = frozenset(problem.id for problem in problems)
-        if self._aside and isinstance(self._source, AdaptiveSource):
+        self._aside |= {prompt_key(problem.prompt) for problem in problems}
+        if problems and isinstance(self._source, AdaptiveSource):
             self._source.exclude([*self._excluded.values(), *problems])
 
     def draw(self, what: str, generation: int, count: int) -> tuple[Problem, ...]:
-        """Distinct problems for one purpose; fewer if the source has no more.
-
-        Raises:
-            ValueError: If one is among those that must not be trained on.
-        """
+        """Distinct problems for one purpose, none that is held out; fewer if there are no more."""
         if isinstance(self._source, SelfPlaySource):  # in turn, so that proposers take turns
             first = generation * count
             numbers = range(first, first + count)
@@ -138,16 +161,11 @@ class RunProblems:
         drawn: dict[str, Problem] = {}
         for _ in range(100 * count):
             problem = self._source[int(rng.integers(len(self._source)))]
-            if problem.id in self._aside:
+            if prompt_key(problem.prompt) in self._aside:
                 continue
             drawn.setdefault(problem.id, problem)
             if len(drawn) == count:
                 break
-        if leaked := sorted(self._excluded.keys() & drawn.keys()):
-            raise ValueError(
-                f"problems: {leaked[0]} is among those that must not be trained on; use disjoint "
-                "splits"
-            )
         return tuple(drawn.values())
 
     def with_answers(self, generation: int, count: int, what: str = "trial") -> list[Problem]:

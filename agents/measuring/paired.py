@@ -129,13 +129,18 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def problem_error(differences: Sequence[np.ndarray]) -> float:
+def problem_error(differences: Sequence[np.ndarray], *, shared: bool = False) -> float:
     """Standard error that a mean difference has from the choice of problems alone.
 
     Were the runs of the seeds what they are, and others of their kind asked.
 
     Args:
         differences: Of each seed, at each of its problems, ``[problems]``; two problems at least.
+        shared: Whether all seeds had the same problems, in one order: another choice would have
+            been another for all of them.
     """
+    if shared:
+        over_seeds = np.mean(np.stack(list(differences)), 0)
+        return float(over_seeds.std(ddof=1)) / math.sqrt(len(over_seeds))
     squared = [float(own.var(ddof=1)) / len(own) for own in map(np.asarray, differences)]
     return math.sqrt(sum(squared)) / len(squared)

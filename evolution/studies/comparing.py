@@ -159,7 +159,8 @@ def _answer(study: Study, question: Question, cells: Mapping[str, Mapping[int, C
                     )
                 theirs = _values({seed: other[seed] for seed in other if seed in same},
                                  reference.figure)  # fmt: skip
-                row = replace(row, comparison=_compare(values, theirs))
+                digests = {cells[entry.arm][seed].problems for seed in values if seed in theirs}
+                row = replace(row, comparison=_compare(values, theirs, len(digests) == 1))
             rows.append(row)
     compared = [i for i, row in enumerate(rows) if row.comparison and row.comparison.p is not None]
     corrected = holm([_p(rows[i]) for i in compared])
@@ -211,7 +212,10 @@ def _interval(values: Sequence[float], figure: str) -> Interval:
     return found.within(0.0, 1.0) if FIGURES[figure].share else found
 
 
-def _compare(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> Comparison | None:
+def _compare(
+    ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray], shared: bool
+) -> Comparison | None:
+    """Compare values by seed and problem; ``shared``: whether all seeds had the same problems."""
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
         return None
@@ -223,6 +227,6 @@ def _compare(ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -
     return Comparison(
         Interval.of(differences),
         by_seed,
-        problem_error(by_problem) if len(by_problem) == len(seeds) else None,
+        problem_error(by_problem, shared=shared) if len(by_problem) == len(seeds) else None,
         sign_flip(differences) if len(seeds) > 1 else None,
     )

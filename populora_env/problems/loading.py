@@ -186,7 +186,7 @@ def _refuse_contradictions(sources: Sequence[SourceSpec]) -> None:
             elif before.answer_kind != problem.answer_kind:
                 how = f"as {problem.answer_kind} instead of {before.answer_kind}, see (kind=...)"
             else:
-                how = "but for its white space"
+                how = "but for its white space or Unicode form"
             raise ProblemSpecError(
                 f"{place_of(problem)}: question {problem.prompt!r:.60} is there again "
                 f"{how}, first at {place_of(before)}: remove one"

@@ -9,6 +9,7 @@ from agents.population import LoraPopulation
 from evolution import CheckpointError, ConfigError, EvolutionConfig, EvolutionManager, Learner
 from evolution.lowrank.genomes import content_hash
 from populora_env import REWARD_PRESETS, Preference, Problem, Verdict, load_problems
+from populora_env.records import AnswerKind
 from tests.conftest import make_tiny_base
 
 SPEC = "procedural:chain_sum(max_terms=2,max_digits=1)"
@@ -20,9 +21,9 @@ def config(**settings):
     return EvolutionConfig(**{**quick, **settings})
 
 
-def make(folder=None, settings=None, size=4, **options):
+def make(folder=None, settings=None, size=4, problems=SPEC, **options):
     population = LoraPopulation(make_tiny_base(), size, 2)
-    return EvolutionManager(population, SPEC, settings or config(), folder=folder, **options)
+    return EvolutionManager(population, problems, settings or config(), folder=folder, **options)
 
 
 def test_ask_and_tell_in_order():
@@ -188,8 +189,22 @@ def test_nothing_to_resume_and_a_folder_in_use(tmp_path):
 def test_held_out_problems_are_never_trained_on():
     held_out = load_problems(SPEC, split="test").distinct(40)
     manager = make(exclude=held_out, settings=config(problems_per_generation=40))
-    with pytest.raises(ValueError, match="must not be trained on"):
-        manager.ask()
+    drawn = {problem.prompt for problem in manager.ask().problems}
+    assert len(drawn) == 40
+    assert not drawn & {problem.prompt for problem in held_out}
+
+
+def test_questions_that_are_held_out_in_another_form_are_not_trained_on():
+    rows = [Problem.create(f"q{n}\nand more", str(n)) for n in range(12)]
+    held_out = [
+        Problem.create(f"q{n}\r\nand  more", f"{n}.0", answer_kind=AnswerKind.TEXT)
+        for n in range(8)
+    ]
+    with pytest.warns(UserWarning, match="8 of the 12 given for training are held out"):
+        manager = make(problems=rows, exclude=held_out, settings=config(problems_per_generation=9))
+    assert {p.prompt[:3].strip() for p in manager.ask().problems} == {"q8", "q9", "q10", "q11"}
+    with pytest.raises(ConfigError, match=r"problems: all 8 of .* are held out, expected others"):
+        make(problems=rows[:8], exclude=held_out)
 
 
 def test_settings_that_do_not_fit_the_population():

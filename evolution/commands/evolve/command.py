@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,7 +34,7 @@ from evolution.manager import EvolutionManager
 from evolution.planning.disk import REPORT_READS
 from evolution.results import GenerationResult
 from evolution.run_population import newborn
-from evolution.run_problems import check_fit, check_roles, held_out_problems
+from evolution.run_problems import check_fit, check_left, check_roles, held_out_problems
 from evolution.runs.branching import branch, split_branch
 from evolution.runs.changes import plain_settings, read_changes
 from evolution.runs.checkpoint import RunFolder
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     train = load_problems(options.problems, split="train", seed=options.seed)
     held_out = held_out_problems(options)
     check_roles(train, options.proposers)
+    with warnings.catch_warnings(action="ignore"):  # the manager says it
+        check_left(train, held_out)
     choose_anchors(train, options, held_out)  # before anything is written or loaded
     folder = _open_folder(options)
     goes_on = bool(done := folder.generations())

@@ -252,7 +252,7 @@ def _refuse_two_answers(rows: Sequence[Row], problems: Sequence[Problem]) -> Non
         if other != at:
             before = problems[other].answer
             how = (
-                "but for its white space"
+                "but for its white space or Unicode form"
                 if before == problem.answer
                 else f"with the answer {described(problem.answer)} instead of {described(before)}"
             )

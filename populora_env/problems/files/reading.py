@@ -17,6 +17,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from populora_env.problems.files.bounds import (
     TEXT_LIMIT,
     check_depth,
@@ -318,6 +320,7 @@ def _parquet(name: str, location: str) -> list[Row]:
         try:
             for rows in parquet_batches(name, parquet.ParquetFile(file)):
                 table += rows
+            narrow = _narrow_columns(parquet, location)
         except ProblemSpecError:
             raise
         except Exception as error:  # pyarrow's errors have several bases
@@ -325,7 +328,18 @@ def _parquet(name: str, location: str) -> list[Row]:
             raise ProblemSpecError(
                 f"{name}: not a Parquet file that can be read ({said})"
             ) from error
+    for values in table:
+        for column, kind in narrow.items():
+            if isinstance(value := values[column], float):
+                values[column] = WrittenFloat(str(kind(value)))
     return [_row(name, number, values, is_line=False) for number, values in enumerate(table, 1)]
+
+
+def _narrow_columns(parquet: Any, location: str) -> dict[str, Any]:
+    """Columns of fewer than 64 bits: their numbers are not all the digits of a double."""
+    kinds = {"float": np.float32, "halffloat": np.float16}
+    schema = parquet.read_schema(location)
+    return {f.name: kinds[str(f.type)] for f in schema if str(f.type) in kinds}
 
 
 _READERS: dict[str, Callable[[str, str], list[Row]]] = {

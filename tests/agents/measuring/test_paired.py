@@ -96,3 +96,22 @@ def test_the_error_that_problems_make_by_hand():
     # Variances 1/3 and 0 (divisor n - 1), over 4 problems each; the mean of two seeds.
     found = problem_error([np.array([1.0, 0.0, 0.0, 1.0]), np.zeros(4)])
     assert found == pytest.approx((1 / 3 / 4) ** 0.5 / 2)
+
+
+def test_the_error_of_problems_that_all_seeds_share():
+    # Means over seeds 1, 0, 0.5, 0.5: variance 1/6 (divisor n - 1), over 4 problems.
+    seeds = [np.array([1.0, 0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0])]
+    assert problem_error(seeds, shared=True) == pytest.approx((1 / 6 / 4) ** 0.5)
+    alike = [np.array([1.0, 0.0, 0.0, 1.0])] * 9  # nine seeds are no more problems
+    assert problem_error(alike, shared=True) == pytest.approx(problem_error(alike[:1]))
+
+
+def test_it_is_how_means_over_other_problems_would_differ():
+    rng = np.random.default_rng(0)
+    said, means = [], []
+    for _ in range(400):
+        ours, theirs = rng.beta(0.5, 0.5, (2, 64))
+        drawn = [(rng.random(64) < ours) * 1.0 - (rng.random(64) < theirs) for _ in range(8)]
+        said.append(problem_error(drawn, shared=True))
+        means.append(np.mean(drawn))
+    assert np.mean(said) == pytest.approx(np.std(means), rel=0.1)

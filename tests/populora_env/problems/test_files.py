@@ -110,6 +110,15 @@ def test_decimals_are_what_was_written(write, name):
             load_problems(name)
 
 
+def test_narrow_floats_are_their_own_digits(write):
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    answers = {"answer": arrow.array([0.1, 0.2], arrow.float32()), "prompt": ["a", "b"]}
+    pyarrow.parquet.write_table(arrow.table(answers), "x.parquet")
+    assert [problem.answer for problem in load_problems("x.parquet")] == ["0.1", "0.2"]
+
+
 def test_byte_order_mark_crlf_blank_lines_and_separators_inside_texts(write):
     rows = [{"prompt": "a\u2028b", "answer": 1}, {"prompt": "c\x85d", "answer": 2}]
     text = "\r\n \r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
