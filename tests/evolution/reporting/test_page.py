@@ -14,6 +14,7 @@ from jinja2 import UndefinedError
 from jinja2.runtime import Macro
 
 from evolution.commands import report
+from evolution.guard.verdicts import MARGIN
 from evolution.reporting.charts import hover
 from evolution.reporting.findings import find
 from evolution.reporting.measures.audits import Verdict
@@ -320,3 +321,16 @@ def test_the_guards_section_says_what_it_measured_and_did(tmp_path):
     assert "guard-anchors" in page.charts
     (folder / "guard.jsonl").unlink()
     assert "anchor problems" not in page_of(folder).text
+
+
+def test_the_guards_section_says_what_a_verdict_calls_forgetting(tmp_path):
+    folder = write_run(tmp_path / "run", generations=2)
+    row = {
+        "generation": 1, "agent": "agent_0", "individual": "g0-0", "signals": {}, "flags": [],
+        "anchors": None, "base_anchors": None, "forgotten": 0.1, "verdict": None, "rung": "clear",
+        "step": None, "up": None, "what": "", "replies": 0, "places": 4, "stop": "",
+    }  # fmt: skip
+    (folder / "guard.jsonl").write_text(json.dumps(row) + "\n")
+    page = page_of(folder)
+    assert "guard-forgotten" in page.charts
+    assert f"the prompts above {MARGIN:g} nats, and is bad if clearly more than half" in page.text
