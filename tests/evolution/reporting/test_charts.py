@@ -1,0 +1,58 @@
+"""The charts: that what is known is drawn, and that marks and colours mean what the legend says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evolution.reporting.charts import add_held_out, curve
+from evolution.reporting.measures.data import read_run_data
+from evolution.reporting.measures.measured import HeldOutCurve
+from evolution.reporting.measures.proposals import course, read_proposals
+from evolution.reporting.proposal_charts import course_charts
+from tests.evolution.synthetic_run import write_run
+from tests.evolution.synthetic_self_play import write_self_play_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return read_run_data(write_run(tmp_path_factory.mktemp("runs") / "a", generations=8))
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    return read_run_data(write_run(tmp_path_factory.mktemp("runs") / "a", generations=1))
+
+
+def traces_of(figure):
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_values_of_every_few_generations_are_drawn(run):
+    values = np.full((8, 4), np.nan)
+    values[[0, 3, 6]] = 0.5
+    traces = traces_of(curve("x", run, values).figure)
+    for name in ("mean", "best by standing"):
+        assert list(traces[name].x) == [0, 3, 6]
+        assert np.isfinite(traces[name].y).all()
+        assert traces[name].mode == "lines+markers"
+
+
+def test_a_single_generation_is_drawn(single):
+    values = np.array([[0.2, 0.4, 0.6, 0.8]])
+    chart = curve("x", single, values, error=np.array([0.1]), share=True)
+    add_held_out(chart, single, None, HeldOutCurve(0.3, np.full((1, 4), np.nan)))
+    traces = traces_of(chart.figure)
+    for name, ends in (("all agents", [0.2, 0.8]), ("± 1 s.e.", [0.4, 0.6])):
+        assert list(traces[name].x) == [0, 0]
+        assert list(traces[name].y) == pytest.approx(ends)
+        assert traces[name].line.width > 5
+    assert "markers" in traces["best by standing"].mode
+    base = traces["held out: base"]
+    assert (list(base.x), list(base.y), base.mode) == ([0], [0.3], "markers")
+
+
+def test_proposals_of_a_single_generation_are_drawn(tmp_path):
+    run = read_run_data(write_self_play_run(tmp_path / "run", generations=1))
+    charts = course_charts(run, course(run, read_proposals(run)))
+    assert all("markers" in trace.mode for trace in charts[-1].figure.data)
