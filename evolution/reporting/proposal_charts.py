@@ -73,6 +73,7 @@ def course_charts(run: RunData, found: Course) -> list[Chart]:
     distinct.update_layout(hovermode="x unified")
     for figure in (shares, stacked, distinct):
         whole_ticks(figure, run.generations)
+        figure.update_layout(showlegend=True)  # of a single line plotly leaves it out
     return [
         Chart("proposals-shares", shares),
         Chart("proposals-statuses", stacked),

@@ -52,7 +52,8 @@ def test_a_single_generation_is_drawn(single):
     assert (list(base.x), list(base.y), base.mode) == ([0], [0.3], "markers")
 
 
-def test_proposals_of_a_single_generation_are_drawn(tmp_path):
+def test_charts_of_proposals_have_legends_and_show_a_single_generation(tmp_path):
     run = read_run_data(write_self_play_run(tmp_path / "run", generations=1))
     charts = course_charts(run, course(run, read_proposals(run)))
+    assert all(chart.figure.layout.showlegend for chart in charts)
     assert all("markers" in trace.mode for trace in charts[-1].figure.data)
