@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from evolution.reporting.charts import add_held_out, curve
+from evolution.reporting.maps import family_chart
 from evolution.reporting.measures.data import read_run_data
+from evolution.reporting.measures.family import family
 from evolution.reporting.measures.measured import HeldOutCurve
 from evolution.reporting.measures.proposals import course, read_proposals
 from evolution.reporting.proposal_charts import course_charts
@@ -57,3 +61,24 @@ def test_charts_of_proposals_have_legends_and_show_a_single_generation(tmp_path)
     charts = course_charts(run, course(run, read_proposals(run)))
     assert all(chart.figure.layout.showlegend for chart in charts)
     assert all("markers" in trace.mode for trace in charts[-1].figure.data)
+
+
+def test_colours_of_accuracy_go_from_0_to_1_and_others_over_some_range(run):
+    births = family_chart(run, family(run)).figure.data[-1]
+    assert (births.marker.cmin, births.marker.cmax) == (0, 1)
+    equal = {"fitness": np.full((8, 4), 0.3) + 1e-13 * np.arange(4)}
+    without = dataclasses.replace(run, series=equal)
+    births = family_chart(without, family(without)).figure.data[-1]
+    assert births.marker.cmax - births.marker.cmin >= 0.5
+    equal["fitness"][:, 0] = 0.1
+    births = family_chart(without, family(without)).figure.data[-1]
+    assert (births.marker.cmin, births.marker.cmax) == pytest.approx((0.1, 0.3))
+
+
+def test_the_legend_tells_births_from_the_best(run):
+    tree = dataclasses.replace(family(run), best=family(run).lives[0].birth.name)
+    figure = family_chart(run, tree).figure
+    shown = {trace.name: trace.marker.symbol for trace in figure.data
+             if trace.showlegend is not False and trace.mode == "markers"}  # fmt: skip
+    assert shown == {"the best": "star", "birth": "circle"}
+    assert figure.data[-1].marker.symbol[0] == "star"
