@@ -44,6 +44,8 @@ Cell = str | int | float | None
 _CURVES = ("fitness", "return", "accuracy", "diversity", "length")
 # Shown elsewhere, or, as means over agents, the same at all times.
 _HIDDEN = frozenset({"standing", "peer_strength", "rating", "update_norm", "drift"})
+# Of the population as a whole: the history has the same value in each agent's row.
+_WHOLE = frozenset({"vendi", "diversity_weight", "coverage", "qd_score", "archived"})
 _MOST_FOUNDERS = 8
 _ALL_AGENTS = "all agents"
 
@@ -127,6 +129,7 @@ def _curves(found: Findings) -> Shown:
         if values is None:
             continue
         key, share = f"curve-{len(charts)}", name == "accuracy"
+        values = row_means(values)[:, None] if name in _WHOLE else values
         charts.append(curve(key, run, values, error=error if share else None, share=share))
         if share:
             add_held_out(charts[-1], run, found.held_out, found.curve)

@@ -228,6 +228,17 @@ def test_what_a_newer_run_records_is_shown_as_well(folder):
     assert "Vendi score" in page_of(folder).text
 
 
+def test_what_is_of_the_whole_population_is_one_line(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").open()]
+    text = "".join(
+        json.dumps({**row, "vendi": 2.5, "diversity_weight": 0.5}) + "\n" for row in rows
+    )
+    (folder / "history.jsonl").write_text(text)
+    charts = page_of(folder).charts
+    names = [[trace.get("name") for trace in chart["data"]] for chart in charts.values()]
+    assert names.count(["population"]) == 3  # and identical replies
+
+
 def test_one_generation_and_one_agent(tmp_path):
     page = page_of(write_run(tmp_path / "a", generations=1))
     assert "map-late" not in page.charts
