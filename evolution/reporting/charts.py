@@ -28,7 +28,7 @@ GREY = "#888888"
 _MARKED = 40  # most generations whose points are marked
 _BAR = 14  # width in pixels of a band over a single generation
 _ALL = "agents"
-_TICKS = 12  # most generations of which each is marked
+_TICKS = 12  # most generations, or layers, of which each is marked
 _WRITTEN = 10  # most agents for whom numbers are written into the matrix
 
 
@@ -208,9 +208,9 @@ def layout(figure: go.Figure, x: str, y: str) -> None:
     figure.update_yaxes(title={"text": y, "standoff": 8}, automargin=True)
 
 
-def whole_ticks(figure: go.Figure, generations: Sequence[int]) -> None:
-    """Mark whole generations alone where there are few, as plotly does by itself where not."""
-    if generations[-1] - generations[0] <= _TICKS:
+def whole_ticks(figure: go.Figure, numbers: Sequence[int]) -> None:
+    """Mark whole numbers alone where there are few, as plotly does by itself where not."""
+    if numbers[-1] - numbers[0] <= _TICKS:
         figure.update_xaxes(dtick=1)
 
 
