@@ -91,6 +91,30 @@ def test_a_run_that_was_cut_back_and_goes_on(writer):
     assert len(follower.run().episodes) == 15
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_no_episode_is_lost_where_both_files_grow_between_two_reads(writer, monkeypatch, known):
+    follower, read = Follower(writer.copy), Follower._follow
+    writer.begin()
+    rows = writer.data("history.jsonl", 0).splitlines(keepends=True)
+    writer.append("history.jsonl", b"".join(rows[:known]))
+    grown = []
+
+    def follow(self, name, how):
+        changed = read(self, name, how)
+        if name == "history.jsonl" and not grown:
+            grown.append(name)
+            writer.append("history.jsonl", b"".join(rows[known:]))
+            writer.append("transcripts.jsonl", writer.data("transcripts.jsonl", 0))
+        return changed
+
+    monkeypatch.setattr(Follower, "_follow", follow)
+    follower.poll()
+    follower.poll()
+    assert follower.notices == []
+    assert follower.run().generations == (0,)
+    assert len(follower.run().episodes) == 3
+
+
 def test_a_damaged_line_is_left_out_and_said(writer):
     follower = Follower(writer.copy)
     writer.begin()
