@@ -124,6 +124,7 @@ def _curves(found: Findings) -> Shown:
     others = [name for name in run.series if name not in _CURVES and name not in _HIDDEN]
     known = {name: run.recorded(name) for name in (*_CURVES, *others)}
     names = [name for name, values in known.items() if values is not None]
+    absent = [name for name, values in known.items() if values is None]
     charts: list[Chart] = []
     for name, values in known.items():
         if values is None:
@@ -149,7 +150,8 @@ def _curves(found: Findings) -> Shown:
     return {
         "charts": charts,
         "names": names,
-        "missing": [name for name, values in known.items() if values is None],
+        "missing": [name for name in absent if run.mean_as_recorded(name) is None],
+        "unknown": [name for name in absent if run.mean_as_recorded(name) is not None],
         "columns": ["generation", *columns, "best by standing"],
         "rows": list(zip(run.generations, *cells, run.best, strict=True)),
         "of": "those who solve" if run.proposers else "the population",

@@ -228,6 +228,18 @@ def test_what_a_newer_run_records_is_shown_as_well(folder):
     assert "Vendi score" in page_of(folder).text
 
 
+def test_what_is_never_known_is_not_called_unrecorded(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").open()]
+    for row in rows:
+        row.update(diversity=None, length=None)
+        del row["fitness"]
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = page_of(folder).text
+    assert "Not recorded: fitness." in words
+    assert "Known in no generation: diversity, length." in words
+    assert "The length of replies is known in 0 of 8 generations" in words
+
+
 def test_what_is_of_the_whole_population_is_one_line(folder):
     rows = [json.loads(line) for line in (folder / "history.jsonl").open()]
     text = "".join(
