@@ -35,6 +35,11 @@ def hover(text: str) -> Markup:
     return Markup("<br>").join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, with an s unless it is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _shown(value: object) -> object:
     """Return what a template prints for a value: three digits of a float, nothing for None."""
     if value is None or isinstance(value, Markup):
@@ -51,6 +56,7 @@ ENVIRONMENT = Environment(
     undefined=StrictUndefined,
 )
 ENVIRONMENT.filters["hover"] = hover
+ENVIRONMENT.filters["counted"] = counted
 ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
 
 

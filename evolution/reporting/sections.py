@@ -25,7 +25,7 @@ from evolution.reporting.measures.data import row_means
 from evolution.reporting.measures.family import family
 from evolution.reporting.measures.games import games, judging_over_time
 from evolution.reporting.measures.series import accuracy_error, ends
-from evolution.reporting.page import page
+from evolution.reporting.page import counted, page
 from evolution.reporting.self_play import (
     difficulty_section,
     examples_section,
@@ -66,7 +66,7 @@ def facts(found: Findings) -> Mapping[str, object]:
         "base model": config.get("model"),
         "products": _precision(config),
         "problems": config.get("problems"),
-        "population": f"{len(run.agents)} agents"
+        "population": counted(len(run.agents), "agent")
         + (f", rank {config['rank']}" if "rank" in config else ""),
         **({"roles": _roles(found)} if found.proposals else {}),
         "generations": f"{len(run.generations)}" + (f" of {asked} asked for" if asked else ""),
@@ -169,7 +169,7 @@ def _measured(found: Findings) -> Shown:
             shown[held.agent or CHAMPION] = held.best
         for name, own in shown.items():
             rows.append([name, own.value, _error(own), f"{own.value - base:+.3f}"])
-        if held.vote is not None:
+        if held.vote is not None and len(found.run.solvers) > 1:  # of one it is its own answer
             rows.append(["majority vote", held.vote, None, f"{held.vote - base:+.3f}"])
         if (own := held.average) is not None:
             change = f"{own.value - base:+.3f}"

@@ -264,6 +264,32 @@ def test_one_generation_and_one_agent(tmp_path):
     assert "No comparisons are kept" in words
 
 
+def alone(folder):
+    """Leave one agent of a run, as a population of one writes it."""
+    for name, own in (
+        ("history.jsonl", lambda row: row["agent"] == "agent_0"),
+        ("held_out_curve.jsonl", lambda row: row["agent"] in ("base", "agent_0")),
+    ):
+        rows = [json.loads(line) for line in (folder / name).open()]
+        text = "".join(json.dumps({**row, "best": True}) + "\n" for row in rows if own(row))
+        (folder / name).write_text(text)
+    (folder / "transcripts.jsonl").unlink()
+    (folder / "lineage.json").write_text(
+        json.dumps(json.loads((folder / "lineage.json").read_text())[:1])
+    )
+    return folder
+
+
+def test_counts_of_one(tmp_path):
+    words = page_of(alone(write_measured(write_run(tmp_path / "a", generations=1)))).text
+    for said in ("1 generation of 1 agent.", "1 agent, rank 4", "1 individual was born",
+                 "descend from 1 of 1 founder;", "of peers by 1 agent;"):  # fmt: skip
+        assert said in words
+    assert "majority vote" not in words
+    assert not re.search(r"\b1 (generations|agents|individuals|founders|attempts)\b", words)
+    assert "majority vote" in page_of(write_measured(write_run(tmp_path / "b"))).text
+
+
 @pytest.mark.slow
 def test_a_long_run_of_many_agents(tmp_path):
     folder = write_run(tmp_path / "a", generations=200, agents=16, problems=2, born_every=1)
