@@ -55,8 +55,8 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-ENVIRONMENT.filters["hover"] = hover
-ENVIRONMENT.filters["counted"] = counted
+_FILTERS: dict[str, Any] = {"hover": hover, "counted": counted}
+ENVIRONMENT.filters.update(_FILTERS)
 ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
 
 
