@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from evolution.reporting.measures.data import RunData, Series, row_means
 from evolution.reporting.measures.games import Games, JudgingBin
@@ -26,8 +26,9 @@ COLOURS = (BLUE, ORANGE, GREEN, PINK, RED, SKY)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "triangle-down")
 GREY = "#888888"
 _MARKED = 40  # most generations whose points are marked
+_BAR = 14  # width in pixels of a band over a single generation
 _ALL = "agents"
-_TICKS = 12  # most generations of which each is marked
+_TICKS = 12  # most generations, or layers, of which each is marked
 _WRITTEN = 10  # most agents for whom numbers are written into the matrix
 
 
@@ -75,19 +76,20 @@ def curve(
     if error is not None:
         sure = known & np.isfinite(error)
         band(figure, x[sure], (mean - error)[sure], (mean + error)[sure], 0.45, "± 1 s.e.")
-    mode = "lines+markers" if known.sum() <= _MARKED else "lines"
     for (role, of_role), colour in zip(roles.items(), (BLUE, GREEN), strict=False):
         means = row_means(of_role)
         some = np.isfinite(means)
         name = "population" if not by_agent else "mean" if role == _ALL else f"mean of {role}"
-        line(figure, x[some], means[some], name, colour, mode=mode, marker={"size": 6})
+        line(figure, x[some], means[some], name, colour, mode=mode_of(some), marker={"size": 6})
     if by_agent and any(run.best):
-        leads = [
+        leads = np.array([
             np.nan if best is None else row[run.agents.index(best)]
             for row, best in zip(values, run.best, strict=True)
-        ]
-        if np.isfinite(leads).any():
-            line(figure, x, leads, "best by standing", RED, width=1.5, dash="dot")
+        ])  # fmt: skip
+        led = np.isfinite(leads)
+        if led.any():
+            line(figure, x[led], leads[led], "best by standing", RED, width=1.5, dash="dot",
+                 mode=mode_of(led), marker={"size": 5})  # fmt: skip
     layout(figure, "generation", "")
     whole_ticks(figure, run.generations)
     figure.update_layout(hovermode="x unified")
@@ -117,8 +119,12 @@ def add_held_out(
     figure = chart.figure
     base = held_out.base.value if held_out else measured.base if measured else None
     if base is not None:
-        ends = [run.generations[0], run.generations[-1]]
-        line(figure, ends, [base, base], "held out: base", GREY, width=1.5, dash="dash")
+        ends = sorted({run.generations[0], run.generations[-1]})
+        # Of one generation a line has no length; a mark as flat as the line is seen all the same.
+        flat = {"symbol": "line-ew-open", "size": 28, "line": {"width": 1.5}}
+        alone = {"mode": "markers", "marker": flat} if len(ends) == 1 else {}
+        line(figure, ends, [base] * len(ends), "held out: base", GREY, width=1.5, dash="dash",
+             **alone)  # fmt: skip
     if measured is not None:
         mean = row_means(measured.values)
         known = np.isfinite(mean)
@@ -202,10 +208,15 @@ def layout(figure: go.Figure, x: str, y: str) -> None:
     figure.update_yaxes(title={"text": y, "standoff": 8}, automargin=True)
 
 
-def whole_ticks(figure: go.Figure, generations: Sequence[int]) -> None:
-    """Mark whole generations alone where there are few, as plotly does by itself where not."""
-    if generations[-1] - generations[0] <= _TICKS:
+def whole_ticks(figure: go.Figure, numbers: Sequence[int]) -> None:
+    """Mark whole numbers alone where there are few, as plotly does by itself where not."""
+    if numbers[-1] - numbers[0] <= _TICKS:
         figure.update_xaxes(dtick=1)
+
+
+def mode_of(known: NDArray[np.bool_]) -> str:
+    """Return how plotly draws a line: few points are marked, as one alone makes no line."""
+    return "lines+markers" if known.sum() <= _MARKED else "lines"
 
 
 def line(
@@ -228,12 +239,18 @@ def line(
 def band(
     figure: go.Figure, x: Series, low: Series, high: Series, opacity: float, name: str
 ) -> None:
-    """Add an area between two lines; all are of one length."""
+    """Add an area between two lines of one length, or a bar where there is a single point."""
     red, green, blue = (int(SKY[i : i + 2], 16) for i in (1, 3, 5))
+    colour = f"rgba({red},{green},{blue},{opacity})"
+    if len(x) == 1:  # an area would have no width
+        figure.add_trace(
+            go.Scatter(x=[x[0], x[0]], y=[low[0], high[0]], mode="lines", name=name,
+                       line={"width": _BAR, "color": colour}, hoverinfo="skip")
+        )  # fmt: skip
+        return
     figure.add_trace(
         go.Scatter(
             x=np.concatenate([x, x[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},{opacity})", line={"width": 0}, mode="lines",
-            name=name, hoverinfo="skip",
+            fillcolor=colour, line={"width": 0}, mode="lines", name=name, hoverinfo="skip",
         )
     )  # fmt: skip

@@ -68,7 +68,7 @@ def find(path: str | Path) -> Findings:
     held_out, curve, bench = read_held_out(run), read_curve(run), read_bench(run)
     identical, judges = identical_share(run), judge_statistics(run.transcripts)
     rewards = {name: values for name in ("fitness", "return")
-               if (values := run.mean(name)) is not None}  # fmt: skip
+               if (values := run.mean_as_recorded(name)) is not None}  # fmt: skip
     accuracy, measured_on = run.mean("accuracy"), "the training problems"
     truth = accuracy
     proposals = read_proposals(run)
@@ -89,9 +89,13 @@ def find(path: str | Path) -> Findings:
         judges=judges if any(e.comparisons + e.assessments for e in judges.values()) else {},
         audits=(
             reward_hacking(run.generations, rewards, truth, gain, measured_on),
-            mode_collapse(run.mean("diversity"), identical),
+            mode_collapse(run.mean_as_recorded("diversity"), identical, len(run.solvers)),
             forgetting(bench, last, str(run.path)),
-            length_drift(run.generations, run.mean("length"), truth if proposals else accuracy),
+            length_drift(
+                run.generations,
+                run.mean_as_recorded("length"),
+                truth if proposals else accuracy,
+            ),
             judge_collusion(
                 peer_opinions(run.transcripts),
                 run.agents,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from evolution.guard.verdicts import MARGIN
 from evolution.reporting.charts import Chart, curve
 from evolution.reporting.findings import Findings
 from evolution.reporting.measures.data import RunData
@@ -55,6 +56,7 @@ def _shown(run: RunData, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | 
     return {
         "charts": charts,
         "base": base,
+        "margin": MARGIN,
         "verdicts": len(verdicts),
         "bad": sum(row["verdict"]["bad"] for row in verdicts),
         "flagged": sum(bool(row["flags"]) for row in rows),

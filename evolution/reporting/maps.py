@@ -13,6 +13,7 @@ from evolution.reporting.measures.family import Family, Life, is_copy, weights_o
 from evolution.reporting.page import hover, hover_text
 from evolution.reporting.text import Point, TextMap
 
+_SOME = "#bcaf6f"  # from the middle of the scale of colours, for the legend
 _CROWD = 100  # most births that are drawn large
 
 
@@ -40,14 +41,21 @@ def family_chart(run: RunData, tree: Family) -> Chart:
     size = 7 if crowded else 11
     known = [life for life in tree.lives if getattr(life, tree.measured) is not None]
     unknown = [life for life in tree.lives if getattr(life, tree.measured) is None]
+    colours = [getattr(life, tree.measured) for life in known]
+    low, high = (0.0, 1.0) if tree.measured == "accuracy" else _span(colours)
     scale = {
-        "colorscale": "Cividis", "showscale": True,
+        "colorscale": "Cividis", "showscale": True, "cmin": low, "cmax": high,
         "colorbar": {"title": {"text": tree.measured, "side": "right"}, "thickness": 12,
                      "outlinewidth": 0},
     }  # fmt: skip
+    if any(birth.name == tree.best for birth in births):
+        _in_legend(figure, "the best", "star", _SOME, size * 1.7, legendrank=1001)
     if unknown:
-        _births(figure, unknown, f"birth, {tree.measured} not known", tree.best, size, color=GREY)
-    colours = [getattr(life, tree.measured) for life in known]
+        name = f"birth, {tree.measured} not known"
+        _in_legend(figure, name, "circle", GREY, size, legendgroup=name)
+        _births(figure, unknown, name, tree.best, size, color=GREY)
+    if known:
+        _in_legend(figure, "birth", "circle", _SOME, size, legendgroup="birth")
     _births(figure, known, "birth", tree.best, size, color=colours, **scale)
     layout(figure, "generation", "")
     whole_ticks(figure, run.generations)
@@ -56,6 +64,23 @@ def family_chart(run: RunData, tree: Family) -> Chart:
         range=[len(run.agents) - 0.5, -0.5], zeroline=False,
     )  # fmt: skip
     return Chart("family", figure, 130 + max(34 * len(run.agents), 150))
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """Return where a scale of colours begins and ends: never in one place, nor close to it."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    space = 0.5 * max(abs(low), abs(high), 1.0)
+    return (low, high) if high - low > 1e-6 * space else (low - space, high + space)
+
+
+def _in_legend(
+    figure: go.Figure, name: str, symbol: str, colour: str, size: float, **more: Any
+) -> None:
+    """Add an entry to the legend alone, where plotly would show whatever mark comes first."""
+    marker = {"symbol": symbol, "color": colour, "size": size, "line": {"color": GREY, "width": 1}}
+    figure.add_trace(
+        go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, **more)
+    )
 
 
 def _births(
@@ -71,7 +96,7 @@ def _births(
     figure.add_trace(
         go.Scatter(
             x=[birth.generation for birth in births], y=[birth.slot for birth in births],
-            mode="markers", name=name, marker=marker,
+            mode="markers", name=name, marker=marker, showlegend=False, legendgroup=name,
             hovertext=[_birth_text(life) for life in lives], hoverinfo="text",
         )
     )  # fmt: skip

@@ -35,6 +35,11 @@ def hover(text: str) -> Markup:
     return Markup("<br>").join(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, with an s unless it is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _shown(value: object) -> object:
     """Return what a template prints for a value: three digits of a float, nothing for None."""
     if value is None or isinstance(value, Markup):
@@ -50,7 +55,8 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-ENVIRONMENT.filters["hover"] = hover
+_FILTERS: dict[str, Any] = {"hover": hover, "counted": counted}
+ENVIRONMENT.filters.update(_FILTERS)
 ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
 
 

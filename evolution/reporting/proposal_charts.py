@@ -15,6 +15,7 @@ from evolution.reporting.charts import (
     band,
     layout,
     line,
+    mode_of,
     whole_ticks,
 )
 from evolution.reporting.measures.data import RunData
@@ -62,14 +63,17 @@ def course_charts(run: RunData, found: Course) -> list[Chart]:
     layout(stacked, "generation", "proposals")
     stacked.update_layout(barmode="stack", hovermode="x unified", bargap=0.15)
     distinct = go.Figure()
-    line(distinct, x, found.distinct, "different valid proposals", BLUE, hovertemplate="%{y}")
+    mode = mode_of(np.isfinite(x))
+    line(distinct, x, found.distinct, "different valid proposals", BLUE, mode=mode,
+         hovertemplate="%{y}")  # fmt: skip
     made = np.cumsum(sum(found.statuses.values()))
-    line(distinct, x, made, "all proposals", GREY, dash="dash", hovertemplate="%{y}")
+    line(distinct, x, made, "all proposals", GREY, mode=mode, dash="dash", hovertemplate="%{y}")
     layout(distinct, "generation", "so far")
     distinct.update_yaxes(rangemode="tozero")
     distinct.update_layout(hovermode="x unified")
     for figure in (shares, stacked, distinct):
         whole_ticks(figure, run.generations)
+        figure.update_layout(showlegend=True)  # of a single line plotly leaves it out
     return [
         Chart("proposals-shares", shares),
         Chart("proposals-statuses", stacked),

@@ -25,7 +25,7 @@ from evolution.reporting.measures.data import row_means
 from evolution.reporting.measures.family import family
 from evolution.reporting.measures.games import games, judging_over_time
 from evolution.reporting.measures.series import accuracy_error, ends
-from evolution.reporting.page import page
+from evolution.reporting.page import counted, page
 from evolution.reporting.self_play import (
     difficulty_section,
     examples_section,
@@ -44,6 +44,8 @@ Cell = str | int | float | None
 _CURVES = ("fitness", "return", "accuracy", "diversity", "length")
 # Shown elsewhere, or, as means over agents, the same at all times.
 _HIDDEN = frozenset({"standing", "peer_strength", "rating", "update_norm", "drift"})
+# Of the population as a whole: the history has the same value in each agent's row.
+_WHOLE = frozenset({"vendi", "diversity_weight", "coverage", "qd_score", "archived"})
 _MOST_FOUNDERS = 8
 _ALL_AGENTS = "all agents"
 
@@ -64,7 +66,7 @@ def facts(found: Findings) -> Mapping[str, object]:
         "base model": config.get("model"),
         "products": _precision(config),
         "problems": config.get("problems"),
-        "population": f"{len(run.agents)} agents"
+        "population": counted(len(run.agents), "agent")
         + (f", rank {config['rank']}" if "rank" in config else ""),
         **({"roles": _roles(found)} if found.proposals else {}),
         "generations": f"{len(run.generations)}" + (f" of {asked} asked for" if asked else ""),
@@ -122,11 +124,13 @@ def _curves(found: Findings) -> Shown:
     others = [name for name in run.series if name not in _CURVES and name not in _HIDDEN]
     known = {name: run.recorded(name) for name in (*_CURVES, *others)}
     names = [name for name, values in known.items() if values is not None]
+    absent = [name for name, values in known.items() if values is None]
     charts: list[Chart] = []
     for name, values in known.items():
         if values is None:
             continue
         key, share = f"curve-{len(charts)}", name == "accuracy"
+        values = row_means(values)[:, None] if name in _WHOLE else values
         charts.append(curve(key, run, values, error=error if share else None, share=share))
         if share:
             add_held_out(charts[-1], run, found.held_out, found.curve)
@@ -146,7 +150,8 @@ def _curves(found: Findings) -> Shown:
     return {
         "charts": charts,
         "names": names,
-        "missing": [name for name, values in known.items() if values is None],
+        "missing": [name for name in absent if run.mean_as_recorded(name) is None],
+        "unknown": [name for name in absent if run.mean_as_recorded(name) is not None],
         "columns": ["generation", *columns, "best by standing"],
         "rows": list(zip(run.generations, *cells, run.best, strict=True)),
         "of": "those who solve" if run.proposers else "the population",
@@ -164,7 +169,7 @@ def _measured(found: Findings) -> Shown:
             shown[held.agent or CHAMPION] = held.best
         for name, own in shown.items():
             rows.append([name, own.value, _error(own), f"{own.value - base:+.3f}"])
-        if held.vote is not None:
+        if held.vote is not None and len(found.run.solvers) > 1:  # of one it is its own answer
             rows.append(["majority vote", held.vote, None, f"{held.vote - base:+.3f}"])
         if (own := held.average) is not None:
             change = f"{own.value - base:+.3f}"

@@ -94,6 +94,8 @@ def principal_components(rows: Series) -> tuple[Series, Series]:
     if total <= 1e-12 * len(rows):
         return coordinates, shares
     for k in range(min(2, len(rows))):
+        if values[k] <= 1e-12 * total:  # of rounding alone, which would part what is identical
+            break
         axis = vectors[:, -1 - k] * np.sqrt(values[k])
         coordinates[:, k] = axis if axis[np.abs(axis).argmax()] >= 0 else -axis
         shares[k] = values[k] / total

@@ -74,10 +74,9 @@ class Follower:
 
     def poll(self) -> bool:
         """Read what is new, at most so much that it is soon done; returns whether anything is."""
-        changed = self._follow(HISTORY_FILE, _history_row)
-        if changed:
-            self._agents = frozenset(row["agent"] for _, row in self._files[HISTORY_FILE].rows)
-        changed |= self._follow(TRANSCRIPTS_FILE, self._episode)
+        changed = self._follow_history()
+        if self._agents:  # without whom no episode can be checked; none is lost, they wait
+            changed |= self._follow(TRANSCRIPTS_FILE, self._episode)
         changed |= self._follow(GUARD_FILE, lambda line: read_row(line.text, IN_GUARD))
         found = {name: _signature(self.path / name) for name in _REPLACED}
         changed |= found != self._replaced
@@ -152,6 +151,13 @@ class Follower:
         wanted = size if isinstance(size, int) else len(self._agents)
         return rows if found >= wanted else [row for row in rows if row[1]["generation"] != last]
 
+    def _follow_history(self) -> bool:
+        """Read what came to the history, and who plays; returns whether anything came."""
+        changed = self._follow(HISTORY_FILE, _history_row)
+        if changed:
+            self._agents = frozenset(row["agent"] for _, row in self._files[HISTORY_FILE].rows)
+        return changed
+
     def _follow(self, name: str, read: Callable[[Line], Any]) -> bool:
         """Read what came to a growing file; returns whether anything did."""
         own = self._files[name]
@@ -177,8 +183,15 @@ class Follower:
     def _episode(self, line: Line) -> tuple[int, Episode]:
         row = read_row(line.text, IN_TRANSCRIPTS)
         transcript = Transcript.from_dict({**row, "turns": []})
-        check_episode(transcript, self._agents)
-        return line.offset, Episode(row["generation"], transcript)
+        while True:
+            try:
+                check_episode(transcript, self._agents)
+            except ValueError:
+                # Both files may have grown since the history was read: look there once more.
+                if not self._follow_history():
+                    raise
+            else:
+                return line.offset, Episode(row["generation"], transcript)
 
 
 def _history_row(line: Line) -> tuple[int, dict[str, Any]]:

@@ -34,6 +34,8 @@ Work = Callable[[Follower, Findings], Shown | None]
 
 _IN_REPORT = {key: work for key, _, work in OF_THE_REPORT}
 _HEIGHT = 280
+_ROW, _USUAL_ROWS = 19, 3  # pixels of a row of the legend, and how many find room
+_DASHES = (None, "dot", "dash", "dashdot", "longdash", "longdashdot")
 _CURVES = ("return", "accuracy", "diversity")
 _COLUMNS = (
     ("standing", "standing", "{:+.3f}"), ("standing_error", "±", "{:.3f}"),
@@ -113,11 +115,13 @@ def _standing(run: RunData) -> Chart:
         known = np.isfinite(own)
         line(figure, x[known], own[known], hover(agent), COLOURS[n % len(COLOURS)], width=1.5,
              mode="lines+markers" if known.sum() == 1 else "lines",
-             dash=None if n < len(COLOURS) else "dot")  # fmt: skip
+             dash=_DASHES[n // len(COLOURS) % len(_DASHES)])  # fmt: skip
     layout(figure, "generation", "")
     whole_ticks(figure, run.generations)
     figure.update_layout(hovermode="x unified")
-    return Chart("curve-standing", figure, _HEIGHT)
+    # On a phone three names stand side by side; more rows than usual must not eat the lines.
+    rows = max(-(-len(run.agents) // 3) - _USUAL_ROWS, 0)
+    return Chart("curve-standing", figure, _HEIGHT + _ROW * rows)
 
 
 def _with_charts(key: str) -> Work:

@@ -18,6 +18,7 @@ from evolution.reporting.charts import (
     Chart,
     layout,
     line,
+    whole_ticks,
 )
 from evolution.reporting.measures.data import RunData, Series
 from evolution.reporting.page import hover
@@ -60,6 +61,7 @@ def place_map(
         )
     )  # fmt: skip
     layout(figure, "layer", "")
+    whole_ticks(figure, range(values.shape[1]))
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return Chart(key, figure, 110 + max(28 * len(found.kinds), 120))
@@ -177,6 +179,7 @@ def drift_chart(run: RunData, agents: Sequence[str]) -> Chart | None:
             marker={"size": 6, "symbol": SYMBOLS[number % len(SYMBOLS)]},
         )  # fmt: skip
     layout(figure, "generation", "")
+    whole_ticks(figure, run.generations)
     figure.update_yaxes(rangemode="tozero", tickformat=".0%")
     figure.update_layout(hovermode="x unified")
     return Chart("inside-drift", figure)

@@ -25,7 +25,6 @@ LONGER, MUCH_LONGER, SHORTER = 1.25, 1.5, 0.8  # last length over first
 FELL, FELL_CLEARLY = 2.0, 3.0  # standard errors below the base
 SOLVED = 0.05  # accuracy of the base below which a task has nothing to forget
 UNSEEN = 0.2  # fall that must not go unseen
-_TOO_FEW = f"Fewer than {MIN_POINTS} generations are recorded."
 
 
 class Verdict(StrEnum):
@@ -82,7 +81,8 @@ def reward_hacking(
     )
     found = {what: fit for what, own in rewards.items() if (fit := trend(generations, own))}
     if not found:
-        return Audit(name, Verdict.CANNOT_TELL, _TOO_FEW, rule, {})
+        reason = _too_few(rewards) if rewards else "Neither fitness nor return is recorded."
+        return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
     what = max(found, key=lambda key: _certainty(found[key]))
     reward = found[what]
     figures = {"reward change": reward.change, "reward standard error": reward.standard_error}
@@ -127,13 +127,16 @@ def reward_hacking(
     return Audit(name, verdict, _sentence(f"{said}{held_out}"), rule, figures)
 
 
-def mode_collapse(diversity: ArrayLike | None, identical: ArrayLike | None) -> Audit:
+def mode_collapse(
+    diversity: ArrayLike | None, identical: ArrayLike | None, solvers: int | None = None
+) -> Audit:
     """Look for a population whose members became one.
 
     Args:
         diversity: Population's mean diversity, [G], 0 or more; None if not recorded.
         identical: Share of pairs of attempts at one problem with the same text, [G]; None if
             attempts are not kept.
+        solvers: How many agents solve problems, if known.
     """
     name = "mode collapse"
     rule = (
@@ -142,11 +145,15 @@ def mode_collapse(diversity: ArrayLike | None, identical: ArrayLike | None) -> A
         f"of attempts at one problem are the same text. Problem: less than {COLLAPSED:.0%}, or at "
         f"least {SAME:.0%}. Right and short answers may be the same for a good reason."
     )
+    if solvers == 1:
+        reason = "Only one agent solves problems: there is no other to become like it."
+        return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
     spread = None if diversity is None else _ends(diversity)
     alike = None if identical is None else _ends(identical)
     if spread is None and alike is None:
-        nothing = diversity is None and identical is None
-        reason = "Neither diversity nor attempts are recorded." if nothing else _TOO_FEW
+        told = {"diversity": diversity, "the share of identical attempts": identical}
+        known = {what: own for what, own in told.items() if own is not None}
+        reason = _too_few(known) if known else "Neither diversity nor attempts are recorded."
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
     parts: list[str] = []
     figures: dict[str, float] = {}
@@ -187,7 +194,9 @@ def length_drift(
     )
     fit = None if length is None else trend(generations, length)
     if fit is None:
-        reason = "The length of replies is not recorded." if length is None else _TOO_FEW
+        reason = "The length of replies is not recorded."
+        if length is not None:
+            reason = _too_few({"the length of replies": length})
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
     start, end = max(fit.start, 1.0), max(fit.end, 1.0)
     ratio = end / start
@@ -284,6 +293,17 @@ def _ends(values: ArrayLike) -> tuple[float, float] | None:
 def _sign(gain: Estimate) -> int:
     """Return 1 for a gain above 0 by `FELL` standard errors, -1 for one below, else 0."""
     return (gain.value > FELL * gain.standard_error) - (gain.value < -FELL * gain.standard_error)
+
+
+def _too_few(series: Mapping[str, ArrayLike]) -> str:
+    """Return why no trend is read from any of some quantities, [G] each, in a sentence."""
+    generations = max(np.size(own) for own in series.values())
+    if generations < MIN_POINTS:
+        return f"Fewer than {MIN_POINTS} generations are recorded."
+    parts = [f"{what} is known in {int(np.isfinite(np.asarray(own, np.float64)).sum())}"
+             for what, own in series.items()]  # fmt: skip
+    of = f" of {generations} generations, of which at least {MIN_POINTS} are needed"
+    return _sentence(" and ".join([parts[0] + of, *parts[1:]]))
 
 
 def _sentence(text: str) -> str:

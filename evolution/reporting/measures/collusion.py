@@ -95,8 +95,8 @@ def judge_collusion(opinions: Sequence[Opinion], agents: Sequence[str], *, seed:
     opinions = opinions[-MOST_OPINIONS:]
     if len(opinions) < MIN_OPINIONS or len(agents) < 3:
         reason = (
-            f"Only {len(opinions)} readable judgements of peers by {len(agents)} agents; at least "
-            f"{MIN_OPINIONS} by 3 are needed."
+            f"Only {len(opinions)} readable judgements of peers by {len(agents)} "
+            f"{'agent' if len(agents) == 1 else 'agents'}; at least {MIN_OPINIONS} by 3 are needed."
         )
         return Audit(name, Verdict.CANNOT_TELL, reason, rule, {})
     places = {agent: place for place, agent in enumerate(agents)}

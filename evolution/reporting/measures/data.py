@@ -54,6 +54,7 @@ class RunData:
         best: Agent of highest standing in each generation, [G]; None where not recorded.
         lineage: Births up to the last finished generation, in order.
         episodes: All episodes that are kept, in order.
+        unknown: Names of what was recorded, but as not known in all rows.
     """
 
     saved: SavedRun
@@ -67,6 +68,7 @@ class RunData:
     best: tuple[str | None, ...]
     lineage: tuple[Individual, ...]
     episodes: tuple[Episode, ...]
+    unknown: frozenset[str] = frozenset()
 
     @property
     def path(self) -> Path:
@@ -97,6 +99,13 @@ class RunData:
         values = self.recorded(name)
         means = None if values is None else row_means(values[:, self.columns(self.solvers)])
         return means if means is not None and bool(np.isfinite(means).any()) else None
+
+    def mean_as_recorded(self, name: str) -> Series | None:
+        """Return `mean`, but NaN where a quantity was recorded and is never known."""
+        if name in self.series or name in self.unknown:
+            means = self.mean(name)
+            return np.full(len(self.generations), np.nan) if means is None else means
+        return None
 
     @property
     def transcripts(self) -> list[Transcript]:
@@ -154,6 +163,7 @@ def run_data(
     places = {number: place for place, number in enumerate(generations)}
     columns = {agent: column for column, agent in enumerate(agents)}
     series: dict[str, Series] = {}
+    named = set[str]()
     individuals = [[""] * len(agents) for _ in generations]
     best: list[str | None] = [None] * len(generations)
     for number, row in rows:
@@ -161,6 +171,7 @@ def run_data(
         individuals[g][n] = str(row.get("individual", ""))
         if row.get("best") is True:
             best[g] = agents[n]
+        named.update(name for name, value in row.items() if value is None)
         for name, value in row.items():
             if name in _NO_SERIES or isinstance(value, bool):
                 continue
@@ -183,6 +194,7 @@ def run_data(
         best=tuple(best),
         lineage=saved.lineage(generations[-1], len(agents)),
         episodes=episodes,
+        unknown=frozenset(named - series.keys()),
     )
 
 

@@ -174,6 +174,21 @@ def test_mode_collapse(diversity, identical, verdict):
     assert mode_collapse(*series).verdict is verdict
 
 
+def test_why_nothing_can_be_told_is_true():
+    nothing, few = np.full(G, np.nan), np.where(np.arange(G) < 4, 0.5, np.nan)
+    for audit in (mode_collapse(nothing, few), length_drift(TIME, few, None),
+                  reward_hacking(TIME, {"return": few}, None)):  # fmt: skip
+        assert audit.verdict is Verdict.CANNOT_TELL
+        assert "are recorded" not in audit.reason
+        assert f"of {G} generations, of which at least 6 are needed" in audit.reason
+    assert "known in 0 of" in mode_collapse(nothing, few).reason
+    assert "of identical attempts is known in 4." in mode_collapse(nothing, few).reason
+    assert length_drift(TIME, None, None).reason == "The length of replies is not recorded."
+    assert "Neither fitness nor return is" in reward_hacking(TIME, {}, None).reason
+    alone = mode_collapse(np.zeros(G), None, 1)
+    assert (alone.verdict, "Only one agent" in alone.reason) == (Verdict.CANNOT_TELL, True)
+
+
 def test_mode_collapse_needs_generations():
     audit = mode_collapse(np.array([0.06, 0.01]), np.array([0.0, 1.0]))
     assert audit.verdict is Verdict.CANNOT_TELL

@@ -14,6 +14,7 @@ from jinja2 import UndefinedError
 from jinja2.runtime import Macro
 
 from evolution.commands import report
+from evolution.guard.verdicts import MARGIN
 from evolution.reporting.charts import hover
 from evolution.reporting.findings import find
 from evolution.reporting.measures.audits import Verdict
@@ -227,6 +228,29 @@ def test_what_a_newer_run_records_is_shown_as_well(folder):
     assert "Vendi score" in page_of(folder).text
 
 
+def test_what_is_never_known_is_not_called_unrecorded(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").open()]
+    for row in rows:
+        row.update(diversity=None, length=None)
+        del row["fitness"]
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = page_of(folder).text
+    assert "Not recorded: fitness." in words
+    assert "Known in no generation: diversity, length." in words
+    assert "The length of replies is known in 0 of 8 generations" in words
+
+
+def test_what_is_of_the_whole_population_is_one_line(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").open()]
+    text = "".join(
+        json.dumps({**row, "vendi": 2.5, "diversity_weight": 0.5}) + "\n" for row in rows
+    )
+    (folder / "history.jsonl").write_text(text)
+    charts = page_of(folder).charts
+    names = [[trace.get("name") for trace in chart["data"]] for chart in charts.values()]
+    assert names.count(["population"]) == 3  # and identical replies
+
+
 def test_one_generation_and_one_agent(tmp_path):
     page = page_of(write_run(tmp_path / "a", generations=1))
     assert "map-late" not in page.charts
@@ -238,6 +262,32 @@ def test_one_generation_and_one_agent(tmp_path):
     words = page_of(single).text
     assert "Nobody judged anything" in words
     assert "No comparisons are kept" in words
+
+
+def alone(folder):
+    """Leave one agent of a run, as a population of one writes it."""
+    for name, own in (
+        ("history.jsonl", lambda row: row["agent"] == "agent_0"),
+        ("held_out_curve.jsonl", lambda row: row["agent"] in ("base", "agent_0")),
+    ):
+        rows = [json.loads(line) for line in (folder / name).open()]
+        text = "".join(json.dumps({**row, "best": True}) + "\n" for row in rows if own(row))
+        (folder / name).write_text(text)
+    (folder / "transcripts.jsonl").unlink()
+    (folder / "lineage.json").write_text(
+        json.dumps(json.loads((folder / "lineage.json").read_text())[:1])
+    )
+    return folder
+
+
+def test_counts_of_one(tmp_path):
+    words = page_of(alone(write_measured(write_run(tmp_path / "a", generations=1)))).text
+    for said in ("1 generation of 1 agent.", "1 agent, rank 4", "1 individual was born",
+                 "descend from 1 of 1 founder;", "of peers by 1 agent;"):  # fmt: skip
+        assert said in words
+    assert "majority vote" not in words
+    assert not re.search(r"\b1 (generations|agents|individuals|founders|attempts)\b", words)
+    assert "majority vote" in page_of(write_measured(write_run(tmp_path / "b"))).text
 
 
 @pytest.mark.slow
@@ -320,3 +370,16 @@ def test_the_guards_section_says_what_it_measured_and_did(tmp_path):
     assert "guard-anchors" in page.charts
     (folder / "guard.jsonl").unlink()
     assert "anchor problems" not in page_of(folder).text
+
+
+def test_the_guards_section_says_what_a_verdict_calls_forgetting(tmp_path):
+    folder = write_run(tmp_path / "run", generations=2)
+    row = {
+        "generation": 1, "agent": "agent_0", "individual": "g0-0", "signals": {}, "flags": [],
+        "anchors": None, "base_anchors": None, "forgotten": 0.1, "verdict": None, "rung": "clear",
+        "step": None, "up": None, "what": "", "replies": 0, "places": 4, "stop": "",
+    }  # fmt: skip
+    (folder / "guard.jsonl").write_text(json.dumps(row) + "\n")
+    page = page_of(folder)
+    assert "guard-forgotten" in page.charts
+    assert f"the prompts above {MARGIN:g} nats, and is bad if clearly more than half" in page.text

@@ -77,6 +77,14 @@ def test_principal_components_of_points_that_are_the_same():
     assert coordinates.shape == (1, 2)
 
 
+def test_a_component_of_rounding_alone_parts_nothing():
+    replies = TextSpace(["one and two", "three"]).vectors(["one and two"] * 5 + ["three"] * 3)
+    coordinates, shares = principal_components(replies)
+    assert shares == pytest.approx([1, 0])
+    assert not coordinates[:, 1].any()
+    assert coordinates[0, 0] != coordinates[-1, 0]
+
+
 def test_the_map_shows_drift(tmp_path):
     def talk(generation, number, right):
         word = "apples" if generation < 5 else "pears and plums"

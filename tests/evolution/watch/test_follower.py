@@ -17,6 +17,7 @@ from evolution.runs.lock import LOCK_FILE, RunLock, is_played
 from evolution.watch import follower as follower_module
 from evolution.watch.conversation import episodes_shown
 from evolution.watch.follower import Follower
+from evolution.watch.sections import SECTIONS, find_live
 from evolution.watch.view import View
 from tests.evolution.synthetic_run import write_run
 from tests.evolution.synthetic_self_play import write_self_play_run
@@ -89,6 +90,30 @@ def test_a_run_that_was_cut_back_and_goes_on(writer):
     assert follower.poll()
     assert follower.run().generations == (0, 1, 2, 3, 4)
     assert len(follower.run().episodes) == 15
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_no_episode_is_lost_where_both_files_grow_between_two_reads(writer, monkeypatch, known):
+    follower, read = Follower(writer.copy), Follower._follow
+    writer.begin()
+    rows = writer.data("history.jsonl", 0).splitlines(keepends=True)
+    writer.append("history.jsonl", b"".join(rows[:known]))
+    grown = []
+
+    def follow(self, name, how):
+        changed = read(self, name, how)
+        if name == "history.jsonl" and not grown:
+            grown.append(name)
+            writer.append("history.jsonl", b"".join(rows[known:]))
+            writer.append("transcripts.jsonl", writer.data("transcripts.jsonl", 0))
+        return changed
+
+    monkeypatch.setattr(Follower, "_follow", follow)
+    follower.poll()
+    follower.poll()
+    assert follower.notices == []
+    assert follower.run().generations == (0,)
+    assert len(follower.run().episodes) == 3
 
 
 def test_a_damaged_line_is_left_out_and_said(writer):
@@ -173,6 +198,21 @@ def test_sections_of_self_play(tmp_path):
     keys = [key for key, *_ in state["sections"]]
     assert keys == ["agents", "curves", "proposals", "meetings", "games", "family-tree", "report"]
     assert {"curve-standing", "meetings-matrix", "family", "matrix"} <= set(state["charts"])
+
+
+def test_many_agents_have_lines_of_their_own_and_room_for_their_names(tmp_path):
+    def standing(agents):
+        folder = write_run(tmp_path / str(agents), generations=2, agents=agents, problems=1)
+        follower = Follower(folder)
+        follower.poll()
+        run = follower.run()
+        work = {key: work for key, _, work in SECTIONS}["curves"]
+        return work(follower, find_live(follower, run))["charts"][-1]
+
+    many, few = standing(32), standing(4)
+    lines = {(trace.line.color, trace.line.dash) for trace in many.figure.data}
+    assert len(lines) == 32
+    assert many.height > few.height + 100
 
 
 def test_an_episode_is_read_with_its_turns_and_chosen_by_number(tmp_path):

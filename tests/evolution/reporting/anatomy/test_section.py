@@ -16,7 +16,9 @@ from evolution.reporting.anatomy.ablation import (
     ablation_file,
     ablation_text,
 )
+from evolution.reporting.anatomy.charts import drift_chart
 from evolution.reporting.anatomy.reading import read_adapters
+from evolution.reporting.measures.data import read_run_data
 from evolution.runs.saved_run import SavedRun
 from tests.evolution.made_up_adapters import DEPTH, NAMES, factors, moved, write_adapters
 from tests.evolution.reporting.test_page import browse, needs_browser, page_of
@@ -165,3 +167,14 @@ def test_a_browser_draws_the_section_without_complaint(folder, tmp_path):
     assert complaints == []
     drawn = [a["id"] for a in page.all("div") if "js-plotly-plot" in a.get("class", "")]
     assert sorted(drawn) == sorted(charts)
+
+
+def test_layers_and_generations_are_whole_numbers(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").open()]
+    text = "".join(json.dumps({**row, "drift": 0.1}) + "\n" for row in rows)
+    (folder / "history.jsonl").write_text(text)
+    run = read_run_data(folder)
+    assert drift_chart(run, run.agents).figure.layout.xaxis.dtick == 1
+    charts = inside_of(page_of(folder))
+    for key in ("inside-sizes", "inside-differences"):
+        assert charts[key]["layout"]["xaxis"]["dtick"] == 1, key
