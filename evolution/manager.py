@@ -92,12 +92,23 @@ class EvolutionManager:
         exclude: Collection[Problem] = (),
         workers: Workers | int = 0,
     ) -> None:
+        if not isinstance(population, LoraPopulation):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"population: got {type(population).__name__}, expected a LoraPopulation, such as "
+                'LoraPopulation.from_pretrained("embedded", 4)'
+            )
+        if not isinstance(config, EvolutionConfig | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"config: got {type(config).__name__}, expected an EvolutionConfig or RunConfig"
+            )
         self.config = config or EvolutionConfig()
         self.settings = self.config.resolved(population.size)
         self.population = population
         self.problems = as_source(problems, seed=self.config.seed)
         self._owns_source = self.problems is not problems
         check_roles(self.problems, self.config.proposers)
+        if not isinstance(loggers, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+            loggers = [loggers]  # one by itself, which is meant all the same
         self.loggers = [as_logger(given) for given in loggers]
         self.generation = 0
         self.ratings = Ratings()

@@ -82,6 +82,13 @@ def held_out_problems(config: RunConfig) -> list[Problem]:
             "such as procedural:chain_sum: nobody proposes held-out ones; or set held_out = 0"
         )
     test = load_problems(spec, split="test", seed=config.seed)
+    there = len({problem.id for problem in test}) if isinstance(test, SequenceSource) else None
+    if there is not None and there < config.held_out:
+        raise ConfigError(
+            f"held_out: got {config.held_out}, expected at most {there}, which is the half of "
+            f"{spec:.60} that is never trained on; set held_out = {there}, or held_out_from to "
+            "other problems"
+        )
     return test.distinct(config.held_out)
 
 

@@ -207,6 +207,23 @@ def test_questions_that_are_held_out_in_another_form_are_not_trained_on():
         make(problems=rows[:8], exclude=held_out)
 
 
+def test_arguments_of_another_type_are_named():
+    population = LoraPopulation(make_tiny_base(), 2, 2)
+    with pytest.raises(TypeError, match=r"population: got str, expected a LoraPopulation"):
+        EvolutionManager("x", SPEC)
+    for wrong in ({"size": 2}, {}):
+        with pytest.raises(TypeError, match=r"config: got dict, expected an EvolutionConfig"):
+            EvolutionManager(population, SPEC, wrong)
+
+
+def test_one_logger_by_itself_is_one_of_a_list():
+    seen = []
+    manager = make(loggers=lambda result, transcripts: seen.append(result.generation))
+    manager.run(1)
+    manager.close()
+    assert seen == [0]
+
+
 def test_settings_that_do_not_fit_the_population():
     with pytest.raises(ConfigError, match=r"elites \+ offspring: got 2 \+ 4"):
         make(settings=config(offspring=4))

@@ -7,7 +7,9 @@ import pytest
 from agents.policy import Request
 from agents.population import LoraPopulation
 from evolution import EvolutionConfig, EvolutionManager
+from evolution.config import RunConfig
 from evolution.errors import ConfigError
+from evolution.run_problems import held_out_problems
 from populora_env.records import Phase, Problem
 from tests.conftest import make_tiny_base
 
@@ -78,3 +80,13 @@ def test_only_what_does_not_fit_is_left_unanswered():
     assert population.recall(replies[0].reply_id) is not None  # not the measurement's to forget
     population.forget()
     assert population.recall(replies[0].reply_id) is None
+
+
+def test_a_file_with_too_few_to_hold_out_says_how_many_it_has(tmp_path):
+    rows = "".join(f"What is {n} and 1?,{n + 1}\n" for n in range(40))
+    (tmp_path / "own.csv").write_text("question,answer\n" + rows)
+    spec = str(tmp_path / "own.csv")
+    with pytest.raises(ConfigError, match=r"held_out: got 128, expected at most \d+, wh") as told:
+        held_out_problems(RunConfig(problems=spec))
+    there = int(str(told.value).partition("at most ")[2].partition(",")[0])
+    assert len(held_out_problems(RunConfig(problems=spec, held_out=there))) == there

@@ -99,6 +99,15 @@ def main(arguments: Sequence[str]) -> int:
         try:
             with Interrupts() as interrupts:
                 results = _evolve(manager, options, console, started, interrupts)
+            if (
+                options.max_minutes
+                and manager.generation < options.generations
+                and not (results and results[-1].stop)
+            ):
+                console.print(
+                    f"The {options.max_minutes:g} minutes are up: {manager.generation} of "
+                    f"{options.generations} generations were played"
+                )
             with console.status("the last trial"):
                 last = manager.conclude()
             manager.keep_best()

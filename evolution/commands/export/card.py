@@ -238,7 +238,7 @@ def _lineage(run: SavedRun, adapters: Sequence[Carded]) -> str:
 
 def _birth(one: Individual) -> str:
     parents = f" of {', '.join(one.parents)}" if one.parents else ""
-    return f"- {one.name}: `{one.operator}`{parents}, born in generation {one.generation + 1}"
+    return f"- {one.name}: `{one.operator}`{parents}, born in generation {one.generation}"
 
 
 def _limits(run: SavedRun) -> str:

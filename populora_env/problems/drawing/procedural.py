@@ -32,7 +32,9 @@ from populora_env.storage import plain
 VIRTUAL_LENGTH = 1_000_000
 SPLIT_TRIES = 300  # draws for one item until one falls into the split
 _SEEDS = 2**32 - 2**20  # NumPy takes seeds below 2**32, and some generators add to theirs
-_LIST_COMMAND = "python -c 'from populora_env.problems import procedural as p; print(*p.names())'"
+_LIST_COMMAND = (
+    "python -c 'from populora_env.problems.drawing import procedural as p; print(*p.names())'"
+)
 
 # Generators that draw from global random state, which belongs to the whole process.
 _GLOBAL_STATE = threading.RLock()

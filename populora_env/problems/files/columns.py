@@ -176,11 +176,21 @@ def _usual(row: Row, names: Sequence[str], option: str) -> str:
         if name in row.values:
             return name
     found = listed(row.values)
+    if len(row.values) == 1 and (mark := _other_mark(next(iter(row.values)))):
+        raise ProblemSpecError(
+            f"{row.place}: the header {found} has its names parted by {mark!r}, expected ',': save "
+            "the file with commas"
+        )
     unknown = "; answer=none if no answer is known" if option == "answer" else ""
     raise ProblemSpecError(
         f"{row.place}: column {' or '.join(map(repr, names))} is missing, found {found}: "
         f"say which it is, as in 'FILE({option}=COLUMN)'{unknown}"
     )
+
+
+def _other_mark(header: str) -> str:
+    """What parts the names of a header where it is no comma; empty if nothing does."""
+    return next((mark for mark in (";", "\t", "|") if mark in header), "")
 
 
 def _answer(row: Row, column: str, kind: str | None) -> str:

@@ -100,7 +100,11 @@ def test_seeds_may_take_turns_at_bases():
         ("rank = 2", "max_minutes = 2", "cannot be set in a study: say seconds at the top"),
         ("size = 3", "size = 0", "arms.three: size: got 0"),
         ("size = 3", "elites = 9", "arms.three: elites . offspring: got 9"),
-        ("size = 3", 'engine = "vllm"\nserver = "http://x:1"\nadapter_folder = "y"', "expected local"),
+        (
+            "size = 3",
+            'engine = "vllm"\nserver = "http://x:1"\nadapter_folder = "y"',
+            "expected local",
+        ),
         ("size = 3", 'problems = "procedural:products"', "arms.three: held-out problems: got"),
         ("rank = 2", 'products = "fast"', "arms.one: products: got 'fast', expected one of"),
         ("size = 3", "learning_rate = {log_uniform = [0, 1]}", "expected numbers above 0"),

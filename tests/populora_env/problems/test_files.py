@@ -110,6 +110,13 @@ def test_decimals_are_what_was_written(write, name):
             load_problems(name)
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_header_that_is_parted_by_no_comma_is_said_to_be(write, mark):
+    write("x.csv", f"question{mark}answer\nWhat is 1+1?{mark}2\n")
+    with pytest.raises(ProblemSpecError, match=r"parted by .*, expected ',': save the file with"):
+        load_problems("x.csv")
+
+
 def test_narrow_floats_are_their_own_digits(write):
     arrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet

@@ -87,7 +87,11 @@ def test_white_space_at_the_ends_makes_no_other_problem():
     ("second", "answer", "said"),
     [
         ("Was ist 2+2?", "4", "is there again, first at x.jsonl:1"),
-        ("Was  ist\n2+2?", "4", "is there again but for its white space or Unicode form, first at x.jsonl:1"),
+        (
+            "Was  ist\n2+2?",
+            "4",
+            "is there again but for its white space or Unicode form, first at x.jsonl:1",
+        ),
         ("Was ist 2+2? ", "5", "with the answer '5' instead of '4', first at x.jsonl:1"),
     ],
 )
