@@ -75,7 +75,8 @@ class Follower:
     def poll(self) -> bool:
         """Read what is new, at most so much that it is soon done; returns whether anything is."""
         changed = self._follow_history()
-        if self._agents:  # without whom no episode can be checked; none is lost, they wait
+        # Until agents are known no episode can be checked, so they wait; what was read may go.
+        if self._agents or self._files[TRANSCRIPTS_FILE].rows:
             changed |= self._follow(TRANSCRIPTS_FILE, self._episode)
         changed |= self._follow(GUARD_FILE, lambda line: read_row(line.text, IN_GUARD))
         found = {name: _signature(self.path / name) for name in _REPLACED}

@@ -116,6 +116,21 @@ def test_no_episode_is_lost_where_both_files_grow_between_two_reads(writer, monk
     assert len(follower.run().episodes) == 3
 
 
+def test_nothing_is_left_of_a_run_that_begins_anew(writer):
+    follower = Follower(writer.copy)
+    writer.begin()
+    writer.go_on()
+    follower.poll()
+    assert len(follower.episodes()[0]) == 3
+    writer.cut_back()
+    follower.poll()
+    assert follower.episodes() == {}
+    writer.go_on()
+    follower.poll()
+    assert len(follower.run().episodes) == 3
+    assert follower.notices == []
+
+
 def test_a_damaged_line_is_left_out_and_said(writer):
     follower = Follower(writer.copy)
     writer.begin()
