@@ -4,8 +4,12 @@ The learners themselves are in `agents.learning.learners`; here episodes become 
 """
 
 import math
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+
+import numpy as np
+import torch
 
 from agents.learning.advantages import ADVANTAGES
 from agents.learning.learners import LearnerConfig, PolicyGradient, RejectionTuning, Sample
@@ -44,6 +48,12 @@ def make_learner(
         raise ConfigError(
             f"learner: got {config.learner.value!r}, but the base's weights are not here; set "
             "learner = 'none', or load the base"
+        )
+    factors = next(population.lora.parameters()).dtype
+    if torch.float16 in (factors, population.base.model.dtype):
+        warnings.warn(
+            "dtype: float16 loses small gradients; bfloat16 or float32 learn from all of them",
+            stacklevel=2,
         )
     learning = LearnerConfig(
         learning_rate=config.learning_rate,
@@ -122,17 +132,40 @@ def _competing_turns(
         turns += rivals
         rewards += [proposal_reward(t) if t.phase is Phase.PROPOSE else t.reward for t in rivals]
         groups += [group] * len(rivals)
-    advantages = ADVANTAGES[config.advantage](rewards, groups)
+    advantages = _advantages(config.advantage, rewards, groups)
     readers = config.readers(population.size)
     samples: list[Sample] = []
     for turn, advantage in zip(turns, advantages.tolist(), strict=True):
-        own = Sample(population.agents.index(turn.agent), *_token_ids(turn, population), advantage)
+        own = Sample(
+            population.agents.index(turn.agent), *_token_ids(turn, population, config), advantage
+        )
         samples += [
             replace(own, agent=slot)
             for slot in readers[own.agent]
             if slot == own.agent or advantage > 0
         ]
     return samples
+
+
+def _advantages(name: str, rewards: list[float], groups: list[str]) -> np.ndarray:
+    """What a formula, maybe a user's own, makes of rewards, ``[replies]``.
+
+    Raises:
+        ConfigError: If it is not one number for each that is finite or NaN.
+    """
+    try:
+        found = np.asarray(ADVANTAGES[name](rewards, groups), dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"advantage: {name!r} made no numbers of {len(rewards)} rewards ({error})"
+        ) from error
+    if found.shape != (len(rewards),) or np.isinf(found).any():
+        came = "an infinite value" if np.isinf(found).any() else f"values of shape {found.shape}"
+        raise ConfigError(
+            f"advantage: {name!r} returned {came}, expected a finite one, or NaN, for each of the "
+            f"{len(rewards)} replies"
+        )
+    return found
 
 
 def _comparable_rewards(rivals: Sequence[Turn]) -> list[float]:
@@ -159,7 +192,7 @@ def _right_replies(
             population.agents.index(turn.agent),
             transcript.problem.id,
             turn.reply,
-            *_token_ids(turn, population),
+            *_token_ids(turn, population, config),
         )
         for transcript in transcripts
         for turn in transcript.turns
@@ -170,11 +203,16 @@ def _right_replies(
     )
 
 
-def _token_ids(turn: Turn, population: LoraPopulation) -> tuple[Sequence[int], Sequence[int]]:
-    """Token ids of a turn's prompt and reply."""
+def _token_ids(
+    turn: Turn, population: LoraPopulation, config: EvolutionConfig
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Token ids of a turn's prompt and reply; with its end, unless it was cut off."""
     known = population.recall(turn.reply_id)
     if known is not None:
         return known.prompt_ids, known.reply_ids
     base = population.base  # played elsewhere: the text is all there is
     text_ids = base.tokenizer(turn.reply, add_special_tokens=False)["input_ids"]
-    return base.chat_ids(turn.prompt), (*text_ids, base.tokenizer.eos_token_id)
+    attempt = turn.phase in (Phase.SOLVE, Phase.REVISE)
+    whole = not attempt or len(text_ids) < config.solve_tokens
+    end = [base.reply_end] if whole and base.reply_end is not None else []
+    return base.chat_ids(turn.prompt), (*text_ids, *end)

@@ -109,6 +109,7 @@ class StackedLora(nn.Module):
         self.dropout = tuple(_rate(value) for value in _per_agent("dropout", dropout, size))
         self._model = (model,)  # in a tuple: the base is not a submodule of its adapters
         linears = target_linears(model, self.targets)
+        _check_rank(self.rank, linears)
         device = home(next(iter(linears.values())))
         self.ranks = torch.tensor(ranks, device=device)
         self.alpha = torch.tensor(
@@ -371,6 +372,17 @@ def _rank(value: Any) -> int:
     if not isinstance(value, Integral) or int(value) < 1:
         raise ValueError(f"rank: got {value!r}, expected a whole number of at least 1")
     return int(value)
+
+
+def _check_rank(rank: int, linears: Mapping[str, nn.Linear]) -> None:
+    """Refuse a rank that no layer needs, which `agents.peft_io` would not read back."""
+    sides = {name: max(layer.in_features, layer.out_features) for name, layer in linears.items()}
+    name, most = min(sides.items(), key=lambda item: item[1])
+    if rank > most:
+        raise ValueError(
+            f"rank: got {rank}, expected at most {most}, the larger side of {name}; no layer needs "
+            "more"
+        )
 
 
 def _alpha(value: Any) -> float:

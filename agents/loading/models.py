@@ -112,6 +112,12 @@ class BaseModel:
         """
         return text_ids(self.tokenizer, text.encode("utf-8", "replace").decode("utf-8"))
 
+    @property
+    def reply_end(self) -> int | None:
+        """Id of the token that ends a reply: the turn's end in the template, else the text's."""
+        found = turn_end(self.tokenizer)
+        return self.tokenizer.eos_token_id if found is None else found
+
     def stop_ids(self) -> frozenset[int]:
         """Ids of the tokens that end a reply; with that which ends a turn in the template.
 

@@ -50,6 +50,7 @@ def load_participants(
     with_base: bool = True,
     ratings: Mapping[str, float] | None = None,
     max_rows: int = 32,
+    adapter_dtype: str | None = None,
 ) -> tuple[LoraPopulation, list[Participant]]:
     """Put adapters on the base, and say who takes part.
 
@@ -59,13 +60,16 @@ def load_participants(
         with_base: Whether the bare base takes part as well; without adapters it always does.
         ratings: Name to rating, for the weighted vote; None for no such vote.
         max_rows: Rows decoded at once.
+        adapter_dtype: Of the factors; None for the base's own.
 
     Raises:
         UsageError: If no adapter fits the base.
         AdapterError: If an adapter cannot be read or does not fit.
     """
     try:
-        population = population_of(base, list(folders.values()), max_rows=max_rows)
+        population = population_of(
+            base, list(folders.values()), max_rows=max_rows, adapter_dtype=adapter_dtype
+        )
     except AdapterError:
         raise
     except ValueError as error:
@@ -80,12 +84,19 @@ def load_participants(
 
 
 def population_of(
-    base: BaseModel, folders: Sequence[Path], *, max_rows: int = 32, temperature: float = 1.0
+    base: BaseModel,
+    folders: Sequence[Path],
+    *,
+    max_rows: int = 32,
+    temperature: float = 1.0,
+    adapter_dtype: str | None = None,
 ) -> LoraPopulation:
     """Return a population of the adapters; without any, of one that nobody asks."""
     if not folders:
         return LoraPopulation(base, 1, 1, max_rows=max_rows, temperature=temperature)
-    return LoraPopulation.from_adapters(base, folders, max_rows=max_rows, temperature=temperature)
+    return LoraPopulation.from_adapters(
+        base, folders, max_rows=max_rows, temperature=temperature, adapter_dtype=adapter_dtype
+    )
 
 
 def unique_names(folders: Sequence[Path]) -> dict[str, Path]:

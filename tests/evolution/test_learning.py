@@ -11,7 +11,7 @@ import torch
 from agents import rollout
 from agents.learning.rejection import RejectionSource
 from agents.population import LoraPopulation
-from evolution import ConfigError, EvolutionConfig, EvolutionManager, Learner
+from evolution import ConfigError, EvolutionConfig, EvolutionManager, Learner, learning
 from evolution.config import ChildOptimizer
 from evolution.individuals.breeding import Child
 from evolution.individuals.inheritance import OptimizerInheritance
@@ -240,3 +240,40 @@ def test_settings_survive_a_toml_file(tmp_path):
     assert read.learner is Learner.REJECTION
     assert read.rejection_source is RejectionSource.POPULATION
     assert read.child_optimizer is ChildOptimizer.INHERIT
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda rewards: rewards[:-1], "returned values of shape"),
+        (lambda rewards: [math.inf] * len(rewards), "returned an infinite value"),
+        (lambda rewards: ["a"] * len(rewards), "made no numbers of"),
+    ],
+)
+def test_a_formula_of_ones_own_is_named_where_it_is_wrong(population, monkeypatch, made, said):
+    monkeypatch.setattr(learning, "ADVANTAGES", {"rloo": lambda r, g: made(list(r))})
+    with pytest.raises(ConfigError, match=f"advantage: 'rloo' {said}"):
+        gather_samples(played(), population, config())
+
+
+def test_a_reply_that_was_cut_off_has_no_end(population):
+    base, limit = population.base, config().solve_tokens
+    long, short = (_turn_ids(base, text) for text in ("a b c d e f g h", "a"))
+    transcripts = played()
+    samples = gather_samples(transcripts, population, config(learner="rejection"))
+    for sample in samples:
+        text = tuple(sample.reply_ids)
+        assert (text[-1] == base.reply_end) == (len(text) - 1 < limit)
+    assert samples
+    assert len(long) >= limit > len(short)
+
+
+def _turn_ids(base, text):
+    return base.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_float16_is_warned_of():
+    population = LoraPopulation(make_tiny_base(), 2, 2, adapter_dtype="float16")
+    settings = EvolutionConfig()
+    with pytest.warns(UserWarning, match="dtype: float16 loses small gradients"):
+        make_learner(population, settings, settings.resolved(2))

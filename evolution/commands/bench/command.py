@@ -183,6 +183,7 @@ def main(arguments: Sequence[str]) -> int:
         with_base=options.base,
         ratings=None if run is None else run.ratings,
         max_rows=options.max_rows,
+        adapter_dtype=None if run is None else run.config.adapter_dtype,
     )
     try:
         results = [

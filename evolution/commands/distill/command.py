@@ -27,6 +27,7 @@ from evolution.commands.export.command import new_folder
 from evolution.commands.participants import load_participants
 from evolution.commands.progress import Bars
 from evolution.commands.usage import Interrupts, parse
+from evolution.config import RunConfig
 from evolution.errors import UsageError
 from evolution.lowrank.merging import Merge, merge
 from evolution.operators import mutation_weights as mutation
@@ -36,6 +37,7 @@ from evolution.terminal import PlainConsole
 from populora_env.grading import Grader
 from populora_env.keys import generator
 from populora_env.problems import load_problems
+from populora_env.problems.files.columns import prompt_key
 from populora_env.proposals.source import SelfPlaySource
 from populora_env.records import Problem
 from populora_env.settings import OneOf, Range
@@ -120,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"{len(replies)} verified replies; learning from {len(used)} different ones to "
                 f"{problems} problems"
             )
-            steps = train(base, merged, used, work, options, interrupts, console)
+            steps = train(base, merged, used, work, options, config, interrupts, console)
             record = {
                 "run": str(run.path),
                 "generation": run.generation,
@@ -147,6 +149,7 @@ def main(arguments: Sequence[str]) -> int:
                 right = measure(
                     base, folders, held_out, grader, console,
                     max_new_tokens=config.solve_tokens, max_rows=options.max_rows,
+                    adapter_dtype=config.adapter_dtype,
                 )  # fmt: skip
             except KeyboardInterrupt:
                 console.print("\nInterrupted; the adapter is whole, but was not measured.")
@@ -180,7 +183,7 @@ def _replies(
         return from_transcripts(run, base, held_out)
     config = run.config
     source = load_problems(config.problems, split="train", seed=config.seed)
-    forbidden = {problem.id for problem in held_out}
+    forbidden = {prompt_key(problem.prompt) for problem in held_out}
     if isinstance(source, SelfPlaySource):  # its items are requests, which nobody can solve
         source.exclude(held_out)
         rng = generator("distill problems", options.seed)
@@ -188,8 +191,10 @@ def _replies(
         source.close()
     else:
         drawn = source.distinct(options.sample_problems)
-    problems = [problem for problem in drawn if problem.id not in forbidden]
-    population, _ = load_participants(base, run.solvers, max_rows=options.max_rows)
+    problems = [problem for problem in drawn if prompt_key(problem.prompt) not in forbidden]
+    population, _ = load_participants(
+        base, run.solvers, max_rows=options.max_rows, adapter_dtype=config.adapter_dtype
+    )
     try:
         with Bars(console) as bars:
             return sampled(
@@ -213,6 +218,7 @@ def train(
     replies: Sequence[Verified],
     folder: Path,
     options: DistillOptions,
+    config: RunConfig,
     interrupts: Interrupts,
     console: Console,
 ) -> int:
@@ -224,6 +230,7 @@ def train(
         replies: What to learn.
         folder: Where the adapter goes.
         options: Start, epochs, batch and step size.
+        config: The run's: what its adapters are kept in, and how it fits into memory.
         interrupts: Asked before each step.
         console: For the progress bar.
 
@@ -231,14 +238,22 @@ def train(
         Number of gradient steps.
     """
     targets = tuple(sorted(merged.adapter.factors))
-    population = LoraPopulation(base, 1, merged.adapter.rank, targets=targets)
+    population = LoraPopulation(
+        base, 1, merged.adapter.rank, targets=targets, adapter_dtype=config.adapter_dtype
+    )
     try:
+        if config.gradient_checkpointing:
+            population.lora.gradient_checkpointing()
         if options.start == "merge":
             population.load_adapter("agent_0", folder / MERGED)
         else:  # random rows, and an update of zero
             mutation.spread(population.lora, 0.0, options.seed)
         learner = PolicyGradient(
-            base, population.lora, LearnerConfig(learning_rate=options.learning_rate)
+            base,
+            population.lora,
+            LearnerConfig(
+                learning_rate=options.learning_rate, tokens_per_batch=config.tokens_per_batch
+            ),
         )
         samples = [Sample(0, reply.prompt_ids, reply.reply_ids, 1.0) for reply in replies]
         steps, total = 0, options.epochs * math.ceil(len(samples) / options.batch)

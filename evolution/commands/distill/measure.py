@@ -28,13 +28,16 @@ def measure(
     *,
     max_new_tokens: int,
     max_rows: int,
+    adapter_dtype: str | None,
 ) -> dict[str, list[float]]:
     """Return who answers which held-out problem right, 1 or 0, greedily.
 
     The keys are ``base``, those of ``folders``, and ``vote``, the most frequent answer of the
     run's agents.
     """
-    population, participants = load_participants(base, folders, max_rows=max_rows)
+    population, participants = load_participants(
+        base, folders, max_rows=max_rows, adapter_dtype=adapter_dtype
+    )
     try:
         with Bars(console) as bars:
             result = evaluate(

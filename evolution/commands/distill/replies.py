@@ -12,6 +12,7 @@ from evolution.runs.files import TRANSCRIPTS_FILE
 from evolution.runs.saved_run import SavedRun
 from populora_env.grading import Grader
 from populora_env.keys import derive_seed, generator
+from populora_env.problems.files.columns import prompt_key
 from populora_env.prompts import solve_prompt
 from populora_env.records import Phase, Problem, Turn
 
@@ -49,12 +50,13 @@ def from_transcripts(
     Raises:
         UsageError: If the transcripts cannot be read.
     """
-    forbidden = {problem.id for problem in held_out}
+    forbidden = {prompt_key(problem.prompt) for problem in held_out}
+    end = [] if base.reply_end is None else [base.reply_end]
     prompts: dict[str, tuple[int, ...]] = {}
     found: list[Verified] = []
     limits: dict[int, int] = {}  # of a reply, by generation
     for line, generation, transcript in run.episodes():
-        if generation > run.generation or transcript.problem.id in forbidden:
+        if generation > run.generation or prompt_key(transcript.problem.prompt) in forbidden:
             continue
         if generation not in limits:
             limits[generation] = run.settings(generation).solve_tokens
@@ -73,7 +75,7 @@ def from_transcripts(
                     prompts[prompt] = tuple(base.chat_ids(prompt))
                 ids = base.tokenizer(reply, add_special_tokens=False)["input_ids"]
                 if len(ids) < limits[generation]:
-                    ids = [*ids, base.tokenizer.eos_token_id]
+                    ids = [*ids, *end]
                 found.append(Verified(transcript.problem.id, reply, prompts[prompt], tuple(ids)))
     return found
 

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from agents.engine.adapters import Layout, StackedLora
+from agents.engine.targets import target_linears
 from agents.learning.learners import LearnerConfig, PolicyGradient, Sample
 from agents.population import LoraPopulation
 from tests.agents.helpers import randomise
@@ -349,3 +350,13 @@ def test_output_layer_is_no_target(tiny_base):
     names = [layer.name for layer in StackedLora(tiny_base.model, 2, 2).layers()]
     assert not any("lm_head" in name for name in names)
     assert len(names) == 2 * 7
+
+
+def test_a_rank_that_no_layer_needs_is_refused_before_anything_is_trained(tiny_base):
+    sides = [
+        max(layer.in_features, layer.out_features)
+        for layer in target_linears(tiny_base.model, "all-linear").values()
+    ]
+    with pytest.raises(ValueError, match=f"rank: got {min(sides) + 1}, expected at most"):
+        StackedLora(tiny_base.model, 1, min(sides) + 1)
+    StackedLora(tiny_base.model, 1, min(sides)).detach()

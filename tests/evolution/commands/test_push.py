@@ -86,7 +86,7 @@ def test_the_card_says_what_the_run_says(made, tmp_path, capsys):
     assert "| base, `model` | 0.250 | 0.250 |" in card.text
     assert "| the champion, g3-1 | 0.750 | 0.250 |" in card.text
     assert "agent_0" not in card.text
-    assert "- g3-1: `dare` of g0-0, born in generation 4\n- g0-0: `spread`" in card.text
+    assert "- g3-1: `dare` of g0-0, born in generation 3\n- g0-0: `spread`" in card.text
     assert f"`{SPEC}`, training split; seed 11" in card.text
     assert "populora-env 0.1.0, torch 2.0" in card.text
     assert str(made) not in card.text  # where the run lies is nobody's business
