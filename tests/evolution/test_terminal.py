@@ -160,7 +160,7 @@ def test_help_with_a_preset_shows_what_the_preset_says(capsys):
         main(["evolve", "--preset", "quick", "--help"])
     assert stop.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert f"Agents in the population. (>= 1; default: {read_preset('quick').size})" in words
+    assert f"Agents in the population. (1 to 10000; default: {read_preset('quick').size})" in words
     assert read_preset("quick").size != RunConfig().size
     assert "--matchmaking {balanced,round_robin,rating}" in words
 

@@ -206,8 +206,10 @@ def test_draws_follow_the_distribution():
 def test_what_they_do_not_know_takes_the_general_way(monkeypatch):
     assert compiled_forward(make_tiny_base(), None, 64) is None  # heads of 12
     assert compiled_forward(made(hidden_act="gelu"), None, 64) is None
-    base = made()
-    assert compiled_forward(base, StackedLora(base.model, 2, 500), 64) is None  # too wide
+    wide = made(hidden_size=320, head_dim=16)
+    assert compiled_forward(wide, StackedLora(wide.model, 2, 8), 64) is not None
+    wide = made(hidden_size=320, head_dim=16)
+    assert compiled_forward(wide, StackedLora(wide.model, 2, 300), 64) is None  # three at once
     base = made()
     handle = base.model.model.layers[0].register_forward_hook(lambda *_: None)
     assert compiled_forward(base, None, 64) is None

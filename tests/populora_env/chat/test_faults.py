@@ -147,11 +147,10 @@ def test_a_status_keeps_what_the_server_says(server, status, reply, said):
     assert said in reason
 
 
-@pytest.mark.parametrize("depth", range(900, 1000))
 @pytest.mark.parametrize("wrap", ["%s", '{"error": %s}', '{"detail": [{"loc": %s, "msg": "no"}]}'])
-def test_no_depth_of_an_error_is_a_fault_of_ours(depth, wrap):
-    body = (wrap % ("[" * depth + "1" + "]" * depth)).encode()
-    assert said(body)
+def test_no_depth_of_an_error_is_a_fault_of_ours(wrap):
+    for depth in range(900, 1000):
+        assert said((wrap % ("[" * depth + "1" + "]" * depth)).encode())
 
 
 def nested(handler):
