@@ -9,7 +9,6 @@ PIP := $(BIN)/pip install -q --no-compile
 # Two processes on two cores, at most four: each holds PyTorch and a few tiny models (2 GB).
 PYTEST := $(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal
 
-# `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
 # An environment that does not run here, of a container or a Python that is gone, is made anew.
 ifneq ($(wildcard .venv/.installed),)
 ifeq ($(shell $(BIN)/pip --version 2>/dev/null),)
@@ -17,6 +16,7 @@ $(shell rm -f .venv/.installed)
 endif
 endif
 
+# `test` leaves out what is marked slow; `.ci/run` takes `test-all`.
 .PHONY: run self-play test test-all test-verifiers check examples run-study run-notebook docs clean $(EXAMPLES:%=run-%)
 
 run: .venv/.installed

@@ -88,23 +88,15 @@ __all__ = [
 ]
 
 
-# What the extra brings that is imported first somewhere.
-_EVOLVE = ("torch", "transformers", "safetensors", "xxhash", "tomli_w", "cmaes", "tensorboard")
-
-
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'agents' has no attribute {name!r}")
     try:
         return getattr(importlib.import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
-        if error.name not in _EVOLVE:
-            raise
-        raise ModuleNotFoundError(
-            f"agents.{name} needs {error.name}, which is not installed: "
-            'pip install "populora-env[evolve]"',
-            name=error.name,
-        ) from None
+        from populora_env.errors import naming_extra
+
+        raise naming_extra(f"agents.{name}", error) from None
 
 
 def __dir__() -> list[str]:

@@ -44,3 +44,17 @@ def check_seconds(name: str, value: Any, *, or_none: bool = False) -> None:
     if not (number and 0 < value < math.inf) and not (value is None and or_none):
         expected = "a finite number of seconds > 0" + ", or None" * or_none
         raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+# What the extra `evolve` brings and is imported first somewhere.
+_EVOLVE = ("torch", "transformers", "safetensors", "xxhash", "tomli_w", "cmaes", "tensorboard")
+
+
+def naming_extra(what: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return an error that says which extra a name needs; another module's error as it is."""
+    if error.name not in _EVOLVE:
+        return error
+    return ModuleNotFoundError(
+        f'{what} needs {error.name}, which is not installed: pip install "populora-env[evolve]"',
+        name=error.name,
+    )
