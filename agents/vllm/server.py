@@ -19,10 +19,9 @@ from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from agents.engine.jobs import EngineError
-from populora_env.chat.arguments import check_key, without_secrets
+from populora_env.chat.arguments import check_key, is_address, without_secrets
 from populora_env.chat.connection import Connection, StatusError
 from populora_env.chat.replies import is_passing, reason_of, retry_after, said
 
@@ -269,13 +268,8 @@ def check_address(url: str) -> str:
     Raises:
         EngineError: If it is none, or has a user or password, which would be kept with a run.
     """
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        known = False
     shown = without_secrets(url)
-    if not (known and url.isprintable()):
+    if not is_address(url):
         raise EngineError(
             f"server: got {shown!r}, expected the address of a vLLM server such as "
             "http://localhost:8000"

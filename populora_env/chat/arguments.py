@@ -40,17 +40,12 @@ def address_of(base_url: str | None) -> str:
     """Return the address of a server; None is ``OPENAI_BASE_URL``, else OpenAI's."""
     default = os.environ.get("OPENAI_BASE_URL") or f"https://{_OPENAI_HOST}/v1"
     address = text("base_url", default if base_url is None else base_url).strip()
-    try:
-        parts = urlsplit(address)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        parts, known = urlsplit(""), False
     shown = without_secrets(address)
-    if not (known and address.isprintable()):
+    if not is_address(address):
         raise ValueError(
             f"base_url must be an address such as http://localhost:8000/v1, got {shown!r}"
         )
-    if parts.path.rstrip("/").endswith("/chat/completions"):
+    if urlsplit(address).path.rstrip("/").endswith("/chat/completions"):
         raise ValueError(
             f"base_url must end before /chat/completions, which is added to it, got {shown!r}"
         )
@@ -78,6 +73,16 @@ def check_key(key: str) -> str:
             "api_key must be printable ASCII without spaces or line ends: strip what was read"
         )
     return key
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is the address of a server, all of it printable."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+    return known and text.isprintable()
 
 
 def without_secrets(address: str) -> str:
